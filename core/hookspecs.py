@@ -1,0 +1,95 @@
+"""The hooks of the entry-point group `taskloom`.
+
+A plugin is a module (or object) that an entry point of that group names. It implements any of these; each is called once
+with a `register` callable, does no work but registering, and imports no ML library.
+
+    import taskloom.core as taskloom
+
+    @taskloom.hookimpl
+    def register_tasks(register):
+        register(MyTask())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from taskloom.core.types import Frozen
+
+if TYPE_CHECKING:
+    from taskloom.core.optimizer import OptimizerPlugin
+    from taskloom.core.ports import AuditLog, InferenceEngine, RetrieverPlugin
+    from taskloom.core.registry import Registry
+    from taskloom.core.runtime import RuntimePlugin
+    from taskloom.core.settings import Settings
+    from taskloom.core.task import TaskPlugin
+
+GROUP = "taskloom"
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+class CommandSpec(Frozen):
+    """A command of the `taskloom` tool. `target` is `module:attribute` of a click command, imported when it is used."""
+
+    name: str
+    summary: str
+    target: str
+
+
+class RequestEvent(Frozen):
+    """Something that happened to a request: `accepted`, `completed` or `failed`. Carries no payload."""
+
+    kind: str
+    request_id: str
+    model: str
+    version: str
+    task: str
+    principal: str
+    tenant: str
+    code: str = ""
+    duration_s: float = 0.0
+    facts: Mapping[str, Any] = {}
+
+
+@hookspec
+def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> None:
+    """Register task plugins."""
+
+
+@hookspec
+def register_optimizers(register: Callable[[OptimizerPlugin], None]) -> None:
+    """Register optimizer plugins."""
+
+
+@hookspec
+def register_runtimes(register: Callable[[RuntimePlugin], None]) -> None:
+    """Register runtimes."""
+
+
+@hookspec
+def register_retrievers(register: Callable[[RetrieverPlugin], None]) -> None:
+    """Register retrievers for knowledge bases."""
+
+
+@hookspec
+def register_commands(register: Callable[[CommandSpec], None]) -> None:
+    """Register commands of the `taskloom` tool."""
+
+
+@hookspec
+def observe_request(event: RequestEvent) -> None:
+    """Told of every request event, after the fact. Must return at once; what it raises is logged and ignored."""
+
+
+@hookspec(firstresult=True)
+def open_audit_log(settings: Settings) -> AuditLog | None:
+    """Open the audit log, for layers that may not import the one that has it. The first answer counts."""
+
+
+@hookspec(firstresult=True)
+def open_local_engine(settings: Settings, registry: Registry) -> InferenceEngine | None:
+    """Make an engine that serves in this process, not started yet. The first answer counts."""

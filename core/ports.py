@@ -1,0 +1,146 @@
+"""What the engine needs of the world, as Protocols. Implementations live in `server` and `plugins`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from taskloom.core.types import ErrorInfo, Frozen, InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """One validated input on its way to a replica. `input` and `params` are JSON data of the task's schemas."""
+
+    request_id: str
+    model: str
+    input: Mapping[str, Any]
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkResult:
+    """What became of one item: `output` (JSON data) or `error`, never both. `version` is the version that answered."""
+
+    version: str
+    output: Mapping[str, Any] | None = None
+    error: ErrorInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What became of a batch: one result per item, in order, and the seconds that the replica worked on it."""
+
+    results: Sequence[WorkResult]
+    compute_s: float
+
+
+class Dispatcher(Protocol):
+    """Carries batches to the replicas of one pool. Async; called from one event loop."""
+
+    async def start(self) -> None:
+        """Returns when at least one replica is ready; raises `UnavailableError` if none comes up."""
+
+    async def dispatch(self, items: Sequence[WorkItem], deadline_s: float | None) -> BatchResult:
+        """Runs the batch on one replica. Raises `ReplicaLostError` if that replica died: then no item was answered and all
+        may be tried again. `deadline_s` is on the `time.time()` clock: the latest of the items' deadlines."""
+
+    def slots(self) -> int:
+        """How many batches the replicas can hold now: one running and one waiting for each replica."""
+
+    async def close(self) -> None: ...
+
+
+class InferenceEngine(Protocol):
+    """Models that answer: what `taskloom.sdk.local()` and the gateway's service stand on. Async."""
+
+    async def start(self) -> None: ...
+
+    async def infer(self, call: InferCall) -> InferResult:
+        """Validates, schedules, runs. Raises a `TaskloomError`."""
+
+    def models(self) -> Sequence[ModelInfo]: ...
+
+    def describe(self, ref: ModelRef) -> ModelDescription: ...
+
+    async def close(self) -> None: ...
+
+
+class AuditEntry(Frozen):
+    """What happened, before it is chained and stored. `payload` is the input or the output as JSON data; what is kept of
+    it is the log's policy."""
+
+    kind: Literal["accepted", "completed", "failed", "event"]
+    action: str = "infer"
+    """`infer` for requests; for events a dotted verb, such as `model.promote` or `key.revoke`."""
+    request_id: str = ""
+    principal: str
+    tenant: str = "default"
+    key_id: str = ""
+    model: str = ""
+    version: str = ""
+    task: str = ""
+    time_s: float
+    duration_s: float = 0.0
+    code: str = ""
+    payload: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class AuditReceipt(Frozen):
+    """Where an entry stands in the chain: its sequence number (from 1) and its hash (hex SHA-256)."""
+
+    sequence: int
+    digest: str
+
+
+class AuditLog(Protocol):
+    """A durable, chained log. Async."""
+
+    async def append(self, entry: AuditEntry) -> AuditReceipt:
+        """Returns when the entry is on stable storage; raises `AuditUnavailableError` if it can't be put there."""
+
+    async def close(self) -> None: ...
+
+
+class Passage(Frozen):
+    """A retrievable piece of a document. `start` and `end` are code-point offsets into the document's text."""
+
+    passage_id: str
+    document_id: str
+    text: str
+    title: str = ""
+    start: int = Field(default=0, ge=0)
+    end: int = Field(default=0, ge=0)
+    metadata: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class ScoredPassage(Frozen):
+    """A passage and how well it matches, higher is better; comparable within one answer only."""
+
+    passage: Passage
+    score: float
+
+
+class Retriever(Protocol):
+    """Finds the passages for a question. Sync; thread-safe."""
+
+    def search(self, query: str, limit: int, where: Mapping[str, Any] | None = None) -> Sequence[ScoredPassage]: ...
+
+    def close(self) -> None: ...
+
+
+class RetrieverPlugin(ABC):
+    """A retriever, as the registry knows it."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+
+    @abstractmethod
+    def open(self, folder: Path) -> Retriever:
+        """Opens the index in `folder`; raises `ArtifactError` if its files are not what was written."""

@@ -1,0 +1,79 @@
+"""A loaded model, ready for batches: validate, encode, run, decode, and keep one bad input from failing the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from taskloom.core.errors import InvalidInputError, ModelFailedError, TaskloomError
+from taskloom.core.runtime import Executor
+from taskloom.core.task import In, Out, Par, TaskModel, TaskPlugin
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(schema: type[M], raw: Mapping[str, Any] | BaseModel, where: str) -> M:
+    """`raw` as a `schema`, or an `InvalidInputError` whose `field` is the path of the first offending value.
+
+    `where` is `input` or `params`. Values are JSON data; no value of another type is coerced.
+    """
+    if isinstance(raw, schema):
+        return raw
+    try:
+        return schema.model_validate(raw.model_dump() if isinstance(raw, BaseModel) else dict(raw))
+    except ValidationError as exc:
+        problems = [(".".join([where, *(str(part) for part in e["loc"])]), e["msg"]) for e in exc.errors(include_url=False)]
+        told = "; ".join(f"{path}: {problem}" for path, problem in problems[:5])
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        fields = ", ".join(schema.model_fields)
+        raise InvalidInputError(f"{told}{more}. Fields of {where}: {fields or 'none'}.", field=problems[0][0]) from exc
+
+
+class Predictor(Generic[In, Out, Par]):
+    """A model, its task and its executor. Thread-safe for one caller at a time."""
+
+    def __init__(self, task: TaskPlugin[In, Out, Par], model: TaskModel[In, Out, Par], executor: Executor) -> None:
+        self.task = task
+        self.model = model
+        self.executor = executor
+
+    def predict(self, inputs: Sequence[In], params: Sequence[Par] | None = None) -> list[Out | TaskloomError]:
+        """One Output or one error per input, in order. Never raises for what an input does to the model."""
+        if not inputs:
+            return []
+        settings = list(params) if params is not None else [self.task.Params()] * len(inputs)
+        try:
+            outputs = self.executor.run(self.model.encode(inputs))
+            return list(self.model.decode(outputs, inputs, settings))
+        except Exception as exc:
+            if len(inputs) == 1:
+                return [self._blame(exc)]
+        # Something in the batch is at fault: halve until the culprits stand alone. k culprits among n cost O(k log n) runs.
+        middle = len(inputs) // 2
+        return [
+            *self.predict(inputs[:middle], settings[:middle]),
+            *self.predict(inputs[middle:], settings[middle:]),
+        ]
+
+    def _blame(self, exc: Exception) -> TaskloomError:
+        if isinstance(exc, TaskloomError):
+            return exc
+        log.exception("model of task %s failed on one input", self.task.name, exc_info=exc)
+        return ModelFailedError(
+            f"the model failed on this input ({type(exc).__name__}); the cause is in the log of the process that ran it"
+        )
+
+    def predict_one(self, input: In, params: Par | None = None) -> Out:
+        """The Output for one input; raises what is wrong with it."""
+        answer = self.predict([input], None if params is None else [params])[0]
+        if isinstance(answer, TaskloomError):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        self.executor.close()

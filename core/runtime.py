@@ -1,0 +1,64 @@
+"""The runtime contract: what executes a model on this machine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from taskloom.core.artifact import Artifact
+from taskloom.core.task import Batch, Outputs, TaskModel
+from taskloom.core.types import Frozen
+
+
+class RuntimeConfig(Frozen):
+    """What a user may ask of a runtime. `auto` is what the machine does best; `threads=0` is every core that the process
+    may use."""
+
+    runtime: str = "auto"
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    threads: int = Field(default=0, ge=0)
+
+
+class ExecutionPlan(Frozen):
+    """What a runtime chose, and why; it is kept in reports and shown by `taskloom doctor`."""
+
+    runtime: str
+    device: str
+    precision: str
+    threads: int
+    reasons: tuple[str, ...] = ()
+    versions: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Executor(Protocol):
+    """A model made ready by a runtime. `run` may be called from one thread at a time."""
+
+    plan: ExecutionPlan
+
+    def run(self, batch: Batch) -> Outputs:
+        """`forward` on the planned device and precision. Takes CPU tensors, returns CPU tensors of at least fp32."""
+
+    def close(self) -> None: ...
+
+
+class RuntimePlugin(ABC):
+    """A runtime, as the registry knows it."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+
+    @abstractmethod
+    def unavailable(self) -> str | None:
+        """Why this runtime can't be used here, with the remedy; None if it can. Imports nothing heavy."""
+
+    @abstractmethod
+    def plan(self, config: RuntimeConfig) -> ExecutionPlan:
+        """What it would do on this machine; raises `ConfigError` for what the machine hasn't got."""
+
+    @abstractmethod
+    def load(self, model: TaskModel[Any, Any, Any], artifact: Artifact | None, plan: ExecutionPlan) -> Executor:
+        """Makes `model` ready. `artifact` is where a runtime finds files of its own; None for a model in training."""

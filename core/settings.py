@@ -1,0 +1,221 @@
+"""Configuration. Later wins: defaults, `taskloom.toml`, environment, what the caller passes.
+
+The file is the first of: the path that was asked for, `$TASKLOOM_CONFIG`, `./taskloom.toml`,
+`$TASKLOOM_HOME/taskloom.toml`. Environment variables are `TASKLOOM_<SECTION>__<FIELD>`, for example
+`TASKLOOM_SERVER__PORT=50061`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from taskloom.core.errors import ConfigError
+from taskloom.core.runtime import RuntimeConfig
+from taskloom.core.types import NAME_PATTERN, PRODUCTION, Frozen, Name
+
+CONFIG_NAME = "taskloom.toml"
+
+
+class TlsSettings(Frozen):
+    """PEM files. With `client_ca` a client must show a certificate that it signed (mutual TLS). The files are read again
+    when they change."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+
+    @property
+    def enabled(self) -> bool:
+        return self.certificate is not None
+
+    @model_validator(mode="after")
+    def _whole(self) -> TlsSettings:
+        if (self.certificate is None) != (self.key is None) or (self.client_ca and not self.certificate):
+            raise ValueError("tls needs both `certificate` and `key`; `client_ca` needs them too")
+        return self
+
+
+class ServerSettings(Frozen):
+    """The gateway. `insecure_public` is the only way to listen beyond loopback without TLS; it is for networks that encrypt
+    by themselves."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=50051, ge=0, le=65535)
+    dispatcher: Literal["ray", "local"] = "ray"
+    max_message_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    max_concurrent_requests: int = Field(default=4096, ge=1)
+    default_timeout_s: float = Field(default=60.0, gt=0)
+    drain_s: float = Field(default=20.0, ge=0)
+    reflection: bool = True
+    insecure_public: bool = False
+    model_poll_s: float = Field(default=2.0, gt=0)
+    """How often moved aliases are looked for; the replicas are then rolled over without a pause."""
+    idempotency_ttl_s: float = Field(default=120.0, ge=0)
+
+
+class BatchSettings(Frozen):
+    """How a pool's scheduler forms batches. Costs are in the task's unit (tokens for text)."""
+
+    max_cost: int = Field(default=2048, ge=1)
+    max_items: int = Field(default=64, ge=1)
+    max_queue: int = Field(default=2048, ge=1)
+    in_flight_per_replica: int = Field(default=2, ge=1, le=8)
+    """Batches handed to a replica at a time: one runs, the others wait beside it."""
+    max_attempts: int = Field(default=5, ge=1)
+    """How many replicas an item may outlive before it is given up."""
+
+
+class AutoscaleSettings(Frozen):
+    min_replicas: int = Field(ge=0)
+    max_replicas: int = Field(ge=1)
+    target_ongoing_batches: float = Field(default=1.5, gt=0)
+    upscale_delay_s: float = Field(default=5.0, ge=0)
+    downscale_delay_s: float = Field(default=120.0, ge=0)
+
+
+class PoolSettings(Frozen):
+    """Replicas that hold the same models. `num_gpus` may be a fraction."""
+
+    replicas: int = Field(default=1, ge=1)
+    autoscale: AutoscaleSettings | None = None
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    batch: BatchSettings = BatchSettings()
+    runtime: RuntimeConfig = RuntimeConfig()
+    canary_period_s: float = Field(default=5.0, gt=0)
+    canary_timeout_s: float = Field(default=20.0, gt=0)
+    start_timeout_s: float = Field(default=300.0, gt=0)
+    environment: Mapping[str, str] = Field(default_factory=dict)
+    """Set for the replica's process, over what Taskloom sets for the allocator and the thread pools."""
+
+
+class ModelSettings(Frozen):
+    """A model to serve: which version or alias, in which pool."""
+
+    version: str = Field(default=PRODUCTION, pattern=NAME_PATTERN)
+    pool: Name = "default"
+
+
+class RaySettings(Frozen):
+    """The private Ray cluster. With `address` an existing cluster is joined instead of starting one."""
+
+    address: str | None = None
+    num_cpus: int | None = Field(default=None, ge=1)
+    object_store_bytes: int = Field(default=128 * 1024 * 1024, ge=78_643_200)
+    dashboard: bool = False
+
+
+class AuditSettings(Frozen):
+    """The audit log. `url` is a SQLAlchemy URL; empty is SQLite under the home folder. `payloads` is what is kept of inputs
+    and outputs beside their HMACs: nothing, a redacted form, or all."""
+
+    url: str = ""
+    payloads: Literal["none", "redacted", "full"] = "none"
+    checkpoint_every: int = Field(default=1000, ge=1)
+    checkpoint_folder: Path | None = None
+    commit_wait_s: float = Field(default=0.0, ge=0, le=1)
+
+
+class AuthSettings(Frozen):
+    """API keys. `url` is a SQLAlchemy URL; empty is SQLite under the home folder."""
+
+    url: str = ""
+    cache_s: float = Field(default=2.0, ge=0)
+    """How long a looked-up key is believed: the longest that a revoked key still works."""
+
+
+class TelemetrySettings(Frozen):
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "text", "json"] = "auto"
+
+
+class Settings(BaseSettings):
+    """Every setting. Instances are frozen and handed down; nothing reads the environment later."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TASKLOOM_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+    home: Path = Field(default_factory=lambda: Path("~/.taskloom").expanduser())
+    server: ServerSettings = ServerSettings()
+    tls: TlsSettings = TlsSettings()
+    pools: Mapping[Name, PoolSettings] = Field(default_factory=lambda: {"default": PoolSettings()})
+    models: Mapping[Name, ModelSettings] = Field(default_factory=dict)
+    """Empty: every model of the store that has a `production` alias, in the pool `default`."""
+    ray: RaySettings = RaySettings()
+    audit: AuditSettings = AuditSettings()
+    auth: AuthSettings = AuthSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    @model_validator(mode="after")
+    def _pools_exist(self) -> Settings:
+        for name, model in self.models.items():
+            if model.pool not in self.pools:
+                raise ValueError(f"models.{name}.pool is {model.pool!r}; pools: {', '.join(sorted(self.pools))}")
+        return self
+
+    @property
+    def models_folder(self) -> Path:
+        return self.home / "models"
+
+
+def find_config_file(asked: Path | None = None, home: Path | None = None) -> Path | None:
+    """The file that `load_settings` reads, if there is one. A file that was asked for must exist."""
+    named = asked or (Path(os.environ["TASKLOOM_CONFIG"]) if os.environ.get("TASKLOOM_CONFIG") else None)
+    if named is not None:
+        if not named.is_file():
+            raise ConfigError(f"there is no settings file {named}")
+        return named
+    base = home or Path(os.environ.get("TASKLOOM_HOME", "~/.taskloom")).expanduser()
+    return next((path for path in (Path(CONFIG_NAME), base / CONFIG_NAME) if path.is_file()), None)
+
+
+def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings in force. `overrides` is nested data, as in the file; raises `ConfigError` naming each bad setting and
+    the file it may have come from."""
+    home = (overrides or {}).get("home")
+    file = find_config_file(config, Path(home) if home else None)
+
+    class Sources(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class names them
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            read = (TomlConfigSettingsSource(settings_cls, toml_file=file),) if file else ()
+            return (init_settings, env_settings, *read)
+
+    try:
+        found = Sources(**dict(overrides or {}))
+    except (ValidationError, SettingsError, ValueError) as exc:
+        source = f"{file}, " if file else ""
+        raise ConfigError(f"settings can't be used ({source}environment, flags): {_problems(exc)}") from exc
+    return found
+
+
+def _problems(exc: Exception) -> str:
+    if not isinstance(exc, ValidationError):
+        return str(exc)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in e['loc']) or 'settings'}: {e['msg']}" for e in exc.errors(include_url=False)
+    )

@@ -1,0 +1,158 @@
+"""The task contract: what a task plugin declares, and the one surface of the models that it makes.
+
+A task plugin is described by a `TaskPlugin` that imports no ML library, so that a gateway can validate, price and
+describe requests for it. The heavy half is the `TaskModel`, made by `TaskPlugin.load` or `TaskPlugin.train`; it is all
+that trainers, optimizers, runtimes and predictors ever see of a task.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, Field
+
+from taskloom.core.types import Frozen
+
+if TYPE_CHECKING:
+    from taskloom.core.artifact import Artifact
+    from taskloom.core.predictor import Predictor
+
+In = TypeVar("In", bound=BaseModel)
+Out = TypeVar("Out", bound=BaseModel)
+Par = TypeVar("Par", bound=BaseModel)
+Par_contra = TypeVar("Par_contra", bound=BaseModel, contravariant=True)
+
+Batch = Mapping[str, Any]
+"""Named tensors for `forward`. Text is ragged: every sequence laid end to end, and `lengths` beside it."""
+
+Outputs = Mapping[str, Any]
+"""Named tensors from `forward`, on any device."""
+
+
+class MetricSpec(Frozen):
+    """A metric that a task reports. `higher_is_better` is how two values are compared."""
+
+    name: str
+    description: str
+    higher_is_better: bool = True
+
+
+class Example(Frozen, Generic[In]):
+    """One row of training or evaluation data: what goes in, what should come out (in the task's own form), and where it
+    was read."""
+
+    input: In
+    target: Any
+    path: str = ""
+    line: int = 0
+
+
+class EvaluationResult(Frozen):
+    """What an evaluation found. `metrics` has every metric that the task declares, by name; `intervals` their 95%
+    bootstrap intervals; `tables` small tables (header row first); `figures` are PNG files relative to the report."""
+
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]] = Field(default_factory=dict)
+    tables: Mapping[str, tuple[tuple[str | float | int, ...], ...]] = Field(default_factory=dict)
+    figures: tuple[str, ...] = ()
+    examples: int = Field(ge=0)
+
+
+class TaskModel(Protocol[In, Out, Par_contra]):
+    """A model of a task. `encode` and `decode` are CPU work and may be called from several threads; `forward` is device
+    work: tensors in, tensors out, no Python values in between, so that it can be exported.
+
+    `encode` raises `InvalidInputError` for an input that it cannot take; `Predictor` then fails that input alone.
+    `decode` gives one Output per input, in order. The same input gives the same output alone and in a batch.
+    """
+
+    module: Any
+    """The `torch.nn.Module` whose parameters are trained, shrunk and saved."""
+
+    def encode(self, inputs: Sequence[In]) -> Batch: ...
+
+    def forward(self, batch: Batch) -> Outputs: ...
+
+    def decode(self, outputs: Outputs, inputs: Sequence[In], params: Sequence[Par_contra]) -> list[Out]: ...
+
+    def loss(self, batch: Batch) -> Any:
+        """The scalar training loss of a batch made by `collate`."""
+
+    def collate(self, examples: Sequence[Example[In]]) -> Batch:
+        """`encode` with the targets beside: what `loss` takes."""
+
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
+        """The tensors that a student of the same task imitates, `logits` first."""
+
+    def save(self, folder: Path) -> Mapping[str, Any]:
+        """Writes weights (`*.safetensors`) and processing files into `folder`; returns the manifest's `config`."""
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """What a training gets from its surroundings: where to put checkpoints, and whom to tell about progress."""
+
+    work_folder: Path
+    """Checkpoints go here; a training that finds its own goes on from there."""
+    resume: bool = True
+    show_progress: bool = True
+    on_event: Callable[[Mapping[str, Any]], None] = field(default=lambda _: None)
+
+
+@dataclass(frozen=True)
+class Trained(Generic[In, Out, Par]):
+    """What a training returns: the model, what it says about itself, and the history of its loss and metrics."""
+
+    model: TaskModel[In, Out, Par]
+    history: Sequence[Mapping[str, float]]
+    facts: Mapping[str, Any]
+    """For the manifest: rows, epochs, seconds, precision and the like. JSON data."""
+
+
+class TaskPlugin(ABC, Generic[In, Out, Par]):
+    """A task, as the registry knows it. Subclasses set the class variables and write the methods; neither the class body
+    nor `__init__` may import an ML library."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    Input: type[In]
+    Output: type[Out]
+    Params: type[Par]
+    """Per request; every field has a default."""
+    TrainConfig: type[BaseModel]
+    """What a recipe may set; every field has a default but those that name data."""
+    metrics: ClassVar[tuple[MetricSpec, ...]]
+    primary_metric: ClassVar[str]
+    data_formats: ClassVar[tuple[str, ...]]
+    """File name endings that `read_examples` takes, such as `("jsonl", "csv", "tsv")`."""
+    text_field: ClassVar[str | None] = None
+    """The input field that a bare string on the command line means; None if there is none."""
+
+    @abstractmethod
+    def cost(self, input: In, params: Par) -> int:
+        """What the input costs, in the scheduler's unit (tokens for text, patches for images), estimated without a model
+        and without an ML library; at least 1. The gateway calls it once a request."""
+
+    @abstractmethod
+    def read_examples(self, path: Path) -> Iterator[Example[In]]:
+        """The rows of a data file; raises `DataError` with the path and line of the first bad row."""
+
+    @abstractmethod
+    def train(
+        self, config: Any, train: Sequence[Example[In]], validation: Sequence[Example[In]], run: TrainRun
+    ) -> Trained[In, Out, Par]:
+        """Trains from `config` (a `TrainConfig`). With no `validation` rows, a stratified part of `train` is held out."""
+
+    @abstractmethod
+    def load(self, artifact: Artifact) -> TaskModel[In, Out, Par]:
+        """The model of an artifact whose files have been verified, on the CPU in the precision that it was saved in."""
+
+    @abstractmethod
+    def evaluate(
+        self, predictor: Predictor[In, Out, Par], examples: Sequence[Example[In]], figures_folder: Path | None = None
+    ) -> EvaluationResult:
+        """Every metric of the task on rows that the model was not trained on."""

@@ -1,0 +1,3 @@
+"""What the SDK registers: the client commands."""
+
+from __future__ import annotations

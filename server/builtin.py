@@ -1,0 +1,3 @@
+"""What the server registers: its commands, the audit log and the local engine."""
+
+from __future__ import annotations
