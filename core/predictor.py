@@ -8,8 +8,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from taskloom.core.errors import InvalidInputError, ModelFailedError, TaskloomError
-from taskloom.core.runtime import Executor
+from taskloom.core.artifact import Artifact
+from taskloom.core.errors import InvalidInputError, MissingDependencyError, ModelFailedError, TaskloomError
+from taskloom.core.registry import Registry
+from taskloom.core.runtime import Executor, RuntimeConfig, RuntimePlugin
 from taskloom.core.task import In, Out, Par, TaskModel, TaskPlugin
 
 log = logging.getLogger(__name__)
@@ -77,3 +79,33 @@ class Predictor(Generic[In, Out, Par]):
 
     def close(self) -> None:
         self.executor.close()
+
+    def warm_up(self, max_cost: int) -> None:
+        """Runs the shapes that batches of up to `max_cost` will have, so that no request pays for the first of its kind."""
+        for batch in self.model.warm_up(max_cost):
+            self.executor.run(batch)
+
+
+def choose_runtime(registry: Registry, asked: str, artifact: Artifact | None = None) -> RuntimePlugin:
+    """The runtime that the artifact demands, else the one that was asked for, else the best that works here."""
+    demanded = artifact.manifest.runtime if artifact else ""
+    if demanded or asked != "auto":
+        runtime = registry.runtimes.get(demanded or asked)
+        if reason := runtime.unavailable():
+            raise MissingDependencyError(f"runtime {runtime.name!r} can't be used: {reason}")
+        return runtime
+    usable = [runtime for runtime in registry.runtimes if runtime.unavailable() is None and runtime.preference >= 0]
+    if not usable:
+        raise MissingDependencyError("no runtime can be used here; install one with: pip install 'taskloom[local]'")
+    return max(usable, key=lambda runtime: runtime.preference)
+
+
+def load_predictor(registry: Registry, artifact: Artifact, config: RuntimeConfig | None = None) -> Predictor[Any, Any, Any]:
+    """Verifies the artifact's files, then loads them. Raises `ArtifactError` before anything of a bad file is used."""
+    config = config or RuntimeConfig()
+    task = registry.tasks.get(artifact.manifest.task)
+    runtime = choose_runtime(registry, config.runtime, artifact)
+    plan = runtime.plan(config)
+    artifact.verify()
+    model = task.load(artifact)
+    return Predictor(task, model, runtime.load(model, artifact, plan))

@@ -50,6 +50,8 @@ class RuntimePlugin(ABC):
 
     name: ClassVar[str]
     description: ClassVar[str]
+    preference: ClassVar[int] = 0
+    """Where the artifact and the user leave it open, the available runtime with the highest preference is taken."""
 
     @abstractmethod
     def unavailable(self) -> str | None:

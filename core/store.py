@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 from pydantic import Field
@@ -41,6 +42,11 @@ class AliasMove(Frozen):
 class AliasTable(Frozen):
     aliases: Mapping[str, str] = Field(default_factory=dict)
     history: tuple[AliasMove, ...] = ()
+
+
+def open_store(models_folder: Path) -> ModelStore:
+    """The models that came with Taskloom, and the user's own in `models_folder` (`Settings.models_folder`)."""
+    return ModelStore([Path(str(files("taskloom.models"))), models_folder])
 
 
 class ModelStore:

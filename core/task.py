@@ -11,10 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, Field
 
+from taskloom.core.errors import UnsupportedError
 from taskloom.core.types import Frozen
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 In = TypeVar("In", bound=BaseModel)
 Out = TypeVar("Out", bound=BaseModel)
 Par = TypeVar("Par", bound=BaseModel)
-Par_contra = TypeVar("Par_contra", bound=BaseModel, contravariant=True)
 
 Batch = Mapping[str, Any]
 """Named tensors for `forward`. Text is ragged: every sequence laid end to end, and `lengths` beside it."""
@@ -62,7 +62,7 @@ class EvaluationResult(Frozen):
     examples: int = Field(ge=0)
 
 
-class TaskModel(Protocol[In, Out, Par_contra]):
+class TaskModel(ABC, Generic[In, Out, Par]):
     """A model of a task. `encode` and `decode` are CPU work and may be called from several threads; `forward` is device
     work: tensors in, tensors out, no Python values in between, so that it can be exported.
 
@@ -70,26 +70,37 @@ class TaskModel(Protocol[In, Out, Par_contra]):
     `decode` gives one Output per input, in order. The same input gives the same output alone and in a batch.
     """
 
-    module: Any
-    """The `torch.nn.Module` whose parameters are trained, shrunk and saved."""
+    module: Any = None
+    """The `torch.nn.Module` whose parameters are trained, shrunk and saved; None for a model that has none."""
 
+    @abstractmethod
     def encode(self, inputs: Sequence[In]) -> Batch: ...
 
+    @abstractmethod
     def forward(self, batch: Batch) -> Outputs: ...
 
-    def decode(self, outputs: Outputs, inputs: Sequence[In], params: Sequence[Par_contra]) -> list[Out]: ...
+    @abstractmethod
+    def decode(self, outputs: Outputs, inputs: Sequence[In], params: Sequence[Par]) -> list[Out]: ...
 
-    def loss(self, batch: Batch) -> Any:
-        """The scalar training loss of a batch made by `collate`."""
+    @abstractmethod
+    def save(self, folder: Path) -> Mapping[str, Any]:
+        """Writes weights (`*.safetensors`) and processing files into `folder`; returns the manifest's `config`."""
 
     def collate(self, examples: Sequence[Example[In]]) -> Batch:
         """`encode` with the targets beside: what `loss` takes."""
+        raise UnsupportedError(f"{type(self).__name__} can't be trained: it has no `collate`")
+
+    def loss(self, batch: Batch) -> Any:
+        """The scalar training loss of a batch made by `collate`."""
+        raise UnsupportedError(f"{type(self).__name__} can't be trained: it has no `loss`")
 
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
         """The tensors that a student of the same task imitates, `logits` first."""
+        raise UnsupportedError(f"{type(self).__name__} can't be distilled: it has no `distillation_targets`")
 
-    def save(self, folder: Path) -> Mapping[str, Any]:
-        """Writes weights (`*.safetensors`) and processing files into `folder`; returns the manifest's `config`."""
+    def warm_up(self, max_cost: int) -> Iterator[Batch]:
+        """Batches of the shapes worth preparing for at load, up to a batch of `max_cost`; none if shapes don't matter."""
+        return iter(())
 
 
 @dataclass(frozen=True)
