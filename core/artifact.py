@@ -76,6 +76,8 @@ class Manifest(Frozen):
     config: Mapping[str, Any] = Field(default_factory=dict)
     """The task's own: what `TaskModel.save` returned."""
     labels: tuple[str, ...] = ()
+    examples: tuple[Mapping[str, Any], ...] = ()
+    """Inputs worth trying on this model, as JSON data."""
     parent: ParentInfo | None = None
     steps: tuple[LineageStep, ...] = ()
     data: tuple[DataInfo, ...] = ()

@@ -143,3 +143,5 @@ class ModelDescription(Frozen):
     output_schema: Mapping[str, Any]
     params_schema: Mapping[str, Any]
     labels: tuple[str, ...] = ()
+    examples: tuple[Mapping[str, Any], ...] = ()
+    """Inputs worth trying on this model."""

@@ -136,13 +136,16 @@ def model_from_message(message: pb.Model) -> ModelInfo:
 
 
 def description_to_message(description: ModelDescription) -> pb.DescribeModelResponse:
-    return pb.DescribeModelResponse(
+    message = pb.DescribeModelResponse(
         model=model_to_message(description.info),
         input_schema=json.dumps(description.input_schema, ensure_ascii=False),
         output_schema=json.dumps(description.output_schema, ensure_ascii=False),
         params_schema=json.dumps(description.params_schema, ensure_ascii=False),
         labels=description.labels,
     )
+    for example in description.examples:
+        message.examples.add().update(example)
+    return message
 
 
 def description_from_message(message: pb.DescribeModelResponse) -> ModelDescription:
@@ -152,6 +155,7 @@ def description_from_message(message: pb.DescribeModelResponse) -> ModelDescript
         output_schema=json.loads(message.output_schema),
         params_schema=json.loads(message.params_schema),
         labels=tuple(message.labels),
+        examples=tuple(struct_to_dict(example) for example in message.examples),
     )
 
 

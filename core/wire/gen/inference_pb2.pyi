@@ -129,18 +129,20 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model", "input_schema", "output_schema", "params_schema", "labels")
+    __slots__ = ("model", "input_schema", "output_schema", "params_schema", "labels", "examples")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     PARAMS_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     model: Model
     input_schema: str
     output_schema: str
     params_schema: str
     labels: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., input_schema: _Optional[str] = ..., output_schema: _Optional[str] = ..., params_schema: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+    examples: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., input_schema: _Optional[str] = ..., output_schema: _Optional[str] = ..., params_schema: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., examples: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ...) -> None: ...
 
 class ClassificationInput(_message.Message):
     __slots__ = ("text", "text_pair")
