@@ -122,6 +122,8 @@ class Trained(Generic[In, Out, Par]):
     history: Sequence[Mapping[str, float]]
     facts: Mapping[str, Any]
     """For the manifest: rows, epochs, seconds, precision and the like. JSON data."""
+    runtime: str = ""
+    """The runtime that must serve it (`python` for a model without tensors); empty for any."""
 
 
 class TaskPlugin(ABC, Generic[In, Out, Par]):
