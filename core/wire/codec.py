@@ -164,6 +164,7 @@ def description_from_message(message: pb.DescribeModelResponse) -> ModelDescript
 
 def _put(message: Any, typed_as: str, data: Mapping[str, Any]) -> None:
     if not typed_as:
+        message.json.SetInParent()
         message.json.update(data)
         return
     if typed_as not in typed_tasks():

@@ -73,9 +73,7 @@ class LangidModel(taskloom.TaskModel[LangidInput, LangidOutput, LangidParams]):
         floor = self.totals[language] + alpha * self.kinds
         return sum(math.log((counts.get(gram, 0) + alpha) / floor) for gram in grams)
 
-    def decode(
-        self, outputs: Outputs, inputs: Sequence[LangidInput], params: Sequence[LangidParams]
-    ) -> list[LangidOutput]:
+    def decode(self, outputs: Outputs, inputs: Sequence[LangidInput], params: Sequence[LangidParams]) -> list[LangidOutput]:
         return [self._ranked(row, asked.top_k) for row, asked in zip(outputs["log_likelihood"], params, strict=True)]
 
     def _ranked(self, row: Sequence[float], top_k: int) -> LangidOutput:

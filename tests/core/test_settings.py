@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from taskloom.core.errors import ConfigError
+from taskloom.core.settings import load_settings
+
+
+def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "taskloom.toml"
+    file.write_text("[server]\nport = 1111\nhost = '127.0.0.2'\ndrain_s = 3\n[pools.default]\nreplicas = 2\n", encoding="utf-8")
+    monkeypatch.setenv("TASKLOOM_SERVER__PORT", "2222")
+    monkeypatch.setenv("TASKLOOM_POOLS__DEFAULT__BATCH__MAX_ITEMS", "8")
+    settings = load_settings(file, {"server": {"drain_s": 5}})
+    assert settings.server.host == "127.0.0.2"
+    assert settings.server.port == 2222
+    assert settings.server.drain_s == 5
+    assert settings.server.default_timeout_s == 60
+    assert settings.pools["default"].replicas == 2
+    assert settings.pools["default"].batch.max_items == 8
+
+
+def test_the_file_is_found_in_the_home(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().server.port == 50051
+    home.mkdir()
+    (home / "taskloom.toml").write_text("[server]\nport = 4321\n", encoding="utf-8")
+    assert load_settings().server.port == 4321
+    assert load_settings().home == home
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[server]\nprot = 1", "server.prot"),
+        ("[server]\nport = 99999", "server.port"),
+        ("[models.intent-en]\npool = 'gpu'", "models.intent-en.pool"),
+        ("[tls]\ncertificate = 'a.pem'", "tls"),
+        ("[server\n", "taskloom.toml"),
+        ("[pools.default]\nreplicas = 0", "pools.default.replicas"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_file(tmp_path: Path, text: str, named: str) -> None:
+    file = tmp_path / "taskloom.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(file)
+    assert named in str(caught.value)
+    assert "taskloom.toml" in str(caught.value)
+
+
+def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.toml"):
+        load_settings(tmp_path / "nothing.toml")
