@@ -99,7 +99,9 @@ def folder_files(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            raise ArtifactError(f"{path.relative_to(folder)} in {folder.parent.name}/{folder.name} is a link; artifacts hold plain files only")
+            raise ArtifactError(
+                f"{path.relative_to(folder)} in {folder.parent.name}/{folder.name} is a link; artifacts hold plain files only"
+            )
         if path.is_file():
             files[path.relative_to(folder).as_posix()] = path
     return files

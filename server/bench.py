@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -51,6 +52,7 @@ def _full_batches(
 ) -> Iterator[list[Any]]:
     """The texts in order, cut into batches under the scheduler's own budget."""
     task = predictor.task
+    assert task.text_field, f"the benchmark needs a task whose input is one text; {task.name} is not"
     params = task.Params()
     inputs: list[Any] = []
     cost = 0
@@ -95,7 +97,6 @@ async def measure_ray_serve(_: str, seconds: float) -> dict[str, Measured]:
         network.save_pretrained(folder)
         AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(folder)
 
-        @serve.deployment(ray_actor_options={"num_cpus": 1}, max_ongoing_requests=128)
         class PlainPipeline:
             def __init__(self) -> None:
                 import torch
@@ -112,12 +113,17 @@ async def measure_ray_serve(_: str, seconds: float) -> dict[str, Measured]:
             async def __call__(self, text: str) -> Any:
                 return await self.batched(text)
 
+        deployment: Any = serve.deployment(ray_actor_options={"num_cpus": 1}, max_ongoing_requests=128)(PlainPipeline)
         ray.init(
-            num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False, object_store_memory=128 * 1024**2
+            num_cpus=2,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            object_store_memory=128 * 1024**2,
         )
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
         try:
-            handle = serve.run(PlainPipeline.bind(), name="plain", route_prefix=None)
+            handle = serve.run(deployment.bind(), name="plain", route_prefix=None)
 
             async def call(text: str) -> Any:
                 return await handle.remote(text)
@@ -125,7 +131,7 @@ async def measure_ray_serve(_: str, seconds: float) -> dict[str, Measured]:
             return {f"rayserve_{callers}": await closed_loop(call, bench_texts(), callers, seconds) for callers in (1, 16, 64)}
         finally:
             serve.shutdown()
-            ray.shutdown()
+            ray.shutdown()  # type: ignore[no-untyped-call]
 
 
 def main(path: str, seconds: str, model: str) -> None:
