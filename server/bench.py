@@ -130,8 +130,8 @@ async def measure_ray_serve(_: str, seconds: float) -> dict[str, Measured]:
 
             return {f"rayserve_{callers}": await closed_loop(call, bench_texts(), callers, seconds) for callers in (1, 16, 64)}
         finally:
-            serve.shutdown()
-            ray.shutdown()  # type: ignore[no-untyped-call]
+            serve.shutdown()  # type: ignore[no-untyped-call]
+            ray.shutdown()
 
 
 def main(path: str, seconds: str, model: str) -> None:

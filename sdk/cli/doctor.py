@@ -37,7 +37,7 @@ class Finding(Frozen):
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_obj
 def command(context: CliContext, as_json: bool) -> None:
-    """Check Python, cores, memory, GPU, state, ports, packages, plugins and runtimes. Exit status 1 if something must be mended."""
+    """Check this machine and say what to do. Exit status 1 if something must be mended."""
     findings = [finding for look in _LOOKS for finding in _safely(look, context)]
     if as_json:
         context.print_json([finding.model_dump() for finding in findings])
@@ -123,12 +123,13 @@ def _memory(_: CliContext) -> Iterator[Finding]:
         if enough
         else "Ray and one replica need about 2.5 GiB; use `taskloom serve --dispatcher local` on a small machine",
     )
-    shared = shutil.disk_usage("/dev/shm").total / GIB if Path("/dev/shm").is_dir() else 0.0  # noqa: S108 - Ray's own place
+    place = Path("/dev/shm")  # noqa: S108 - Ray's own place
+    shared = shutil.disk_usage(place).total / GIB if place.is_dir() else 0.0
     enough = shared >= 0.25
     yield Finding(
         name="shared memory",
         state="ok" if enough else "problem",
-        found=f"/dev/shm holds {shared:.2f} GiB",
+        found=f"{place} holds {shared:.2f} GiB",
         remedy="" if enough else "Ray's object store needs 0.25 GiB: start the container with --shm-size=1g",
     )
 
@@ -172,7 +173,8 @@ def _packages(_: CliContext) -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     for extra in ("local", "server", "train", "postgres"):
-        missing, present = [], []
+        missing: list[str] = []
+        present: list[str] = []
         for text in requires("taskloom") or []:
             wanted = Requirement(text)
             if not wanted.marker or not wanted.marker.evaluate({"extra": extra}) or wanted.name == "taskloom":
