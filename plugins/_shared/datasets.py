@@ -1,0 +1,150 @@
+"""Training and evaluation files: reading them row by row, holding rows out, and saying which data it was."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from taskloom.core.artifact import DataInfo, file_digest
+from taskloom.core.errors import DataError
+
+T = TypeVar("T")
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+FORMATS = ("jsonl", "csv", "tsv")
+LIST_SEPARATOR = "|"
+"""Between the values of one field, in formats that have no lists."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as it was read: strings from CSV and TSV (an empty field is left out), JSON values from JSONL."""
+
+    values: Mapping[str, Any]
+    path: str
+    line: int
+
+    def error(self, problem: str) -> DataError:
+        return bad_row(self.path, self.line, problem)
+
+
+def bad_row(path: str, line: int, problem: str) -> DataError:
+    return DataError(f"{path}, line {line}: {problem}", path=path, line=line)
+
+
+def read_rows(path: Path, *, columns: Sequence[str], required: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of a `.jsonl`, `.csv` or `.tsv` file in UTF-8, with or without a byte-order mark; blank lines are passed over.
+
+    `columns` are the names that a row may have, `required` those that it must have. Raises `DataError` with the path, the
+    line and what was expected for a file that can't be read and for the first bad row.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no data file {path}", path=str(path))
+    if path.suffix == ".jsonl":
+        rows = _json_rows(path)
+    elif path.suffix in DELIMITERS:
+        rows = _table_rows(path, DELIMITERS[path.suffix], columns, required)
+    else:
+        raise DataError(f"{path} has an unknown format; use a file that ends in .jsonl, .csv or .tsv", path=str(path))
+    empty = True
+    for row in rows:
+        empty = False
+        unknown = [name for name in row.values if name not in columns]
+        if unknown:
+            raise row.error(f"unknown field {unknown[0]!r}; a row has the fields {', '.join(columns)}")
+        absent = [name for name in required if row.values.get(name) is None]
+        if absent:
+            raise row.error(f"field {absent[0]!r} is missing or empty")
+        yield row
+    if empty:
+        raise DataError(f"{path} has no rows", path=str(path))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            try:
+                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as exc:
+                raise bad_row(str(path), number, f"byte {exc.start + 1} is not UTF-8; save the file as UTF-8") from exc
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as exc:
+            raise bad_row(str(path), number, f"not JSON ({exc.msg} at column {exc.colno}); expected one object a line") from exc
+        if not isinstance(values, dict):
+            raise bad_row(str(path), number, f"expected a JSON object, found {type(values).__name__}")
+        yield Row(values, str(path), number)
+
+
+def _table_rows(path: Path, delimiter: str, columns: Sequence[str], required: Sequence[str]) -> Iterator[Row]:
+    reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
+    started = 1
+    header: list[str] | None = None
+    try:
+        for fields in reader:
+            line, started = started, reader.line_num + 1
+            if not fields:
+                continue
+            if header is None:
+                header = [name.strip() for name in fields]
+                _check_header(header, path, line, columns, required)
+                continue
+            if len(fields) != len(header):
+                raise bad_row(str(path), line, f"{len(fields)} fields where the header has {len(header)}: {', '.join(header)}")
+            yield Row({name: value for name, value in zip(header, fields, strict=True) if value != ""}, str(path), line)
+    except csv.Error as exc:
+        raise bad_row(str(path), started, f"not valid {path.suffix[1:].upper()}: {exc}") from exc
+
+
+def _check_header(header: list[str], path: Path, line: int, columns: Sequence[str], required: Sequence[str]) -> None:
+    expected = f"the first line names the columns, from: {', '.join(columns)}"
+    for name in header:
+        if name not in columns:
+            raise bad_row(str(path), line, f"unknown column {name!r}; {expected}")
+        if header.count(name) > 1:
+            raise bad_row(str(path), line, f"column {name!r} is there twice; {expected}")
+    for name in required:
+        if name not in header:
+            raise bad_row(str(path), line, f"column {name!r} is missing; {expected}")
+
+
+def stratified_split(
+    items: Sequence[T], key: Callable[[T], str], fraction: float, seed: int
+) -> tuple[list[T], list[T]]:
+    """Splits off about `fraction` of the items, the same share of each stratum: `(kept, held out)`, both in the given order.
+
+    The same items, fraction and seed give the same split. Places that rounding leaves over go to the strata that are owed
+    most (largest remainder); no stratum is held out whole, so a class with one row stays in the part that is trained on.
+    """
+    strata: dict[str, list[int]] = defaultdict(list)
+    for i, item in enumerate(items):
+        strata[key(item)].append(i)
+    take = {name: min(floor(len(rows) * fraction), len(rows) - 1) for name, rows in strata.items()}
+    owed = sorted(strata, key=lambda name: (take[name] - len(strata[name]) * fraction, name))
+    left = round(len(items) * fraction) - sum(take.values())
+    for name in owed:
+        if left > 0 and take[name] < len(strata[name]) - 1:
+            take[name] += 1
+            left -= 1
+    held: set[int] = set()
+    for name, rows in strata.items():
+        held.update(random.Random(f"{seed}:{name}").sample(rows, take[name]))
+    return [x for i, x in enumerate(items) if i not in held], [items[i] for i in sorted(held)]
+
+
+def describe_data(path: Path, rows: int, *, licence: str = "", source: str = "") -> DataInfo:
+    """What the manifest keeps of a data file: its SHA-256 identifies it wherever it lies."""
+    return DataInfo(name=path.name, sha256=file_digest(path).sha256, rows=rows, licence=licence, source=source)

@@ -1,0 +1,42 @@
+"""The progress bar of a training, on stderr."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """A context manager; with `show=False` it does nothing."""
+
+    def __init__(self, total: int, done: int = 0, *, show: bool = True) -> None:
+        self._bar: Progress | None = None
+        self._note = ""
+        if show:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task("training", total=total, completed=done)
+
+    def advance(self, epoch: int, loss: float) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, description=f"epoch {epoch}, loss {loss:.4f}{self._note}")
+
+    def note(self, text: str) -> None:
+        self._note = f", {text}"
+
+    def __enter__(self) -> TrainingProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()

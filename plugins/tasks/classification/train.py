@@ -1,0 +1,202 @@
+"""Reading classification data, and training a classifier on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from taskloom.core.digest import canonical_json, sha256_hex
+from taskloom.core.errors import DataError
+from taskloom.core.task import Example, Trained, TrainRun
+from taskloom.plugins._shared.datasets import LIST_SEPARATOR, Row, read_rows, stratified_split
+from taskloom.plugins._shared.text_cost import estimated_tokens
+from taskloom.plugins._shared.training import Validation, fit, seed_everything
+from taskloom.plugins.tasks.classification.model import ClassificationModel, freeze_bottom
+from taskloom.plugins.tasks.classification.schema import (
+    ClassificationInput,
+    ClassificationOutput,
+    ClassificationParams,
+    TrainConfig,
+)
+
+COLUMNS = ("text", "text_pair", "label", "labels")
+MEASURED_AT_ONCE = 64
+"""Rows in a batch where no gradient is needed."""
+CENTROID_SCALE = 10.0
+"""Logits of a centroid head: a text at its class's centroid gets about this much more than at the mean of all."""
+
+Rows = Sequence[Example[ClassificationInput]]
+
+
+def read_examples(path: Path) -> Iterator[Example[ClassificationInput]]:
+    """Rows with `text`, perhaps `text_pair`, and either `label` (one; the target is a string) or `labels` (any number; the
+    target is a tuple: a list in JSONL, separated by `|` in CSV and TSV)."""
+    kind = ""
+    for row in read_rows(path, columns=COLUMNS, required=("text",)):
+        if "label" in row.values and "labels" in row.values:
+            raise row.error("has both `label` and `labels`; use `label` for one label per text, `labels` for several")
+        found = "label" if "label" in row.values else "labels"
+        target = _one_label(row) if found == "label" else _several_labels(row)
+        if kind and found != kind:
+            raise row.error(f"has `{found}` where earlier rows have `{kind}`; use one of them throughout")
+        kind = found
+        texts = {name: row.values[name] for name in ("text", "text_pair") if row.values.get(name) is not None}
+        try:
+            value = ClassificationInput.model_validate(texts)
+        except ValidationError as exc:
+            first = exc.errors(include_url=False)[0]
+            raise row.error(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from exc
+        yield Example(input=value, target=target, path=row.path, line=row.line)
+
+
+def _one_label(row: Row) -> str:
+    label = row.values["label"]
+    if not isinstance(label, str) or not label.strip():
+        raise row.error(f"`label` is {label!r}; expected a non-empty string")
+    return label
+
+
+def _several_labels(row: Row) -> tuple[str, ...]:
+    labels = row.values.get("labels")
+    if labels is None and row.path.endswith(".jsonl"):
+        raise row.error("has no label; add `label` (a string) or `labels` (a list of strings)")
+    if isinstance(labels, str):
+        labels = [part.strip() for part in labels.split(LIST_SEPARATOR)]
+    elif labels is None:
+        labels = []
+    if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
+        raise row.error(f"`labels` is {labels!r}; expected a list of non-empty strings")
+    return tuple(dict.fromkeys(labels))
+
+
+def train(
+    config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun
+) -> Trained[ClassificationInput, ClassificationOutput, ClassificationParams]:
+    """Trains a classifier. Without `validation`, a stratified part of `rows` is held out; with neither, every row is trained
+    on for all epochs."""
+    check_targets(rows, config)
+    if validation:
+        check_targets(validation, config)
+        kept, held = list(rows), list(validation)
+    else:
+        frequency = Counter(label for example in rows for label in labels_of(example))
+        kept, held = stratified_split(rows, _stratum(frequency), config.validation_fraction, config.seed)
+    seed_everything(config.seed)
+    names = sorted({label for example in kept for label in labels_of(example)})
+    model = ClassificationModel.build(
+        names,
+        backbone=config.backbone,
+        multi_label=config.multi_label,
+        pair=config.pair,
+        adapter=config.adapter,
+        pooling=config.pooling,
+        dropout=config.dropout,
+        max_length=config.max_length,
+    )
+    if config.frozen_layers:
+        freeze_bottom(model.module.encoder.model, config.frozen_layers)
+    model.label_smoothing = config.label_smoothing
+    if config.class_weights == "balanced":
+        model.class_weights = balanced_weights(kept, names, config.multi_label)
+    if config.head_init == "centroids" and not config.multi_label:
+        put_centroids(model, kept)
+    result = fit(
+        model,
+        kept,
+        config,
+        run,
+        length=lambda example: estimated_tokens(example.input.text, example.input.text_pair or ""),
+        fingerprint=training_fingerprint(config, kept, held),
+        validation=Validation(_measure(model, held), "accuracy") if held else None,
+        is_head=lambda name: name.startswith("head."),
+    )
+    facts = {**result.facts, "validation_rows": len(held), "labels": len(names)}
+    return Trained(model, result.history, facts)
+
+
+def labels_of(example: Example[ClassificationInput]) -> tuple[str, ...]:
+    return (example.target,) if isinstance(example.target, str) else tuple(example.target)
+
+
+def check_targets(rows: Rows, config: TrainConfig) -> None:
+    """Raises `DataError` for the first row that doesn't fit the settings."""
+    for example in rows:
+        if not config.multi_label and len(labels_of(example)) != 1:
+            problem = f"{len(labels_of(example))} labels where one is expected; set multi_label = true"
+        elif (example.input.text_pair is not None) != config.pair:
+            problem = "no `text_pair`, but pair = true" if config.pair else "has a `text_pair`; set pair = true"
+        else:
+            continue
+        raise DataError(f"{example.path}, line {example.line}: {problem}", path=example.path, line=example.line)
+    if len({label for example in rows for label in labels_of(example)}) < (1 if config.multi_label else 2):
+        path = rows[0].path if rows else ""
+        raise DataError(f"{path or 'the data'} has fewer than two labels; there is nothing to tell apart", path=path)
+
+
+def _stratum(frequency: Mapping[str, int]) -> Callable[[Example[ClassificationInput]], str]:
+    """A row's rarest label: where rows have several, the one whose share is most easily lost."""
+    return lambda example: min(labels_of(example), key=lambda label: (frequency[label], label), default="")
+
+
+def balanced_weights(rows: Rows, labels: Sequence[str], multi_label: bool) -> Tensor:
+    """n / (classes * count), so that each class weighs the same in all; for several labels a row, absences per presence."""
+    counts = Counter(label for example in rows for label in labels_of(example))
+    count = torch.tensor([float(counts[label]) for label in labels])
+    return (len(rows) - count).clamp(min=1) / count if multi_label else len(rows) / (len(labels) * count)
+
+
+def put_centroids(model: ClassificationModel, rows: Rows) -> None:
+    """Starts the linear layer from the classes' mean embeddings: a nearest-centroid classifier (Snell et al. 2017,
+    https://arxiv.org/abs/1703.05175, eq. 8) is a far better start than noise when classes are many and rows few."""
+    found: list[Tensor] = []
+    model.module.eval()
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].input.text))
+    with torch.inference_mode():
+        for start in range(0, len(order), MEASURED_AT_ONCE):
+            batch = model.collate([rows[i] for i in order[start : start + MEASURED_AT_ONCE]])
+            hidden = model.module.encoder(batch["input_ids"], batch["token_type_ids"], batch["lengths"])
+            found.append(model.module.head.pool(hidden, batch["lengths"]))
+        embedded = torch.cat(found)
+    targets = torch.tensor([model.labels.index(rows[i].target) for i in order])
+    sums = torch.zeros(len(model.labels), embedded.shape[1]).index_add(0, targets, embedded)
+    centroids = sums / targets.bincount(minlength=len(model.labels)).clamp(min=1).unsqueeze(1)
+    middle = centroids.mean(0)
+    directions = normalize(centroids - middle, dim=-1) * (CENTROID_SCALE / embedded.norm(dim=1).mean())
+    linear = model.module.head.linear
+    with torch.no_grad():
+        linear.weight.copy_(directions)
+        linear.bias.copy_(-(directions @ middle))
+
+
+def _measure(model: ClassificationModel, held: Rows) -> Callable[[], dict[str, float]]:
+    """Accuracy (all labels of a row right) and loss on the rows held out."""
+    order = sorted(range(len(held)), key=lambda i: len(held[i].input.text))
+    groups = [[held[i] for i in order[s : s + MEASURED_AT_ONCE]] for s in range(0, len(order), MEASURED_AT_ONCE)]
+
+    def measure() -> dict[str, float]:
+        right = 0
+        device = next(model.module.parameters()).device
+        with torch.inference_mode():
+            for group in groups:
+                batch = {k: v.to(device) for k, v in model.collate(group).items()}
+                logits = model.forward(batch)["logits"]
+                targets = batch["targets"]
+                hits = ((logits > 0) == (targets > 0.5)).all(-1) if model.saved.multi_label else logits.argmax(-1) == targets
+                right += int(hits.sum())
+        return {"accuracy": right / len(held)}
+
+    return measure
+
+
+def training_fingerprint(config: TrainConfig, rows: Rows, held: Rows) -> str:
+    """Identifies a training: the same settings on the same rows."""
+    content: list[Any] = [config.model_dump(mode="json")]
+    content += [[[e.input.text, e.input.text_pair, list(labels_of(e))] for e in part] for part in (rows, held)]
+    return sha256_hex(canonical_json(content))
