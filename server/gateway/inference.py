@@ -1,0 +1,119 @@
+"""The servicer of `taskloom.v1.Inference`: convert, call, convert."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from taskloom.core.errors import InvalidInputError, UnavailableError
+from taskloom.core.types import ErrorInfo, ModelRef
+from taskloom.core.wire import codec
+from taskloom.core.wire.gen import inference_pb2 as pb
+from taskloom.core.wire.gen import inference_pb2_grpc as pb_grpc
+from taskloom.server.gateway.caller import CALLER, Caller
+from taskloom.server.gateway.failures import public_error
+from taskloom.server.gateway.streams import OpenStreams
+from taskloom.server.service import InferenceService
+
+SERVICE = "taskloom.v1.Inference"
+STREAM_CONCURRENCY = 128
+"""Requests of one stream that are worked on at a time; more are not read, so that HTTP/2 holds the client back."""
+
+END: object = grpc.aio.EOF  # type: ignore[attr-defined] # the stubs lack it
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceServicer(pb_grpc.InferenceServicer):
+    """Behind the interceptors: the caller is known, and errors are raised."""
+
+    def __init__(self, service: InferenceService, default_timeout_s: float, streams: OpenStreams) -> None:
+        self._service = service
+        self._default_timeout_s = default_timeout_s
+        self._streams = streams
+
+    async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:  # noqa: N802
+        return await answer(self._service, request, CALLER.get(), self._deadline(context))
+
+    async def InferStream(self, requests: Any, context: Context) -> None:  # noqa: N802
+        """Reads on while fewer than `STREAM_CONCURRENCY` requests are in work; writes answers as they come. When the client
+        is done sending, or the server drains, what was read is still answered."""
+        stream = _Stream(self._service, context, CALLER.get(), self._deadline)
+        ended: UnavailableError | None = None
+        async with asyncio.TaskGroup() as group:
+            try:
+                await self._streams.run(stream.read(group))
+            except UnavailableError as error:
+                ended = error
+        if ended is not None:
+            raise ended
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
+        infos = self._service.models(CALLER.get().identity())
+        return pb.ListModelsResponse(models=[codec.model_to_message(info) for info in infos])
+
+    async def DescribeModel(self, request: pb.DescribeModelRequest, context: Context) -> pb.DescribeModelResponse:  # noqa: N802
+        ref = ModelRef.parse(f"{request.model}@{request.version}" if request.version else request.model)
+        return codec.description_to_message(self._service.describe(CALLER.get().identity(), ref))
+
+    def _deadline(self, context: Context) -> float:
+        """On the `time.time()` clock."""
+        remaining_s = context.time_remaining()
+        return time.time() + (self._default_timeout_s if remaining_s is None else remaining_s)
+
+
+async def answer(service: InferenceService, request: pb.InferRequest, caller: Caller, deadline_s: float) -> pb.InferResponse:
+    """The answer to one message; raises a `TaskloomError`."""
+    principal = caller.identity()
+    if request.request_id:
+        caller.request_id = request.request_id
+    else:
+        request.request_id = caller.request_id
+    try:
+        call = codec.request_from_message(request, deadline_s)
+    except InvalidInputError as error:
+        await service.record_refusal(principal, error, caller.request_id, request.model[:128], facts=caller.facts)
+        raise
+    result = await service.infer(principal, call, caller.facts)
+    return codec.result_to_message(result, call.typed_as)
+
+
+class _Stream:
+    """One `InferStream` call."""
+
+    def __init__(
+        self, service: InferenceService, context: Context, caller: Caller, deadline: Callable[[Context], float]
+    ) -> None:
+        self._service = service
+        self._context = context
+        self._caller = caller
+        self._deadline = deadline
+        self._slots = asyncio.Semaphore(STREAM_CONCURRENCY)
+        self._writing = asyncio.Lock()
+
+    async def read(self, group: asyncio.TaskGroup) -> None:
+        """Starts an answer for each message, until the client is done sending."""
+        while True:
+            # The slot comes before the message: what was read is being worked on, and will be answered.
+            await self._slots.acquire()
+            request = await self._context.read()
+            if request is END:
+                return
+            group.create_task(self._answer(request))
+
+    async def _answer(self, request: pb.InferRequest) -> None:
+        caller = Caller()
+        caller.principal, caller.facts = self._caller.principal, self._caller.facts
+        CALLER.set(caller)
+        try:
+            response = await answer(self._service, request, caller, self._deadline(self._context))
+            message = pb.InferStreamResponse(request_id=response.request_id, response=response)
+        except Exception as error:
+            told = codec.error_to_message(ErrorInfo.of(public_error(error, caller.request_id)))
+            message = pb.InferStreamResponse(request_id=request.request_id or caller.request_id, error=told)
+        async with self._writing:
+            await self._context.write(message)
+        self._slots.release()

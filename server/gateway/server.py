@@ -1,0 +1,151 @@
+"""The gRPC server: ports, limits, services, and an end that leaves nobody without an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from taskloom.core.errors import ConfigError
+from taskloom.core.settings import ServerSettings, TlsSettings
+from taskloom.core.wire.gen import inference_pb2_grpc
+from taskloom.server.gateway.inference import SERVICE, InferenceServicer
+from taskloom.server.gateway.interceptors import AccessInterceptor, ErrorInterceptor, KeyAuthenticator
+from taskloom.server.gateway.standard import Health, reflection_handlers
+from taskloom.server.gateway.streams import OpenStreams
+from taskloom.server.gateway.tls import CertificateFiles
+from taskloom.server.service import InferenceService
+
+_SPARE_RPCS = 256
+"""Room above `max_concurrent_requests` for health checks and for refusals that say why."""
+
+_LAST_WORDS_S = 0.1
+"""Between NOT_SERVING and the end of the streams that tell it."""
+
+
+class Gateway:
+    """`start` listens and reports NOT_SERVING; `announce` says that requests are welcome; `drain` ends it."""
+
+    def __init__(
+        self,
+        service: InferenceService,
+        authenticator: KeyAuthenticator,
+        settings: ServerSettings,
+        tls: TlsSettings,
+    ) -> None:
+        self._service = service
+        self._authenticator = authenticator
+        self._settings = settings
+        self._tls = tls
+        self._streams = OpenStreams()
+        self._health = Health((SERVICE,), self._streams)
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> int:
+        """Listens; returns the port. Raises `ConfigError` for an address or TLS files that can't be used."""
+        check_exposure(self._settings, self._tls)
+        credentials = CertificateFiles(self._tls).credentials() if self._tls.enabled else None
+        server = self._make_server()
+        address = join_address(self._settings.host, self._settings.port)
+        try:
+            port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        except RuntimeError as exc:
+            raise ConfigError(
+                f"can't listen on {address}: the port is in use, or the address is not this machine's; "
+                "set server.port (0 takes any free one) or server.host"
+            ) from exc
+        await server.start()
+        self._server = server
+        return port
+
+    async def announce(self) -> None:
+        """Health becomes SERVING."""
+        await self._health.announce()
+
+    async def drain(self, grace_s: float) -> None:
+        """Says NOT_SERVING, takes no new calls, and waits up to `grace_s` seconds until every call that was accepted has its
+        answer; what is left then is cancelled."""
+        if self._server is None:
+            return
+        await self._health.enter_graceful_shutdown()
+        stopping = asyncio.create_task(self._server.stop(grace_s))
+        await asyncio.sleep(min(_LAST_WORDS_S, grace_s))
+        self._streams.end()
+        await stopping
+        self._server = None
+
+    def _make_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            interceptors=(AccessInterceptor(self._authenticator, self._service), ErrorInterceptor()),
+            options=_options(self._settings),
+            maximum_concurrent_rpcs=self._settings.max_concurrent_requests + _SPARE_RPCS,
+        )
+        handlers = HandlerList()
+        servicer = InferenceServicer(self._service, self._settings.default_timeout_s, self._streams)
+        inference_pb2_grpc.add_InferenceServicer_to_server(servicer, handlers)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, handlers)
+        if self._settings.reflection:
+            handlers.add_generic_rpc_handlers(reflection_handlers((SERVICE, "grpc.health.v1.Health"), self._streams))
+        server.add_generic_rpc_handlers(tuple(handlers.handlers))
+        return server
+
+
+class HandlerList:
+    """Takes servicers as a server does, and keeps their generic handlers alone.
+
+    Registered methods would each be waited for separately: every RPC would then cost a turn over all of them, and a call
+    that arrives as the server stops could be lost between two.
+    """
+
+    def __init__(self) -> None:
+        self.handlers: list[Any] = []
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> None:
+        self.handlers.extend(generic_rpc_handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
+        """Not used."""
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_requests),
+        # A second gateway on the same port is a mistake to report, not a share of the traffic.
+        ("grpc.so_reuseport", 0),
+        # Clients may keep connections alive as often as they commonly do; dead clients are noticed.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 4),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]
+
+
+def join_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_exposure(settings: ServerSettings, tls: TlsSettings) -> None:
+    """Raises `ConfigError` if keys and texts would cross a network unencrypted without anybody having asked for it."""
+    if tls.enabled or settings.insecure_public or _is_loopback(settings.host):
+        return
+    raise ConfigError(
+        f"server.host is {settings.host!r}, which other machines can reach, and there is no TLS: set tls.certificate and "
+        "tls.key, or listen on 127.0.0.1, or set server.insecure_public=true if the network itself encrypts"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except OSError as exc:
+        raise ConfigError(f"server.host is {host!r}, which is no address of this machine: {exc.strerror}") from exc
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)

@@ -1,0 +1,72 @@
+"""What is written of a request: its audit entries, and the events that observers see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from taskloom.core.hookspecs import RequestEvent
+from taskloom.core.ports import AuditEntry
+from taskloom.core.types import InferCall, Principal
+
+NO_FACTS: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """Who asked what, as far as it is known when something is to be written about it."""
+
+    principal: Principal
+    request_id: str
+    facts: Mapping[str, Any]
+    model: str = ""
+    version: str = ""
+    task: str = ""
+    action: str = "infer"
+
+    def entry(
+        self,
+        kind: Literal["accepted", "completed", "failed", "event"],
+        *,
+        code: str = "",
+        duration_s: float = 0.0,
+        payload: Mapping[str, Any] | None = None,
+    ) -> AuditEntry:
+        return AuditEntry(
+            kind=kind,
+            action=self.action,
+            request_id=self.request_id,
+            principal=self.principal.name,
+            tenant=self.principal.tenant,
+            key_id=self.principal.key_id,
+            model=self.model,
+            version=self.version,
+            task=self.task,
+            time_s=time.time(),
+            duration_s=duration_s,
+            code=code,
+            payload=payload,
+            facts=self.facts,
+        )
+
+    def event(self, kind: str, code: str = "", duration_s: float = 0.0) -> RequestEvent:
+        return RequestEvent(
+            kind=kind,
+            request_id=self.request_id,
+            model=self.model,
+            version=self.version,
+            task=self.task,
+            principal=self.principal.name,
+            tenant=self.principal.tenant,
+            code=code,
+            duration_s=duration_s,
+            facts=self.facts,
+        )
+
+
+def asked(call: InferCall) -> Mapping[str, Any]:
+    """The payload of `accepted`: the input and, where the call has parameters, these beside it."""
+    return {"input": call.input, "params": call.params} if call.params else call.input

@@ -1,0 +1,69 @@
+"""Records of calls that were refused before they cost anything, so few that a flood of them can't fill the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, replace
+
+from taskloom.core.errors import TaskloomError
+from taskloom.core.ports import AuditLog
+from taskloom.server.records import RequestRecord
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Window:
+    """The refusals of one key for one reason. `first` has a record of its own; `more` followed it."""
+
+    first: RequestRecord
+    code: str
+    started_s: float
+    timer: asyncio.TimerHandle
+    more: int = 0
+
+
+class RefusalLog:
+    """The first refusal of a key for a reason is recorded at once; those that follow within `window_s` are counted, and one
+    record (action `infer.refused`) tells their number when the window ends. So a key costs the log at most two records a
+    window and reason, however often it asks."""
+
+    def __init__(self, audit: AuditLog, window_s: float = 10.0) -> None:
+        self._audit = audit
+        self._window_s = window_s
+        self._windows: dict[tuple[str, str], _Window] = {}
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def record(self, record: RequestRecord, code: str) -> None:
+        """Returns when the refusal is recorded or counted; raises `AuditUnavailableError` if it can't be recorded."""
+        key = (record.principal.key_id or record.principal.name, code)
+        if window := self._windows.get(key):
+            window.more += 1
+            return
+        timer = asyncio.get_running_loop().call_later(self._window_s, self._end, key)
+        self._windows[key] = _Window(record, code, time.time(), timer)
+        await self._audit.append(record.entry("failed", code=code))
+
+    async def close(self) -> None:
+        """Ends every window now and waits for the records."""
+        for key in list(self._windows):
+            self._end(key)
+        await asyncio.gather(*self._writing)
+
+    def _end(self, key: tuple[str, str]) -> None:
+        window = self._windows.pop(key)
+        window.timer.cancel()
+        if window.more:
+            task = asyncio.get_running_loop().create_task(self._summarise(window))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+
+    async def _summarise(self, window: _Window) -> None:
+        facts = {"refused": window.more, "since_s": window.started_s, "first_request_id": window.first.request_id}
+        summary = replace(window.first, request_id="", model="", action="infer.refused", facts=facts)
+        try:
+            await self._audit.append(summary.entry("failed", code=window.code))
+        except TaskloomError as error:
+            log.error("%d refusals (%s) of %s are not recorded: %s", window.more, window.code, summary.principal.name, error)
