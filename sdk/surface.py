@@ -1,0 +1,256 @@
+"""The calls that `Client` and `LocalClient` have in common: what differs is how one call is answered."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from taskloom.core.errors import TaskloomError
+from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
+from taskloom.sdk.requests import (
+    CLASSIFICATION,
+    build_call,
+    check_concurrency,
+    classification_input,
+    classification_params,
+    concerns_every_item,
+    model_ref,
+)
+from taskloom.sdk.results import ClassificationResult, ItemResult
+from taskloom.sdk.retries import Attempts, RetryPolicy
+
+T = TypeVar("T")
+
+
+class Pending(Protocol):
+    """A call that is under way."""
+
+    def cancel(self) -> Any: ...
+
+    def done(self) -> bool: ...
+
+
+class SyncCalls(ABC):
+    """Blocking calls. Thread-safe. Every call has a deadline: `timeout_s`, or the client's."""
+
+    def __init__(self, timeout_s: float, retry: RetryPolicy) -> None:
+        self.timeout_s = timeout_s
+        self.retry = retry
+        self._text_inputs: dict[ModelRef, tuple[str, str]] = {}
+
+    # -- how one call is answered ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _answer(self, call: InferCall, timeout_s: float) -> InferResult:
+        """One attempt; raises a `TaskloomError`."""
+
+    @abstractmethod
+    def _begin(self, call: InferCall, timeout_s: float) -> Pending:
+        """Starts one attempt and returns at once."""
+
+    @abstractmethod
+    def _end(self, pending: Pending, call: InferCall, timeout_s: float) -> InferResult:
+        """Waits for an attempt; raises a `TaskloomError`."""
+
+    @abstractmethod
+    def _text_input(self, ref: ModelRef) -> tuple[str, str]:
+        """The task of a model and the input field that a bare string means; raises `UnsupportedError` if there is none."""
+
+    @abstractmethod
+    def _typed_as(self, task: str) -> str:
+        """`task` if calls carry its input in a message of its own."""
+
+    @property
+    @abstractmethod
+    def _ever_answered(self) -> bool:
+        """Whether anything has answered here yet: if nothing has, waiting for it to come back makes no sense."""
+
+    @abstractmethod
+    def models(self) -> list[ModelInfo]:
+        """The models that may be called."""
+
+    @abstractmethod
+    def describe(self, model: str, *, version: str | None = None) -> ModelDescription:
+        """What a model takes and gives, as JSON Schemas."""
+
+    @abstractmethod
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """Returns when calls can be answered; raises `UnavailableError` if that is not so within `timeout_s`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends every call that is under way. Closing twice does no harm."""
+
+    # -- calls ---------------------------------------------------------------------------------------------------------------
+
+    def infer(
+        self,
+        model: str,
+        input: Mapping[str, Any] | str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> InferResult:
+        """The answer of any model, as JSON data. `model` is NAME or NAME@VERSION; `input` is what the task's schema says
+        (`describe` shows it), or a string for a task that takes one text. Higher `priority` goes first (-100 to 100)."""
+        timeout_s = timeout_s if timeout_s is not None else self.timeout_s
+        call = self._call(
+            model,
+            input,
+            params=params,
+            version=version,
+            priority=priority,
+            request_id=request_id,
+            idempotency_key=idempotency_key,
+            timeout_s=timeout_s,
+        )
+        return self._patiently(lambda left_s: self._answer(call, left_s), timeout_s)
+
+    def classify(
+        self,
+        text: str,
+        *,
+        model: str,
+        text_pair: str | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        params: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> ClassificationResult:
+        """The labels of a text, or of a pair of texts. `top_k` keeps the best, `threshold` those of at least that
+        probability; left out, the task's own defaults hold."""
+        timeout_s = timeout_s if timeout_s is not None else self.timeout_s
+        call = build_call(
+            model_ref(model, version),
+            classification_input(text, text_pair),
+            params=classification_params(params, top_k, threshold),
+            typed_as=self._typed_as(CLASSIFICATION),
+            priority=priority,
+            request_id=request_id,
+            idempotency_key=idempotency_key,
+            timeout_s=timeout_s,
+        )
+        return ClassificationResult.of(self._patiently(lambda left_s: self._answer(call, left_s), timeout_s))
+
+    def infer_many(
+        self,
+        model: str,
+        inputs: Iterable[Mapping[str, Any] | str],
+        *,
+        max_concurrency: int = 32,
+        params: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> Iterator[ItemResult]:
+        """One `ItemResult` per input, in order, each with a result or an error. `inputs` may be endless: it is read no
+        further than `max_concurrency` ahead. `timeout_s` is for each item. What no item could escape (no permission, no such
+        model, no server) is raised."""
+        check_concurrency(max_concurrency)
+        options = {"params": params, "version": version, "priority": priority}
+        timeout = timeout_s if timeout_s is not None else self.timeout_s
+        items = (self._begun(index, model, item, timeout, **options) for index, item in enumerate(inputs))
+        return self._in_order(items, max_concurrency)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- the steps of a call ---------------------------------------------------------------------------------------------------
+
+    def _call(self, model: str, input: Mapping[str, Any] | str, *, version: str | None, **options: Any) -> InferCall:
+        ref = model_ref(model, version)
+        if not isinstance(input, str):
+            return build_call(ref, input, **options)
+        if ref not in self._text_inputs:
+            self._text_inputs[ref] = self._text_input(ref)
+        task, field = self._text_inputs[ref]
+        return build_call(ref, {field: input}, typed_as=self._typed_as(task), **options)
+
+    def _patiently(self, attempt: Callable[[float], T], timeout_s: float) -> T:
+        """Repeats an attempt as the policy says."""
+        attempts = Attempts(self.retry, timeout_s)
+        while True:
+            try:
+                return attempt(attempts.remaining_s())
+            except TaskloomError as error:
+                time.sleep(attempts.wait_after(error, hopeless=not self._ever_answered))
+
+    def _begun(self, index: int, model: str, input: Mapping[str, Any] | str, timeout_s: float, **options: Any) -> _Item:
+        try:
+            call = self._call(model, input, timeout_s=timeout_s, **options)
+        except TaskloomError as error:
+            if concerns_every_item(error, self._ever_answered):
+                raise
+            return _Item(index, error=error)
+        return _Item(index, call, self._begin(call, timeout_s), timeout_s)
+
+    def _in_order(self, items: Iterator[_Item], max_concurrency: int) -> Iterator[ItemResult]:
+        window: deque[_Item] = deque()
+        try:
+            for item in items:
+                window.append(item)
+                while window and (len(window) >= max_concurrency or window[0].done()):
+                    yield self._finished(window.popleft())
+            while window:
+                yield self._finished(window.popleft())
+        finally:
+            for item in window:
+                if item.pending is not None:
+                    item.pending.cancel()
+
+    def _finished(self, item: _Item) -> ItemResult:
+        """Waits for the item. Its first attempt ran beside others; if it has to be repeated, that happens here, while
+        the others of the window go on."""
+        call, pending = item.call, item.pending
+        if call is None or pending is None:
+            return ItemResult(item.index, error=item.error)
+
+        def attempt(left_s: float) -> InferResult:
+            nonlocal pending
+            first, pending = pending, None
+            return self._end(first, call, item.timeout_s) if first is not None else self._answer(call, left_s)
+
+        try:
+            return ItemResult(item.index, self._patiently(attempt, item.timeout_s))
+        except TaskloomError as error:
+            if concerns_every_item(error, self._ever_answered):
+                raise
+            return ItemResult(item.index, error=error)
+
+
+class _Item:
+    """One input of a batch on its way."""
+
+    __slots__ = ("call", "error", "index", "pending", "timeout_s")
+
+    def __init__(
+        self,
+        index: int,
+        call: InferCall | None = None,
+        pending: Pending | None = None,
+        timeout_s: float = 0.0,
+        error: TaskloomError | None = None,
+    ) -> None:
+        self.index = index
+        self.call = call
+        self.pending = pending
+        self.timeout_s = timeout_s
+        self.error = error
+
+    def done(self) -> bool:
+        return self.pending is None or self.pending.done()
