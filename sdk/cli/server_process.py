@@ -46,14 +46,19 @@ def taskloom_command(home: Path) -> list[str]:
 
 @contextmanager
 def running_server(
-    models: Sequence[str] = (), environment: Mapping[str, str] | None = None, start_timeout_s: float = 300.0
+    models: Sequence[str] = (),
+    *,
+    home: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    start_timeout_s: float = 300.0,
 ) -> Iterator[RunningServer]:
-    """Starts `taskloom serve` on a free port of loopback with an empty home; stops it, and all it started, at the end.
+    """Starts `taskloom serve` on a free port of loopback; stops it, and all it started, at the end. With no `home` it gets an
+    empty one, which is removed.
 
     Raises `UnavailableError` with the end of its log if it does not become ready.
     """
     with tempfile.TemporaryDirectory(prefix="taskloom-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
+        home = home or Path(folder)
         log = home / "serve.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
