@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -247,7 +247,7 @@ class _Loop:
         self.history.append(row)
 
     def _compare(self, score: float, higher_is_better: bool) -> None:
-        if self.best_score is None or (score > self.best_score) == higher_is_better and score != self.best_score:
+        if self.best_score is None or ((score > self.best_score) == higher_is_better and score != self.best_score):
             self.best_score, self.epochs_without_gain = score, 0
             source = self.average or self.trained
             self.best = {name: tensor.detach().clone() for name, tensor in source.items()}

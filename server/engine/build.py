@@ -25,7 +25,7 @@ def build_engine(
     """An engine with the dispatcher that is asked for, else the one in the settings. Ray is imported only for its own."""
     found = store or open_store(settings.models_folder)
     if (dispatcher or settings.server.dispatcher) != "local":
-        raise UnsupportedError("the Ray dispatcher is not built in; use dispatcher = \"local\"")
+        raise UnsupportedError('the Ray dispatcher is not built in; use dispatcher = "local"')
 
     def local(spec: ReplicaSpec) -> PoolDispatcher:
         return LocalDispatcher(spec, registry, found)
