@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,7 +89,8 @@ class RayCluster:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = _own_token(self._settings.home / TOKEN_FILE)
         self._folder = _short_folder()
-        with _no_stdin():
+        with _no_stdin(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own, about its own use of its dependencies
             import ray
 
             _hush()
