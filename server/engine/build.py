@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from taskloom.core.errors import UnsupportedError
 from taskloom.core.registry import Registry
 from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore, open_store
@@ -24,10 +23,19 @@ def build_engine(
 ) -> Engine:
     """An engine with the dispatcher that is asked for, else the one in the settings. Ray is imported only for its own."""
     found = store or open_store(settings.models_folder)
-    if (dispatcher or settings.server.dispatcher) != "local":
-        raise UnsupportedError('the Ray dispatcher is not built in; use dispatcher = "local"')
+    if (dispatcher or settings.server.dispatcher) == "local":
 
-    def local(spec: ReplicaSpec) -> PoolDispatcher:
-        return LocalDispatcher(spec, registry, found)
+        def local(spec: ReplicaSpec) -> PoolDispatcher:
+            return LocalDispatcher(spec, registry, found)
 
-    return Engine(settings, registry, found, local, registry_factory=registry_factory)
+        return Engine(settings, registry, found, local, registry_factory=registry_factory)
+
+    from taskloom.server.engine.cluster import RayCluster
+    from taskloom.server.engine.dispatch.ray_serve import RayDispatcher
+
+    cluster = RayCluster(settings)
+
+    def ray(spec: ReplicaSpec) -> PoolDispatcher:
+        return RayDispatcher(spec, cluster, registry)
+
+    return Engine(settings, registry, found, ray, ground=cluster, registry_factory=registry_factory)
