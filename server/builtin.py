@@ -1,3 +1,29 @@
 """What the server registers: its commands, the audit log and the local engine."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from taskloom.core.hookspecs import CommandSpec, hookimpl
+
+if TYPE_CHECKING:
+    from taskloom.core.ports import AuditLog
+    from taskloom.core.settings import Settings
+
+
+@hookimpl
+def register_commands(register: Callable[[CommandSpec], None]) -> None:
+    register(
+        CommandSpec(
+            name="audit", summary="Read, verify and export the audit log.", target="taskloom.server.commands.audit:audit"
+        )
+    )
+    register(CommandSpec(name="key", summary="Make, list and revoke API keys.", target="taskloom.server.commands.key:key"))
+
+
+@hookimpl
+def open_audit_log(settings: Settings) -> AuditLog | None:
+    from taskloom.server.audit import open_log
+
+    return open_log(settings)
