@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -52,6 +52,9 @@ class Dispatcher(Protocol):
 
     def slots(self) -> int:
         """How many batches the replicas can hold now: one running and one waiting for each replica."""
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """`changed` is called, in the event loop, whenever `slots` has grown."""
 
     async def close(self) -> None: ...
 

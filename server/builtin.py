@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from taskloom.core.hookspecs import CommandSpec, hookimpl
 
 if TYPE_CHECKING:
-    from taskloom.core.ports import AuditLog
+    from taskloom.core.ports import AuditLog, InferenceEngine
+    from taskloom.core.registry import Registry
     from taskloom.core.settings import Settings
 
 
@@ -20,6 +21,7 @@ def register_commands(register: Callable[[CommandSpec], None]) -> None:
         )
     )
     register(CommandSpec(name="key", summary="Make, list and revoke API keys.", target="taskloom.server.commands.key:key"))
+    register(CommandSpec(name="serve", summary="Serve models over gRPC.", target="taskloom.server.commands.serve:serve"))
 
 
 @hookimpl
@@ -27,3 +29,10 @@ def open_audit_log(settings: Settings) -> AuditLog | None:
     from taskloom.server.audit import open_log
 
     return open_log(settings)
+
+
+@hookimpl
+def open_local_engine(settings: Settings, registry: Registry) -> InferenceEngine:
+    from taskloom.server.engine.build import build_engine
+
+    return build_engine(settings, registry, dispatcher="local")

@@ -12,7 +12,6 @@ import grpc
 import pytest
 
 from taskloom.core.errors import (
-    ArtifactError,
     AuditUnavailableError,
     InvalidInputError,
     TaskloomError,

@@ -1,0 +1,123 @@
+"""The process that Ray Serve runs: a `ModelHost`, its threads, and the watch over it.
+
+A batch crosses as plain tuples, which cost little to pickle and need no class of ours to unpickle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from taskloom.core.errors import DeadlineExceededError, UnavailableError
+from taskloom.core.ports import BatchResult, WorkItem, WorkResult
+from taskloom.core.types import ErrorInfo
+from taskloom.server.engine.host import ModelHost
+from taskloom.server.engine.spec import ReplicaSpec
+
+SentItem = tuple[str, str, Mapping[str, Any], Mapping[str, Any]]
+SentError = tuple[str, str, float | None]
+SentResult = tuple[str, Mapping[str, Any] | None, SentError | None]
+SentBatch = tuple[float, list[SentResult]]
+
+
+def pack_items(items: Sequence[WorkItem]) -> list[SentItem]:
+    return [(item.request_id, item.model, item.input, item.params) for item in items]
+
+
+def unpack_items(sent: Sequence[SentItem]) -> list[WorkItem]:
+    return [WorkItem(*fields) for fields in sent]
+
+
+def pack_result(result: BatchResult) -> SentBatch:
+    return result.compute_s, [
+        (r.version, r.output, None if r.error is None else (r.error.code, r.error.message, r.error.retry_after_s))
+        for r in result.results
+    ]
+
+
+def unpack_result(sent: SentBatch) -> BatchResult:
+    compute_s, results = sent
+    return BatchResult([WorkResult(version, output, _error(error)) for version, output, error in results], compute_s)
+
+
+def _error(sent: SentError | None) -> ErrorInfo | None:
+    return None if sent is None else ErrorInfo(code=sent[0], message=sent[1], retry_after_s=sent[2])
+
+
+class Watchdog:
+    """Ends the process, with the stack of every thread in its log, when work has been under way for `limit_s` seconds
+    without an end in sight: what it had is then tried elsewhere, and a fresh process takes its place. The timer is a C
+    thread, so it fires even if a library hangs with the interpreter's lock. Every finished batch is a sign of life."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._lock = threading.Lock()
+        self._busy = 0
+
+    @property
+    def busy(self) -> bool:
+        return self._busy > 0
+
+    @contextlib.contextmanager
+    def over(self) -> Iterator[None]:
+        with self._lock:
+            self._busy += 1
+            if self._busy == 1:
+                self._arm()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+                if self._busy:
+                    self._arm()
+                else:
+                    faulthandler.cancel_dump_traceback_later()
+
+    def _arm(self) -> None:
+        faulthandler.dump_traceback_later(self._limit_s, exit=True, file=sys.__stderr__ or sys.stderr)
+
+
+class Replica:
+    """The deployment. Async; Ray calls it in one event loop, models run in threads."""
+
+    def __init__(self, spec: ReplicaSpec) -> None:
+        settings = spec.settings
+        self._host = ModelHost.from_spec(spec)
+        self._host.load()
+        self._host.self_check()
+        self._threads = ThreadPoolExecutor(settings.batch.in_flight_per_replica, thread_name_prefix="taskloom-model")
+        self._watchdog = Watchdog(settings.canary_timeout_s)
+        self._canary_timeout_s = settings.canary_timeout_s
+
+    async def __call__(self, items: Sequence[SentItem], deadline_s: float | None) -> SentBatch:
+        """If Ray cancels the call, a batch that has not begun does not begin; one that has runs to its end, unheard."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, items, deadline_s)
+
+    def _run(self, items: Sequence[SentItem], deadline_s: float | None) -> SentBatch:
+        if deadline_s is not None and deadline_s <= time.time():
+            late = ErrorInfo.of(DeadlineExceededError("the deadline passed before the replica came to it; nothing was run"))
+            return pack_result(BatchResult([WorkResult("", error=late)] * len(items), 0.0))
+        with self._watchdog.over():
+            return pack_result(self._host.run(unpack_items(items)))
+
+    async def check_health(self) -> None:
+        """The canary: a real prediction with a deadline of its own. A replica at work needs none: the watchdog is over it."""
+        if self._watchdog.busy:
+            return
+        canary = asyncio.get_running_loop().run_in_executor(self._threads, self._check)
+        try:
+            await asyncio.wait_for(asyncio.shield(canary), self._canary_timeout_s)
+        except TimeoutError:
+            raise UnavailableError(f"the replica did not answer its canary in {self._canary_timeout_s} s") from None
+
+    def _check(self) -> None:
+        with self._watchdog.over():
+            self._host.self_check()

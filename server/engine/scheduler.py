@@ -1,0 +1,381 @@
+"""Forms batches for one pool of replicas, and sees every item through to its one answer.
+
+First come, first served: an item's place is its time of arrival, and each step of priority moves it `PRIORITY_STEP_S`
+ahead. So among items that wait together the higher priority goes first, and an item is only ever overtaken by what
+arrives within its disadvantage in steps: nothing starves. A batch takes items in that order until the next would exceed
+`max_cost` or `max_items`; an item over `max_cost` goes alone.
+
+A batch leaves as soon as a replica can take one. When a replica dies, its batches are tried again before what waits, each
+in two halves. Every further death halves again and the last attempt is made alone, with nothing else in flight: only an
+item that a replica died of all by itself is blamed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from taskloom.core.errors import (
+    DeadlineExceededError,
+    InternalError,
+    ModelFailedError,
+    OverloadedError,
+    ReplicaLostError,
+    TaskloomError,
+    UnavailableError,
+)
+from taskloom.core.ports import BatchResult, Dispatcher, WorkItem, WorkResult
+from taskloom.core.settings import BatchSettings
+from taskloom.core.types import Timings
+
+log = logging.getLogger(__name__)
+
+PRIORITY_STEP_S = 1.0
+"""How much earlier an item counts as having arrived for each step of its priority."""
+
+SUSPECT_ATTEMPTS = 2
+"""Deaths that an item shared before it is kept apart from other suspects, so that they can't be blamed for it."""
+
+_DRAIN_MEMORY = 0.8
+_RETRY_AFTER_S = (0.1, 30.0)
+
+Answer = tuple[WorkResult, Timings]
+
+
+class _Entry:
+    """One item on its way. `batch` is what it is in while it is in flight."""
+
+    __slots__ = ("attempts", "batch", "cost", "deadline_s", "future", "item", "key", "sent", "since", "timer")
+
+    def __init__(self, item: WorkItem, cost: int, key: tuple[float, int], since: float, future: asyncio.Future[Answer]) -> None:
+        self.item = item
+        self.cost = cost
+        self.key = key
+        self.since = since
+        self.future = future
+        self.sent = since
+        self.attempts = 0
+        self.deadline_s: float | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.batch: _Batch | None = None
+
+    def __lt__(self, other: _Entry) -> bool:
+        return self.key < other.key
+
+
+class _Batch:
+    """Items in flight together. `live` counts those that somebody still waits for."""
+
+    __slots__ = ("entries", "live", "task")
+
+    def __init__(self, entries: list[_Entry]) -> None:
+        self.entries = entries
+        self.live = len(entries)
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def attempts(self) -> int:
+        return max(entry.attempts for entry in self.entries)
+
+    @property
+    def suspect(self) -> bool:
+        return self.attempts >= SUSPECT_ATTEMPTS
+
+
+class Scheduler:
+    """The queue in front of one pool. Everything happens in the event loop that calls `submit`.
+
+    `clock` is the clock of deadlines.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, settings: BatchSettings, *, clock: Callable[[], float] = time.time) -> None:
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._clock = clock
+        self._sequence = count()
+        self._heap: list[_Entry] = []
+        self._queued = 0
+        self._again: deque[list[_Entry]] = deque()
+        self._in_flight: set[_Batch] = set()
+        self._pumping = False
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._s_per_item = 0.0
+        self._last_drain: float | None = None
+        dispatcher.watch(self.wake)
+
+    @property
+    def queued(self) -> int:
+        """Items that wait and have not been in flight."""
+        return self._queued
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that replicas have."""
+        return len(self._in_flight)
+
+    async def submit(self, item: WorkItem, cost: int, priority: int = 0, deadline_s: float | None = None) -> Answer:
+        """The item's answer, and where its time went.
+
+        Raises `OverloadedError` if the queue is full, `DeadlineExceededError` when the deadline passes, `ModelFailedError`
+        for an item that kills replicas, `UnavailableError` when the pool closes. Cancelling the caller takes the item
+        back; a batch in flight is cancelled when nobody waits for any of its items.
+        """
+        entry = self._enqueue(item, cost, priority, deadline_s)
+        try:
+            return await entry.future
+        except asyncio.CancelledError:
+            self._withdraw(entry)
+            raise
+        finally:
+            if entry.timer is not None:
+                entry.timer.cancel()
+
+    def wake(self) -> None:
+        """Looks for free slots at the end of this turn of the event loop, so that what arrives together leaves together."""
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Takes no more; waits at most `drain_s` seconds for what it has, then gives the rest up."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(drain_s):
+                await self._idle.wait()
+        except TimeoutError:
+            self._give_up()
+        tasks = [batch.task for batch in self._in_flight if batch.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- in ---------------------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, item: WorkItem, cost: int, priority: int, deadline_s: float | None) -> _Entry:
+        if self._closing:
+            raise UnavailableError("the server is shutting down; send the request to another one, or again later")
+        if self._queued >= self._settings.max_queue:
+            raise OverloadedError(
+                f"{self._queued} requests wait already, which is the limit (batch.max_queue); try again later",
+                self._retry_after_s(),
+            )
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        key = (now - priority * PRIORITY_STEP_S, next(self._sequence))
+        entry = _Entry(item, cost, key, now, loop.create_future())
+        if deadline_s is not None:
+            left_s = deadline_s - self._clock()
+            if left_s <= 0:
+                raise DeadlineExceededError("the deadline had passed when the request arrived; nothing was run")
+            entry.deadline_s = deadline_s
+            entry.timer = loop.call_later(left_s, self._expire, entry)
+        heapq.heappush(self._heap, entry)
+        self._queued += 1
+        self._idle.clear()
+        self.wake()
+        return entry
+
+    def _expire(self, entry: _Entry) -> None:
+        if not entry.future.done():
+            where = "while it waited; nothing was run" if entry.batch is None else "before the model had answered"
+            entry.future.set_exception(DeadlineExceededError(f"the deadline passed {where}"))
+            self._withdraw(entry)
+
+    def _withdraw(self, entry: _Entry) -> None:
+        """Nobody waits for the entry any more. Its place in the heap is cleared when it comes up, or by `_compact`."""
+        batch = entry.batch
+        if batch is None:
+            if entry.attempts == 0:
+                self._queued -= 1
+                self._compact()
+            self.wake()
+            return
+        entry.batch = None
+        batch.live -= 1
+        if batch.live == 0 and batch.task is not None:
+            batch.task.cancel()
+
+    def _compact(self) -> None:
+        """Keeps the heap in proportion to what waits, however many callers give up while no replica is there."""
+        if len(self._heap) > 2 * self._queued + 64:
+            self._heap = [entry for entry in self._heap if not entry.future.done()]
+            heapq.heapify(self._heap)
+
+    # -- out --------------------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        self._pumping = False
+        while len(self._in_flight) < self._dispatcher.slots():
+            entries = self._next_again()
+            if entries is None:
+                if self._exclusive():
+                    break
+                entries = self._next_batch()
+            if not entries:
+                break
+            self._send(entries)
+        if self._queued == 0 and not self._again and not self._in_flight:
+            self._heap.clear()
+            self._last_drain = None
+            self._idle.set()
+
+    def _exclusive(self) -> bool:
+        """Whether somebody's last attempt is in flight, or next: nothing may fly beside it."""
+        last = self._settings.max_attempts - 1
+        if last == 0:
+            return False
+        waiting = any(entries[0].attempts >= last for entries in self._again)
+        return waiting or any(batch.attempts >= last for batch in self._in_flight)
+
+    def _next_again(self) -> list[_Entry] | None:
+        """The first group to be tried again that may fly now."""
+        last = max(self._settings.max_attempts - 1, 1)
+        suspects_fly = any(batch.suspect for batch in self._in_flight)
+        alone_flies = any(batch.attempts >= last for batch in self._in_flight)
+        while self._again and not alone_flies:
+            group = self._again[0]
+            alive = self._alive(group)
+            if alive:
+                attempts = max(entry.attempts for entry in alive)
+                if (attempts >= last and self._in_flight) or (attempts >= SUSPECT_ATTEMPTS and suspects_fly):
+                    return None
+            self._again.popleft()
+            if alive:
+                return alive
+        return None
+
+    def _next_batch(self) -> list[_Entry]:
+        entries: list[_Entry] = []
+        left, most = self._settings.max_cost, self._settings.max_items
+        heap = self._heap
+        while heap and len(entries) < most:
+            entry = heap[0]
+            if entry.future.done():
+                heapq.heappop(heap)
+            elif entry.deadline_s is not None and entry.deadline_s <= self._clock():
+                heapq.heappop(heap)
+                self._expire(entry)
+            elif entries and entry.cost > left:
+                break
+            else:
+                heapq.heappop(heap)
+                self._queued -= 1
+                entries.append(entry)
+                left -= entry.cost
+        return entries
+
+    def _alive(self, entries: list[_Entry]) -> list[_Entry]:
+        for entry in entries:
+            if not entry.future.done() and entry.deadline_s is not None and entry.deadline_s <= self._clock():
+                self._expire(entry)
+        return [entry for entry in entries if not entry.future.done()]
+
+    def _send(self, entries: list[_Entry]) -> None:
+        loop = asyncio.get_running_loop()
+        batch = _Batch(entries)
+        now = loop.time()
+        for entry in entries:
+            entry.batch = batch
+            entry.sent = now
+        self._in_flight.add(batch)
+        batch.task = loop.create_task(self._fly(batch))
+        # Not in `_fly`: a task that is cancelled before its first step never enters its body.
+        batch.task.add_done_callback(lambda _: self._landed(batch))
+
+    def _landed(self, batch: _Batch) -> None:
+        self._in_flight.discard(batch)
+        self.wake()
+
+    async def _fly(self, batch: _Batch) -> None:
+        deadlines = [entry.deadline_s for entry in batch.entries]
+        latest = None if None in deadlines else max(d for d in deadlines if d is not None)
+        try:
+            result = await self._dispatcher.dispatch([entry.item for entry in batch.entries], latest)
+            self._answer(batch, result)
+        except ReplicaLostError as exc:
+            self._retry(batch, exc)
+        except TaskloomError as exc:
+            self._fail(batch.entries, exc)
+        except Exception as exc:
+            log.exception("a batch of %d could not be dispatched", len(batch.entries), exc_info=exc)
+            self._fail(batch.entries, InternalError("the batch of this request could not be dispatched"))
+
+    # -- answers ----------------------------------------------------------------------------------------------------------
+
+    def _answer(self, batch: _Batch, result: BatchResult) -> None:
+        size = len(batch.entries)
+        if len(result.results) != size:
+            raise InternalError(f"a replica gave {len(result.results)} answers to {size} items")
+        now = asyncio.get_running_loop().time()
+        for entry, answer in zip(batch.entries, result.results, strict=True):
+            if not entry.future.done():
+                timings = Timings(
+                    queue_s=entry.sent - entry.since,
+                    compute_s=result.compute_s,
+                    total_s=now - entry.since,
+                    batch_size=size,
+                )
+                entry.batch = None
+                entry.future.set_result((answer, timings))
+        self._note_drain(now, size)
+
+    def _fail(self, entries: Sequence[_Entry], error: TaskloomError) -> None:
+        for entry in entries:
+            entry.batch = None
+            if not entry.future.done():
+                # Each caller gets an error of its own: a traceback and a request id are added to it on the way.
+                entry.future.set_exception(type(error)(*error.args))
+
+    def _retry(self, batch: _Batch, error: ReplicaLostError) -> None:
+        alive = [entry for entry in batch.entries if not entry.future.done()]
+        for entry in alive:
+            entry.batch = None
+            entry.attempts += 1
+        if not alive:
+            return
+        attempts, most = max(entry.attempts for entry in alive), self._settings.max_attempts
+        log.warning("a replica was lost with %d items in its batch (attempt %d of %d)", len(alive), attempts, most)
+        if attempts >= most:
+            self._fail(alive, _blame(attempts) if len(batch.entries) == 1 < most else error)
+        elif attempts == most - 1:
+            self._again.extendleft([entry] for entry in reversed(alive))
+        else:
+            middle = (len(alive) + 1) // 2
+            self._again.extendleft(half for half in (alive[middle:], alive[:middle]) if half)
+
+    def _give_up(self) -> None:
+        waiting = [*self._heap, *(entry for group in self._again for entry in group)]
+        self._heap.clear()
+        self._again.clear()
+        self._queued = 0
+        flying = [entry for batch in self._in_flight for entry in batch.entries]
+        self._fail(waiting + flying, UnavailableError("the server shut down before it could answer; send the request again"))
+        for batch in self._in_flight:
+            batch.live = 0
+            if batch.task is not None:
+                batch.task.cancel()
+
+    # -- how fast the queue drains ------------------------------------------------------------------------------------------
+
+    def _note_drain(self, now: float, items: int) -> None:
+        """Seconds per item between two answers while there was always something to do."""
+        if self._last_drain is not None:
+            seen = (now - self._last_drain) / items
+            self._s_per_item = seen if self._s_per_item == 0 else _DRAIN_MEMORY * self._s_per_item + (1 - _DRAIN_MEMORY) * seen
+        self._last_drain = now if self._queued else None
+
+    def _retry_after_s(self) -> float:
+        low, high = _RETRY_AFTER_S
+        return min(max(self._queued * self._s_per_item, low), high) if self._s_per_item else 1.0
+
+
+def _blame(attempts: int) -> ModelFailedError:
+    return ModelFailedError(
+        f"the process that ran the model died {attempts} times with this input, the last time with nothing else in it; "
+        "the input is not tried again"
+    )

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from engine_fakes import EchoModel, publish
+
+from taskloom.core.errors import ArtifactError, ModelFailedError
+from taskloom.core.ports import WorkItem
+from taskloom.core.registry import Registry
+from taskloom.core.store import ModelStore
+from taskloom.server.engine.host import ModelHost
+from taskloom.server.engine.spec import ModelVersion, ReplicaSpec
+
+
+def item(model: str, text: object, **params: object) -> WorkItem:
+    return WorkItem(request_id="r", model=model, input={"text": text}, params=params)
+
+
+@pytest.fixture
+def host(registry: Registry, store: ModelStore) -> ModelHost:
+    publish(store, "parrot", "echo")
+    publish(store, "risky", "poison")
+    spec = ReplicaSpec("default", (ModelVersion("parrot", "1"), ModelVersion("risky", "1")), store.roots)
+    made = ModelHost(spec, registry, store)
+    made.load()
+    return made
+
+
+def test_a_batch_mixes_models_and_keeps_its_order(host: ModelHost) -> None:
+    result = host.run([item("parrot", "a"), item("risky@1", "b"), item("parrot@1", "c", shout=True)])
+    assert [r.output["text"] for r in result.results if r.output] == ["a", "b", "C"]
+    assert [r.version for r in result.results] == ["1", "1", "1"]
+    assert result.compute_s >= 0
+
+
+def test_each_bad_item_gets_its_own_typed_error(host: ModelHost) -> None:
+    batch = [item("parrot", f"t{n}") for n in range(32)]
+    batch[3] = item("risky", "poison")
+    batch[5] = item("parrot", 7)
+    batch[7] = item("parrot", "x", loud=True)
+    batch[9] = item("parrot", "")
+    batch[11] = item("nobody", "x")
+    batch[13] = item("parrot@2", "x")
+    batch[15] = item("risky", "fine")
+    results = host.run(batch).results
+    codes = {place: r.error.code for place, r in enumerate(results) if r.error}
+    assert codes == {
+        3: "model_failed",
+        5: "invalid_input",
+        7: "invalid_input",
+        9: "invalid_input",
+        11: "not_found",
+        13: "not_found",
+    }
+    assert "secret" not in results[3].error.message
+    assert all(r.output for place, r in enumerate(results) if place not in codes)
+
+
+def test_an_altered_file_is_refused_before_it_is_loaded(host: ModelHost, store: ModelStore) -> None:
+    weights = store.resolve("parrot").path("weights.txt")
+    weights.chmod(0o644)
+    weights.write_text("anything")
+    with pytest.raises(ArtifactError, match="altered"):
+        host.load()
+
+
+def test_the_self_check_is_a_real_prediction(host: ModelHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.self_check()
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(EchoModel, "forward", fails)
+    with pytest.raises(ModelFailedError, match="parrot@1"):
+        host.self_check()
+
+
+def test_forwards_take_turns_while_encoding_overlaps(host: ModelHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most = 0, 0
+
+    def forward(self: EchoModel, batch: dict[str, object]) -> dict[str, object]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.05)
+        running -= 1
+        return batch
+
+    monkeypatch.setattr(EchoModel, "forward", forward)
+    took: list[float] = []
+    threads = [threading.Thread(target=lambda: took.append(host.run([item("parrot", "x")]).compute_s)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert max(took) < 0.1, "waiting for another batch's turn is no compute time"
