@@ -19,6 +19,7 @@ from taskloom.core.ports import AuditEntry, AuditReceipt
 from taskloom.core.settings import Settings
 from taskloom.server.audit.checkpoints import CheckpointFile
 from taskloom.server.audit.keyring import SigningKey, load_hmac_ring, load_signing_key
+from taskloom.server.audit.places import audit_database, checkpoint_folder, keys_folder, reason
 from taskloom.server.audit.writer import ChainWriter, Erasure, Prepared
 from taskloom.server.database import Database
 
@@ -30,18 +31,6 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "audit_schema_version"
 
 Job = tuple[AuditEntry | Erasure, "asyncio.Future[Any]"]
-
-
-def audit_database(settings: Settings) -> Database:
-    return Database(settings.audit.url, default=settings.home / "state" / "audit.db", journal="wal")
-
-
-def keys_folder(settings: Settings) -> Path:
-    return settings.home / "keys"
-
-
-def checkpoint_folder(settings: Settings) -> Path:
-    return settings.audit.checkpoint_folder or settings.home / "checkpoints"
 
 
 def open_log(settings: Settings) -> SqlAuditLog:
@@ -59,11 +48,6 @@ def open_log(settings: Settings) -> SqlAuditLog:
     writer = ChainWriter(database, ring, settings.audit.payloads)
     checkpoints = Checkpointer(CheckpointFile(folder), signing, settings.audit.checkpoint_every)
     return SqlAuditLog(database, writer, checkpoints, settings.audit.commit_wait_s)
-
-
-def reason(exc: BaseException) -> str:
-    """The cause as the driver puts it, on one line, without SQL or parameters."""
-    return " ".join(str(getattr(exc, "orig", None) or exc).split()) or type(exc).__name__
 
 
 class Checkpointer:

@@ -21,6 +21,7 @@ from sqlalchemy import Column, Double, MetaData, Row, Table, Text, func, insert,
 from sqlalchemy.exc import SQLAlchemyError
 
 from taskloom.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError, UnavailableError
+from taskloom.core.settings import Settings
 from taskloom.core.store import write_atomically
 from taskloom.core.types import Frozen, Name, Principal
 from taskloom.server.database import Database
@@ -79,6 +80,11 @@ class KeyInfo(Frozen):
 def hash_secret(secret: str) -> str:
     """A secret has 256 random bits: nobody finds it from a plain hash, so that a slow one would only slow the gateway."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def open_keys(settings: Settings) -> KeyStore:
+    """The key store of these settings; made if there is none."""
+    return KeyStore(settings.auth.url, home=settings.home)
 
 
 class KeyStore:
