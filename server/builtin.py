@@ -21,6 +21,7 @@ def register_commands(register: Callable[[CommandSpec], None]) -> None:
         )
     )
     register(CommandSpec(name="key", summary="Make, list and revoke API keys.", target="taskloom.server.commands.key:key"))
+    register(CommandSpec(name="serve", summary="Serve models over gRPC.", target="taskloom.server.commands.serve:serve"))
 
 
 @hookimpl
