@@ -121,9 +121,7 @@ def _check_header(header: list[str], path: Path, line: int, columns: Sequence[st
             raise bad_row(str(path), line, f"column {name!r} is missing; {expected}")
 
 
-def stratified_split(
-    items: Sequence[T], key: Callable[[T], str], fraction: float, seed: int
-) -> tuple[list[T], list[T]]:
+def stratified_split(items: Sequence[T], key: Callable[[T], str], fraction: float, seed: int) -> tuple[list[T], list[T]]:
     """Splits off about `fraction` of the items, the same share of each stratum: `(kept, held out)`, both in the given order.
 
     The same items, fraction and seed give the same split. Places that rounding leaves over go to the strata that are owed
