@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from taskloom.core.hookspecs import hookimpl
+from taskloom.core.hookspecs import CommandSpec, hookimpl
 from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
 from taskloom.plugins.runtimes.python import PythonRuntime
@@ -22,3 +22,10 @@ def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> Non
 def register_runtimes(register: Callable[[RuntimePlugin], None]) -> None:
     register(TorchRuntime())
     register(PythonRuntime())
+
+
+@hookimpl
+def register_commands(register: Callable[[CommandSpec], None]) -> None:
+    commands = "taskloom.plugins.commands"
+    register(CommandSpec(name="train", summary="Train a model from a recipe.", target=f"{commands}.train:train"))
+    register(CommandSpec(name="eval", summary="Evaluate a model on a data file.", target=f"{commands}.evaluate:evaluate"))

@@ -62,7 +62,16 @@ def fit(
     """
     if not examples:
         raise ConfigError("there are no rows to train on")
-    loop = _Loop(model, examples, config, run, length, fingerprint, validation, is_head)
+    loop = _Loop(
+        model=model,
+        examples=examples,
+        config=config,
+        run=run,
+        length=length,
+        fingerprint=fingerprint,
+        validation=validation,
+        is_head=is_head,
+    )
     return loop.run()
 
 
@@ -74,7 +83,7 @@ def seed_everything(seed: int) -> None:
 def pick_device(asked: str) -> torch.device:
     if asked != "auto":
         return torch.device(asked)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[no-untyped-call]
 
 
 def pick_precision(asked: str, device: torch.device) -> str:
@@ -114,6 +123,7 @@ class _Loop:
 
     def __init__(
         self,
+        *,
         model: TaskModel[Any, Any, Any],
         examples: Sequence[Example[Any]],
         config: LoopConfig,

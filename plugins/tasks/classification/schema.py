@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from taskloom.core.types import Frozen
+from taskloom.plugins._shared.loop_config import LoopConfig
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, LoraSettings
 
 MAX_CHARACTERS = 100_000
@@ -78,7 +79,7 @@ class ClassificationParams(Frozen):
     threshold: float | None = Field(default=None, ge=0, le=1)
 
 
-class TrainConfig(Frozen):
+class TrainConfig(LoopConfig):
     """How to train a classifier. The defaults are good for short English texts and some thousand examples."""
 
     backbone: str = DEFAULT_BACKBONE
@@ -90,26 +91,15 @@ class TrainConfig(Frozen):
     adapter: LoraSettings | None = LoraSettings()
     """Train a small adapter and leave the backbone as it is; None trains the backbone itself."""
     frozen_layers: int = Field(default=0, ge=0)
-    """Bottom layers (embeddings included) that stay as they are."""
+    """Bottom layers (embeddings included) that stay as they are, adapter or not."""
     pooling: Literal["mean", "cls"] = "mean"
+    head_init: Literal["centroids", "random"] = "centroids"
+    """What the head starts from: the classes' mean embeddings, or noise (always so for several labels per text)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     max_length: int = Field(default=256, ge=8)
     """Tokens; longer texts are cut. The backbone's own maximum is kept if it is less."""
-    epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=5e-4, gt=0)
-    head_learning_rate: float = Field(default=5e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    early_stopping_patience: int = Field(default=3, ge=0)
-    """Epochs without a better validation score before training ends; 0 never ends early."""
-    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
-    """Held out, stratified, where no validation file is given."""
-    seed: int = Field(default=13, ge=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 class SavedClassifier(Frozen):

@@ -18,6 +18,7 @@ from taskloom.core.task import Example, Trained, TrainRun
 from taskloom.plugins._shared.datasets import LIST_SEPARATOR, Row, read_rows, stratified_split
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
+from taskloom.plugins.tasks.classification.heads import PooledHead
 from taskloom.plugins.tasks.classification.model import ClassificationModel, freeze_bottom
 from taskloom.plugins.tasks.classification.schema import (
     ClassificationInput,
@@ -155,6 +156,8 @@ def balanced_weights(rows: Rows, labels: Sequence[str], multi_label: bool) -> Te
 def put_centroids(model: ClassificationModel, rows: Rows) -> None:
     """Starts the linear layer from the classes' mean embeddings: a nearest-centroid classifier (Snell et al. 2017,
     https://arxiv.org/abs/1703.05175, eq. 8) is a far better start than noise when classes are many and rows few."""
+    head = model.module.head
+    assert isinstance(head, PooledHead)
     found: list[Tensor] = []
     model.module.eval()
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].input.text))
@@ -162,17 +165,16 @@ def put_centroids(model: ClassificationModel, rows: Rows) -> None:
         for start in range(0, len(order), MEASURED_AT_ONCE):
             batch = model.collate([rows[i] for i in order[start : start + MEASURED_AT_ONCE]])
             hidden = model.module.encoder(batch["input_ids"], batch["token_type_ids"], batch["lengths"])
-            found.append(model.module.head.pool(hidden, batch["lengths"]))
+            found.append(head.pool(hidden, batch["lengths"]))
         embedded = torch.cat(found)
     targets = torch.tensor([model.labels.index(rows[i].target) for i in order])
     sums = torch.zeros(len(model.labels), embedded.shape[1]).index_add(0, targets, embedded)
     centroids = sums / targets.bincount(minlength=len(model.labels)).clamp(min=1).unsqueeze(1)
     middle = centroids.mean(0)
     directions = normalize(centroids - middle, dim=-1) * (CENTROID_SCALE / embedded.norm(dim=1).mean())
-    linear = model.module.head.linear
     with torch.no_grad():
-        linear.weight.copy_(directions)
-        linear.bias.copy_(-(directions @ middle))
+        head.linear.weight.copy_(directions)
+        head.linear.bias.copy_(-(directions @ middle))
 
 
 def _measure(model: ClassificationModel, held: Rows) -> Callable[[], dict[str, float]]:

@@ -1,0 +1,177 @@
+"""The model card: what somebody needs to know before they use a model (Mitchell et al. 2019,
+https://arxiv.org/abs/1810.03993), made from the manifest, the report and what its owner says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from taskloom.core.artifact import BackboneInfo, Manifest
+from taskloom.core.task import TaskPlugin
+
+if TYPE_CHECKING:
+    from taskloom.core.publishing import ModelStory, Report
+
+
+def model_card(manifest: Manifest, report: Report, story: ModelStory, task: TaskPlugin[Any, Any, Any]) -> str:
+    """The card as Markdown, with a YAML head that model hubs read."""
+    parts = [
+        _head(manifest),
+        f"# {manifest.model}",
+        manifest.description or f"A {task.name} model.",
+        _facts(manifest),
+        "## How to call it",
+        _calls(manifest, task),
+        "## What it is for",
+        story.intended_use or "Its owner has not said what it is meant for; judge by the data that it was trained on.",
+        "## Limits",
+        story.limits or "Its owner has not listed limits. On texts unlike its training data, expect less than is stated here.",
+        _truthful(manifest),
+        "## How good it is",
+        _measured(report, task),
+        "## What it was made from",
+        _data(manifest),
+        "## How it was made",
+        _lineage(manifest),
+        _reproduce(story),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(manifest: Manifest) -> str:
+    lines = ["---", f"model_name: {json.dumps(manifest.model)}"]
+    if manifest.languages:
+        lines.append(f"language: {json.dumps(list(manifest.languages))}")
+    if manifest.licence:
+        lines.append(f"license: {json.dumps(manifest.licence)}")
+    if manifest.backbone:
+        lines.append(f"base_model: {json.dumps(manifest.backbone.id)}")
+    lines += [f"tags: {json.dumps(['taskloom', manifest.task])}", "---"]
+    return "\n".join(lines)
+
+
+def _facts(manifest: Manifest) -> str:
+    rows = [("Task", manifest.task), ("Languages", ", ".join(manifest.languages)), ("Licence", manifest.licence)]
+    if manifest.backbone is not None:
+        rows.append(("Backbone", _backbone(manifest.backbone)))
+    if manifest.labels:
+        rows.append(("Labels", f"{len(manifest.labels)}, listed at the end of the metrics"))
+    if manifest.parent is not None:
+        rows.append(("Made from", f"{manifest.parent.model}@{manifest.parent.version}"))
+    rows.append(("Published", manifest.created))
+    return _table(("", ""), [(name, value) for name, value in rows if value])
+
+
+def _backbone(backbone: BackboneInfo) -> str:
+    licence = f", {backbone.licence}" if backbone.licence else ""
+    digest = f", SHA-256 `{backbone.digest[:16]}…`" if backbone.digest else ""
+    return f"{backbone.id}{licence}{digest}"
+
+
+def _calls(manifest: Manifest, task: TaskPlugin[Any, Any, Any]) -> str:
+    example = _example(manifest, task)
+    text = example.get(task.text_field) if task.text_field else None
+    shell = f"{json.dumps(text, ensure_ascii=False)}" if text and len(example) == 1 else "--input in.jsonl --output out.jsonl"
+    return "\n".join(
+        [
+            "From the command line, in this process:",
+            "",
+            "```bash",
+            f"taskloom predict {manifest.model} {shell} --local",
+            "```",
+            "",
+            "From Python, through a gateway (`taskloom serve`):",
+            "",
+            "```python",
+            "from taskloom.sdk import Client",
+            "",
+            "with Client() as client:",
+            f"    result = client.infer({manifest.model!r}, {example!r})",
+            "    print(result.output)",
+            "```",
+        ]
+    )
+
+
+def _example(manifest: Manifest, task: TaskPlugin[Any, Any, Any]) -> Mapping[str, Any]:
+    """The schema's first example in one of the model's languages, as well as can be told from the letters."""
+    extra = task.Input.model_json_schema().get("examples", [])
+    plain = [e for e in extra if isinstance(e, dict)]
+    chinese = any(language.startswith("zh") for language in manifest.languages)
+    fitting = [e for e in plain if json.dumps(e, ensure_ascii=False).isascii() != chinese]
+    return next(iter(fitting or plain), {})
+
+
+def _truthful(manifest: Manifest) -> str:
+    if not manifest.labels:
+        return ""
+    return (
+        "It always chooses among its own labels: a text about something else gets one of them too, usually with a low score. "
+        "Set a threshold and decide what becomes of texts below it."
+    )
+
+
+def _measured(report: Report, task: TaskPlugin[Any, Any, Any]) -> str:
+    evaluation, data, plan = report.evaluation, report.evaluation_data, report.plan
+    rows = []
+    for metric in task.metrics:
+        low, high = evaluation.intervals.get(metric.name, (None, None))
+        interval = f"{low:.4f} to {high:.4f}" if low is not None and high is not None else ""
+        name = f"**{metric.name}**" if metric.name == task.primary_metric else metric.name
+        better = "" if metric.higher_is_better else " (lower is better)"
+        rows.append((name, f"{evaluation.metrics[metric.name]:.4f}", interval, metric.description + better))
+    where = (
+        f"Measured on {evaluation.examples} examples that it was not trained on (`{data.name}`, SHA-256 "
+        f"`{data.sha256[:16]}…`). "
+        "Intervals are 95% bootstrap intervals over these examples; they say nothing about other data or another training."
+    )
+    ran = (
+        f"Run with {plan.runtime} on {plan.device} in {plan.precision}, {plan.threads} threads ({report.machine.processor}, "
+        f"Python {report.machine.python}), {report.created}. `report.json` has every class and the largest confusions."
+    )
+    pictures = "\n".join(f"![{name.rpartition('/')[2].removesuffix('.png')}]({name})" for name in evaluation.figures)
+    tables = _worst_classes(evaluation.tables.get("per_class", ()))
+    return "\n\n".join(
+        part for part in [where, _table(("Metric", "Value", "95% interval", "Meaning"), rows), ran, tables, pictures] if part
+    )
+
+
+def _worst_classes(table: Iterable[tuple[str | float | int, ...]]) -> str:
+    rows = list(table)[1:]
+    if not rows:
+        return ""
+    worst = sorted((row for row in rows if row[4]), key=lambda row: float(row[3]))[:10]
+    shown = _table(("Label", "Precision", "Recall", "F1", "Rows"), [tuple(str(value) for value in row) for row in worst])
+    names = ", ".join(f"`{row[0]}`" for row in rows)
+    return f"The labels that it finds hardest:\n\n{shown}\n\nAll labels: {names}."
+
+
+def _data(manifest: Manifest) -> str:
+    if not manifest.data:
+        return "No data files are recorded."
+    rows = [(f"`{d.name}`", str(d.rows), d.licence, d.source, f"`{d.sha256[:16]}…`") for d in manifest.data]
+    return _table(("File", "Rows", "Licence", "Source", "SHA-256"), rows)
+
+
+def _lineage(manifest: Manifest) -> str:
+    lines = []
+    for number, step in enumerate(manifest.steps, start=1):
+        settings = json.dumps(step.config, ensure_ascii=False, sort_keys=True)
+        facts = ", ".join(f"{key} {value}" for key, value in step.facts.items() if isinstance(value, str | int | float))
+        lines.append(f"{number}. **{step.name}** ({facts})\n\n   ```json\n   {settings}\n   ```")
+    packages = ", ".join(f"{name} {version}" for name, version in manifest.packages.items())
+    return "\n\n".join([*lines, f"Packages: {packages}."])
+
+
+def _reproduce(story: ModelStory) -> str:
+    if not story.reproduce:
+        return ""
+    commands = "\n".join(story.reproduce)
+    return f"## How to make it again\n\n```bash\n{commands}\n```"
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,259 @@
+"""Publishing a model: save it, load it again, measure what was saved, write its report and card, and give it a version.
+
+The measured model is the one that the files make, not the one in memory, so that a report never praises what can't be
+served.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from taskloom.core.artifact import (
+    CARD,
+    MANIFEST,
+    REPORT,
+    Artifact,
+    DataInfo,
+    LineageStep,
+    Manifest,
+    ParentInfo,
+    file_digest,
+    folder_files,
+)
+from taskloom.core.errors import ArtifactError
+from taskloom.core.model_card import model_card
+from taskloom.core.predictor import load_predictor
+from taskloom.core.registry import Registry
+from taskloom.core.runtime import ExecutionPlan, RuntimeConfig
+from taskloom.core.store import ModelStore
+from taskloom.core.task import EvaluationResult, Example, TaskModel, TaskPlugin, Trained
+from taskloom.core.types import Frozen, Name
+
+FIGURES = "figures"
+DISTRIBUTION = "taskloom"
+
+
+class ModelStory(Frozen):
+    """What people say about a model, where its numbers can't: for its card."""
+
+    name: Name
+    description: str = ""
+    languages: tuple[str, ...] = ()
+    licence: str = ""
+    intended_use: str = ""
+    limits: str = ""
+    reproduce: tuple[str, ...] = ()
+    """The commands that make the model again."""
+
+
+class MachineInfo(Frozen):
+    """Where a report's figures were measured."""
+
+    system: str
+    processor: str
+    cores: int
+    python: str
+
+
+class Timings(Frozen):
+    """How long the evaluation took on that machine, metrics and figures included; no benchmark."""
+
+    evaluation_s: float
+    examples_per_s: float
+
+
+class Report(Frozen):
+    """`report.json`: what the model is worth, on which data, and what it ran with."""
+
+    created: str
+    evaluation: EvaluationResult
+    evaluation_data: DataInfo
+    plan: ExecutionPlan
+    machine: MachineInfo
+    timings: Timings
+    history: tuple[Mapping[str, float], ...] = ()
+    """The training's epochs: loss and validation metrics."""
+
+
+def publish_trained(
+    store: ModelStore,
+    registry: Registry,
+    task: TaskPlugin[Any, Any, Any],
+    trained: Trained[Any, Any, Any],
+    story: ModelStory,
+    *,
+    config: Mapping[str, Any],
+    data: Sequence[DataInfo],
+    evaluation: Sequence[Example[Any]],
+    evaluation_data: DataInfo,
+    runtime: RuntimeConfig | None = None,
+    aliases: Sequence[str] = ("candidate",),
+) -> Artifact:
+    """Publishes a model that a training has made. `config` and `trained.facts` become the lineage's first step; `data` are
+    the files that it was trained on, `evaluation` rows that it has not seen."""
+    step = LineageStep(name="train", config=config, facts=trained.facts)
+    return publish_model(
+        store,
+        registry,
+        task,
+        trained.model,
+        story,
+        steps=(step,),
+        data=data,
+        evaluation=evaluation,
+        evaluation_data=evaluation_data,
+        history=trained.history,
+        runtime=runtime,
+        aliases=aliases,
+    )
+
+
+def publish_model(
+    store: ModelStore,
+    registry: Registry,
+    task: TaskPlugin[Any, Any, Any],
+    model: TaskModel[Any, Any, Any],
+    story: ModelStory,
+    *,
+    steps: Sequence[LineageStep],
+    data: Sequence[DataInfo],
+    evaluation: Sequence[Example[Any]],
+    evaluation_data: DataInfo,
+    history: Sequence[Mapping[str, float]] = (),
+    parent: ParentInfo | None = None,
+    demanded_runtime: str = "",
+    files: Mapping[str, Path] | None = None,
+    runtime: RuntimeConfig | None = None,
+    aliases: Sequence[str] = ("candidate",),
+) -> Artifact:
+    """Publishes a model with its whole lineage (`steps`). `files` are put into the artifact as they are, by name;
+    `demanded_runtime` is the one that must serve it, empty for any. Nothing is published if any part of it fails."""
+    with store.draft(story.name) as draft:
+        saved = model.save(draft)
+        for name, path in (files or {}).items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).write_bytes(path.read_bytes())
+        manifest = Manifest(
+            model=story.name,
+            version="draft",
+            task=task.name,
+            created=_now(),
+            description=story.description,
+            languages=story.languages,
+            licence=story.licence,
+            runtime=demanded_runtime,
+            backbone=model.backbone,
+            config=saved,
+            labels=model.labels,
+            parent=parent,
+            steps=tuple(steps),
+            data=tuple(data),
+            packages=packages_in_use(),
+        )
+        report = measure(
+            draft,
+            manifest,
+            registry,
+            task,
+            evaluation=evaluation,
+            evaluation_data=evaluation_data,
+            history=history,
+            runtime=runtime,
+        )
+        manifest = manifest.model_copy(update={"metrics": dict(report.evaluation.metrics)})
+        (draft / REPORT).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (draft / CARD).write_text(model_card(manifest, report, story, task), encoding="utf-8")
+        return store.publish(draft, manifest, aliases, reason="published")
+
+
+def measure(
+    draft: Path,
+    manifest: Manifest,
+    registry: Registry,
+    task: TaskPlugin[Any, Any, Any],
+    *,
+    evaluation: Sequence[Example[Any]],
+    evaluation_data: DataInfo,
+    history: Sequence[Mapping[str, float]] = (),
+    runtime: RuntimeConfig | None = None,
+) -> Report:
+    """Loads the files in `draft` as a server would and evaluates what they make; figures go into the draft."""
+    files = {name: file_digest(path) for name, path in folder_files(draft).items() if name != MANIFEST}
+    artifact = Artifact(draft, manifest.model_copy(update={"files": files}))
+    predictor = load_predictor(registry, artifact, runtime)
+    try:
+        began = time.perf_counter()
+        result = task.evaluate(predictor, evaluation, draft / FIGURES)
+        took = time.perf_counter() - began
+        plan = predictor.executor.plan
+    finally:
+        predictor.close()
+    missing = [metric.name for metric in task.metrics if metric.name not in result.metrics]
+    if missing:
+        raise ArtifactError(f"the evaluation of task {task.name} gave no {', '.join(missing)}, which it declares")
+    result = result.model_copy(update={"figures": tuple(f"{FIGURES}/{name}" for name in result.figures)})
+    return Report(
+        created=_now(),
+        evaluation=result,
+        evaluation_data=evaluation_data,
+        plan=plan,
+        machine=this_machine(),
+        timings=Timings(evaluation_s=round(took, 3), examples_per_s=round(result.examples / took, 1)),
+        history=tuple(history),
+    )
+
+
+def read_report(artifact: Artifact) -> Report:
+    """The report of an artifact; raises `ArtifactError` if it has none that can be understood."""
+    try:
+        return Report.model_validate_json(artifact.path(REPORT).read_bytes())
+    except (OSError, ValueError) as exc:
+        raise ArtifactError(f"{REPORT} of {artifact.name} can't be read: {exc}") from exc
+
+
+def packages_in_use() -> dict[str, str]:
+    """The versions of Taskloom and of the packages it depends on that are loaded in this process: what made the model."""
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    owners = metadata.packages_distributions()
+    in_use = {_plain(owner) for module in loaded for owner in owners.get(module, ())}
+    try:
+        declared = {_plain(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]) for line in metadata.requires(DISTRIBUTION) or ()}
+    except metadata.PackageNotFoundError:
+        declared = in_use
+    names = sorted((in_use & declared) | ({DISTRIBUTION} if DISTRIBUTION in in_use else set()))
+    return {name: metadata.version(name) for name in names}
+
+
+def this_machine() -> MachineInfo:
+    return MachineInfo(
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        python=platform.python_version(),
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,49 @@
+"""Putting on record what the commands do."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from taskloom.core.artifact import Artifact
+from taskloom.core.ports import AuditEntry, AuditLog
+from taskloom.core.registry import Registry
+from taskloom.core.settings import Settings
+
+
+def record_event(registry: Registry, settings: Settings, action: str, artifact: Artifact, facts: Mapping[str, Any]) -> None:
+    """Appends an event to the audit log, if a plugin brings one. Raises `AuditUnavailableError` if it can't be written."""
+    log: AuditLog | None = registry.hooks.hook.open_audit_log(settings=settings) if registry.hooks is not None else None
+    if log is None:
+        return
+    entry = AuditEntry(
+        kind="event",
+        action=action,
+        principal=local_principal(),
+        model=artifact.manifest.model,
+        version=artifact.manifest.version,
+        task=artifact.manifest.task,
+        time_s=time.time(),
+        facts=facts,
+    )
+    asyncio.run(_append(log, entry))
+
+
+async def _append(log: AuditLog, entry: AuditEntry) -> None:
+    try:
+        await log.append(entry)
+    finally:
+        await log.close()
+
+
+def local_principal() -> str:
+    """The user of this process, in the letters that names may have."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "unknown"
+    return "local." + (re.sub(r"[^a-z0-9._-]", "-", user.lower())[:50] or "unknown")

@@ -1,0 +1,108 @@
+"""Recipes: everything that a training needs, as a TOML file that is committed beside the model it makes."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from taskloom.core.errors import ConfigError, DataError
+from taskloom.core.types import Frozen, Name
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class RecipeData(Frozen):
+    """Data files, relative to the recipe. Without `validation`, the task holds a part of `train` out."""
+
+    train: Path
+    evaluation: Path
+    """Never trained on: the report is made from it."""
+    validation: Path | None = None
+    licence: str = ""
+    source: str = ""
+    obtain: str = ""
+    """How to get the files, for somebody who hasn't got them."""
+
+
+class Recipe(Frozen):
+    """A recipe file. `[config]` is the task's own `TrainConfig`."""
+
+    task: Name
+    name: Name
+    description: str = ""
+    languages: tuple[str, ...] = ()
+    licence: str = ""
+    intended_use: str = ""
+    limits: str = ""
+    data: RecipeData
+    config: Mapping[str, Any] = Field(default_factory=dict)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Reads a recipe; its data paths become absolute or relative to where the process is. Raises `ConfigError` naming
+    each key that can't be used."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"recipe {path} can't be read: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"recipe {path} is not TOML: {exc}") from exc
+    recipe = parsed(Recipe, raw, f"recipe {path}")
+    given = {name: value for name, value in recipe.data if isinstance(value, Path)}
+    placed = {name: path.parent / value.expanduser() for name, value in given.items()}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=placed)})
+
+
+def train_config(schema: type[BaseModel], recipe: Recipe, changes: Sequence[str], seed: int | None) -> BaseModel:
+    """The recipe's `[config]` with `--set key=value` (TOML values; dots reach into tables) and `--seed` over it."""
+    raw: dict[str, Any] = json.loads(json.dumps(dict(recipe.config)))
+    for change in changes:
+        key, sign, text = change.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"--set {change!r}: write key=value, such as --set epochs=3 or --set adapter.r=8")
+        table = raw
+        *outer, last = key.strip().split(".")
+        for part in outer:
+            inner = table.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {change!r}: {part!r} is {inner!r}, not a table")
+            table = inner
+        table[last] = _toml_value(text.strip())
+    if seed is not None:
+        raw["seed"] = seed
+    return parsed(schema, raw, "config")
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value; what is none is a string, so that words need no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def parsed(schema: type[M], raw: Mapping[str, Any], where: str) -> M:
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as exc:
+        told = "; ".join(f"{'.'.join(str(p) for p in e['loc']) or where}: {e['msg']}" for e in exc.errors(include_url=False))
+        raise ConfigError(f"{where} can't be used: {told}. Keys: {', '.join(schema.model_fields)}.") from exc
+
+
+def need_files(recipe: Recipe) -> None:
+    """Raises `DataError`, with how to get them, if data files are absent."""
+    absent = [str(path) for path in (recipe.data.train, recipe.data.validation, recipe.data.evaluation) if path]
+    absent = [path for path in absent if not Path(path).is_file()]
+    if not absent:
+        return
+    how = f"\n\n{recipe.data.obtain.strip()}\n\n" if recipe.data.obtain else " "
+    raise DataError(
+        f"{recipe.name} is trained on files that are not here: {', '.join(absent)}.{how}"
+        "Put them there, or name yours with --data and --eval.",
+        path=absent[0],
+    )

@@ -1,0 +1,29 @@
+"""Evaluation results for people, on a terminal. Rich counts the cells of Chinese letters as two."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from taskloom.core.task import EvaluationResult, TaskPlugin
+
+
+def metrics_table(task: TaskPlugin[object, object, object], result: EvaluationResult) -> Table:  # type: ignore[type-var]
+    table = Table("metric", "value", "95% interval", "meaning", title=f"{result.examples} examples", title_justify="left")
+    for spec in task.metrics:
+        low, high = result.intervals.get(spec.name, (None, None))
+        interval = f"{low:.4f} to {high:.4f}" if low is not None and high is not None else ""
+        better = "" if spec.higher_is_better else " Lower is better."
+        table.add_row(spec.name, f"{result.metrics[spec.name]:.4f}", interval, spec.description + better)
+    return table
+
+
+def plain_table(title: str, rows: tuple[tuple[str | float | int, ...], ...]) -> Table:
+    """A table of a result: text to the left, numbers to the right."""
+    header, *body = rows
+    table = Table(title=title.replace("_", " "), title_justify="left")
+    for i, name in enumerate(header):
+        numeric = bool(body) and not isinstance(body[0][i], str)
+        table.add_column(str(name), justify="right" if numeric else "left", overflow="fold")
+    for row in body:
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+    return table

@@ -1,0 +1,166 @@
+"""`taskloom train`: a recipe in, a published model out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskloom.plugins.commands import CliContext
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from taskloom.core.artifact import Artifact, DataInfo
+    from taskloom.core.task import TaskPlugin
+    from taskloom.plugins.commands.recipe import Recipe
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting of [config]; may be repeated.")
+@click.option("--name", help="Publish under this name instead of the recipe's.")
+@click.option("--data", type=click.Path(path_type=Path), help="Train on this file instead of the recipe's.")
+@click.option("--eval", "evaluation", type=click.Path(path_type=Path), help="Evaluate on this file instead of the recipe's.")
+@click.option("--seed", type=click.IntRange(min=0), help="The seed, over the recipe's.")
+@click.option("--alias", "aliases", multiple=True, default=("candidate",), show_default=True, help="Point this alias at it.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--progress/--no-progress", default=None, help="Show a progress bar; by default on a terminal only.")
+@click.option("--no-resume", is_flag=True, help="Start anew, even if this training was interrupted before.")
+@click.pass_obj
+def train(
+    cli: CliContext,
+    *,
+    recipe: Path,
+    changes: tuple[str, ...],
+    name: str | None,
+    data: Path | None,
+    evaluation: Path | None,
+    seed: int | None,
+    aliases: tuple[str, ...],
+    as_json: bool,
+    progress: bool | None,
+    no_resume: bool,
+) -> None:
+    """Train the model that RECIPE describes, evaluate it on rows that it has not seen, and publish it.
+
+    A training that was interrupted goes on from its last checkpoint when the same command is given again.
+    """
+    from taskloom.core.publishing import read_report
+    from taskloom.plugins.commands.recipe import load_recipe, need_files, train_config
+
+    asked = load_recipe(recipe)
+    files = {key: path for key, path in (("train", data), ("evaluation", evaluation)) if path is not None}
+    asked = asked.model_copy(update={"data": asked.data.model_copy(update=files), **({"name": name} if name else {})})
+    task = cli.registry.tasks.get(asked.task)
+    config = train_config(task.TrainConfig, asked, changes, seed)
+    need_files(asked)
+    command = _command(recipe, changes, name, seed)
+    show = sys.stderr.isatty() if progress is None else progress
+    artifact = _train_and_publish(
+        cli, asked, task, config, command=command, aliases=aliases, show_progress=show, resume=not no_resume
+    )
+    report = read_report(artifact)
+    if as_json:
+        cli.print_json(
+            {
+                "model": artifact.name,
+                "path": str(artifact.folder),
+                "aliases": list(artifact.aliases),
+                "metrics": dict(report.evaluation.metrics),
+                "intervals": {key: list(value) for key, value in report.evaluation.intervals.items()},
+                "examples": report.evaluation.examples,
+            }
+        )
+        return
+    from rich.console import Console
+
+    from taskloom.plugins.commands.tables import metrics_table
+
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    console.print(f"published {artifact.name} ({', '.join(artifact.aliases)})\n{artifact.folder}", highlight=False)
+    console.print(metrics_table(task, report.evaluation))
+
+
+def _train_and_publish(
+    cli: CliContext,
+    recipe: Recipe,
+    task: TaskPlugin[Any, Any, Any],
+    config: BaseModel,
+    *,
+    command: str,
+    aliases: tuple[str, ...],
+    show_progress: bool,
+    resume: bool,
+) -> Artifact:
+    from taskloom.core.publishing import ModelStory, publish_trained
+    from taskloom.core.task import TrainRun
+    from taskloom.plugins.commands.events import record_event
+
+    rows = list(task.read_examples(recipe.data.train))
+    validation = list(task.read_examples(recipe.data.validation)) if recipe.data.validation else []
+    unseen = list(task.read_examples(recipe.data.evaluation))
+    seen = [_info(recipe.data.train, len(rows), recipe)]
+    if recipe.data.validation:
+        seen.append(_info(recipe.data.validation, len(validation), recipe))
+    settings = config.model_dump(mode="json")
+    run = TrainRun(
+        work_folder=_work_folder(cli, recipe, settings, seen),
+        resume=resume,
+        show_progress=show_progress,
+        on_event=(lambda _: None) if show_progress else _say_epoch,
+    )
+    trained = task.train(config, rows, validation, run)
+    artifact = publish_trained(
+        cli.store,
+        cli.registry,
+        task,
+        trained,
+        ModelStory(**recipe.model_dump(include=set(ModelStory.model_fields) - {"reproduce"}), reproduce=(command,)),
+        config=settings,
+        data=seen,
+        evaluation=unseen,
+        evaluation_data=_info(recipe.data.evaluation, len(unseen), recipe),
+        aliases=aliases,
+    )
+    facts = {"digest": artifact.digest, "data": [info.sha256 for info in seen], "metrics": dict(artifact.manifest.metrics)}
+    record_event(cli.registry, cli.settings, "model.publish", artifact, facts)
+    return artifact
+
+
+def _info(path: Path, rows: int, recipe: Recipe) -> DataInfo:
+    from taskloom.plugins._shared.datasets import describe_data
+
+    return describe_data(path, rows, licence=recipe.data.licence, source=recipe.data.source)
+
+
+def _work_folder(cli: CliContext, recipe: Recipe, settings: Mapping[str, Any], seen: list[DataInfo]) -> Path:
+    """Where this training's checkpoints lie: the same place for the same settings and data, and no other training's."""
+    from taskloom.core.digest import canonical_json, sha256_hex
+
+    identity = sha256_hex(canonical_json([dict(settings), [info.sha256 for info in seen]]))[:12]
+    return cli.settings.home / "training" / f"{recipe.name}-{identity}"
+
+
+def _say_epoch(event: Mapping[str, Any]) -> None:
+    if event["event"] == "resumed":
+        click.echo(f"going on from step {event['step']} of {event['steps']}", err=True)
+    elif event["event"] == "epoch":
+        known = {"event", "step", "steps", "epoch", "loss", "learning_rate"}
+        scores = "".join(f", {key} {value:.4f}" for key, value in event.items() if key not in known)
+        where = f"epoch {event['epoch']:.0f}: step {event['step']:.0f}/{event['steps']}"
+        click.echo(f"{where}, loss {event['loss']:.4f}{scores}", err=True)
+
+
+def _command(recipe: Path, changes: tuple[str, ...], name: str | None, seed: int | None) -> str:
+    """The command line that makes the model again, without the paths of this machine."""
+    import shlex
+
+    words = ["taskloom", "train", recipe.name]
+    words += [word for change in changes for word in ("--set", change)]
+    words += ["--name", name] if name else []
+    words += ["--seed", str(seed)] if seed is not None else []
+    return shlex.join(words)
