@@ -31,7 +31,7 @@ from taskloom.core.artifact import (
 )
 from taskloom.core.errors import ArtifactError
 from taskloom.core.model_card import model_card
-from taskloom.core.predictor import load_predictor
+from taskloom.core.predictor import load_predictor, validated
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import ExecutionPlan, RuntimeConfig
 from taskloom.core.store import ModelStore
@@ -51,6 +51,8 @@ class ModelStory(Frozen):
     licence: str = ""
     intended_use: str = ""
     limits: str = ""
+    examples: tuple[Mapping[str, Any], ...] = ()
+    """Inputs worth trying on the model."""
     reproduce: tuple[str, ...] = ()
     """The commands that make the model again."""
 
@@ -112,6 +114,7 @@ def publish_trained(
         evaluation=evaluation,
         evaluation_data=evaluation_data,
         history=trained.history,
+        demanded_runtime=trained.runtime,
         runtime=runtime,
         aliases=aliases,
     )
@@ -154,6 +157,7 @@ def publish_model(
             backbone=model.backbone,
             config=saved,
             labels=model.labels,
+            examples=_valid_examples(story, task),
             parent=parent,
             steps=tuple(steps),
             data=tuple(data),
@@ -173,6 +177,13 @@ def publish_model(
         (draft / REPORT).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (draft / CARD).write_text(model_card(manifest, report, story, task), encoding="utf-8")
         return store.publish(draft, manifest, aliases, reason="published")
+
+
+def _valid_examples(story: ModelStory, task: TaskPlugin[Any, Any, Any]) -> tuple[Mapping[str, Any], ...]:
+    """The story's examples; raises `InvalidInputError` for one that the task would refuse."""
+    for example in story.examples:
+        validated(task.Input, example, "examples")
+    return story.examples
 
 
 def measure(

@@ -58,7 +58,7 @@ class LangidModel(taskloom.TaskModel[LangidInput, LangidOutput, LangidParams]):
     def __init__(self, counts: Mapping[str, Mapping[str, int]], config: LangidConfig) -> None:
         self.counts = counts
         self.config = config
-        self.languages = sorted(counts)
+        self.labels = tuple(sorted(counts))
         self.totals = {language: sum(counts[language].values()) for language in counts}
         self.kinds = len({gram for grams in counts.values() for gram in grams}) + 1
 
@@ -66,7 +66,7 @@ class LangidModel(taskloom.TaskModel[LangidInput, LangidOutput, LangidParams]):
         return {"ngrams": [ngrams(item.text, self.config.longest) for item in inputs]}
 
     def forward(self, batch: Batch) -> Outputs:
-        return {"log_likelihood": [[self._log_likelihood(grams, lang) for lang in self.languages] for grams in batch["ngrams"]]}
+        return {"log_likelihood": [[self._log_likelihood(grams, lang) for lang in self.labels] for grams in batch["ngrams"]]}
 
     def _log_likelihood(self, grams: Sequence[str], language: str) -> float:
         counts, alpha = self.counts[language], self.config.smoothing
@@ -80,12 +80,12 @@ class LangidModel(taskloom.TaskModel[LangidInput, LangidOutput, LangidParams]):
         best = max(row)
         weights = [math.exp(value - best) for value in row]
         scores = [weight / sum(weights) for weight in weights]
-        ranked = sorted(zip(self.languages, scores, strict=True), key=lambda pair: -pair[1])
+        ranked = sorted(zip(self.labels, scores, strict=True), key=lambda pair: -pair[1])
         return LangidOutput(languages=tuple(LanguageScore(language=name, score=score) for name, score in ranked[:top_k]))
 
     def save(self, folder: Path) -> Mapping[str, Any]:
         (folder / WEIGHTS).write_text(json.dumps(self.counts, ensure_ascii=False, sort_keys=True), encoding="utf-8")
-        return {"langid": self.config.model_dump(), "labels": self.languages}
+        return self.config.model_dump()
 
 
 class LangidTask(taskloom.TaskPlugin[LangidInput, LangidOutput, LangidParams]):
@@ -126,7 +126,7 @@ class LangidTask(taskloom.TaskPlugin[LangidInput, LangidOutput, LangidParams]):
 
     def load(self, artifact: taskloom.Artifact) -> LangidModel:
         counts = json.loads(artifact.path(WEIGHTS).read_text(encoding="utf-8"))
-        return LangidModel(counts, LangidConfig(**artifact.manifest.config["langid"]))
+        return LangidModel(counts, LangidConfig(**artifact.manifest.config))
 
     def evaluate(
         self,

@@ -39,6 +39,8 @@ class Recipe(Frozen):
     licence: str = ""
     intended_use: str = ""
     limits: str = ""
+    examples: tuple[Mapping[str, Any], ...] = ()
+    """Inputs worth trying on the model; `taskloom quickstart` asks them."""
     data: RecipeData
     config: Mapping[str, Any] = Field(default_factory=dict)
 

@@ -123,4 +123,5 @@ class Catalogue:
             output_schema=model.task.Output.model_json_schema(mode="serialization"),
             params_schema=model.task.Params.model_json_schema(),
             labels=model.artifact.manifest.labels,
+            examples=model.artifact.manifest.examples,
         )
