@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
@@ -51,9 +51,13 @@ class ChainWriter:
         self._connection: Connection | None = None
         self._inserting = False
         dialect = sqlite.dialect(paramstyle="named") if database.path else database.engine.dialect
+        # Compiled once and given to the driver as they are: what SQLAlchemy does for each statement and row would cost more
+        # than the rest of the work.
         self._insert_record = str(insert(records).compile(dialect=dialect))
         self._insert_payload = str(insert(payloads).compile(dialect=dialect))
-        self._lock_head = select(head.c.sequence, head.c.digest).with_for_update()
+        self._lock_head = str(select(head.c.sequence, head.c.digest).with_for_update().compile(dialect=dialect))
+        moved = update(head).values(sequence=bindparam("sequence"), digest=bindparam("digest"))
+        self._move_head = str(moved.compile(dialect=dialect))
         self.sequence = 0
         self.digest = ""
         """The last record that this writer wrote."""
@@ -67,7 +71,8 @@ class ChainWriter:
             return InvalidInputError(message, field="input") if entry.kind == "accepted" else InternalError(message)
 
     def _prepare(self, entry: AuditEntry) -> Prepared:
-        fields: dict[str, Any] = {name: getattr(entry, name) for name in _WORDS}
+        given = vars(entry)
+        fields: dict[str, Any] = {name: given[name] for name in _WORDS}
         joined = "".join(fields.values())
         if "\0" in joined:
             raise ValueError("a zero byte in a field")  # PostgreSQL takes none
@@ -107,7 +112,7 @@ class ChainWriter:
     def _write(self, batch: Sequence[Prepared]) -> list[AuditReceipt]:
         connection = self._connected()
         with self._database.transaction(connection):
-            sequence, digest = connection.execute(self._lock_head).one()
+            sequence, digest = connection.exec_driver_sql(self._lock_head).one()
             receipts = []
             for item in batch:
                 sequence += 1
@@ -117,13 +122,12 @@ class ChainWriter:
                 digest = fields["digest"] = record_digest(fields)
                 receipts.append(AuditReceipt(sequence=sequence, digest=digest))
             self._insert(connection, batch)
-            connection.execute(update(head).values(sequence=sequence, digest=digest))
+            connection.exec_driver_sql(self._move_head, {"sequence": sequence, "digest": digest})
         self.sequence, self.digest = sequence, digest
         return receipts
 
     def _insert(self, connection: Connection, batch: Sequence[Prepared]) -> None:
         self._inserting = True
-        # The driver's own executemany: SQLAlchemy's handling of each row would cost more than the rest of the work.
         connection.exec_driver_sql(self._insert_record, [item.fields for item in batch])
         kept = [{"sequence": item.fields["sequence"], "content": item.content} for item in batch if item.content is not None]
         if kept:
@@ -139,14 +143,15 @@ class ChainWriter:
         try:
             connection = self._connected()
             with self._database.transaction(connection):
-                sequence, digest = connection.execute(self._lock_head).one()
+                sequence, digest = connection.exec_driver_sql(self._lock_head).one()
                 gone = connection.execute(delete(payloads).where(payloads.c.sequence.in_(wanted))).rowcount
                 facts = {"request_id": erasure.request_id, "principal": erasure.principal, "payloads": gone}
                 fields = self._prepare(_event("audit.erase", erasure.asked_by, facts)).fields
                 fields["sequence"], fields["previous"] = sequence + 1, digest
                 fields["digest"] = record_digest(fields)
                 self._insert(connection, [Prepared(fields, None)])
-                connection.execute(update(head).values(sequence=fields["sequence"], digest=fields["digest"]))
+                moved = {"sequence": fields["sequence"], "digest": fields["digest"]}
+                connection.exec_driver_sql(self._move_head, moved)
         except BaseException:
             self.disconnect()
             raise

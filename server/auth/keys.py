@@ -178,7 +178,8 @@ class KeyStore:
                 return None
         secret, _ = self.create("default", roles=ROLES)
         path = home / "key"
-        write_atomically(path, f"{secret}\n".encode(), mode=0o600)
+        with _unavailable():
+            write_atomically(path, f"{secret}\n".encode(), mode=0o600)
         return path
 
     def close(self) -> None:

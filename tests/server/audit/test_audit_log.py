@@ -149,6 +149,8 @@ async def refused_then_recovers(settings: Settings, entry: Entry, trouble: Any) 
         assert [type(o) for o in outcomes] == [AuditUnavailableError] * 8
         for outcome in outcomes:
             assert "/" not in str(outcome), "a caller sees this message: no paths"
+        with pytest.raises(AuditUnavailableError):
+            await log.append(entry(request_id="during"))
     receipt = await log.append(entry(request_id="after"))
     await log.close()
     assert receipt.sequence == 2
@@ -176,7 +178,6 @@ def mode(path: Path, bits: int) -> Iterator[None]:
 
 async def test_read_only_file(make_settings: Callable[..., Settings], entry: Entry) -> None:
     settings = make_settings()
-    open_log(settings)  # the file is there
     await refused_then_recovers(settings, entry, _late(lambda: mode(database_of(settings), 0o400)))
 
 
