@@ -260,11 +260,15 @@ class InferenceService:
             raise self._without_hidden_names(principal, ref, error) from error
 
     def _without_hidden_names(self, principal: Principal, ref: ModelRef, error: NotFoundError) -> NotFoundError:
-        """The engine's message lists every model; the caller's may list only those that it may use."""
+        """The engine's message may list every model; the caller's may list only those that it may use."""
         served = self._engine.models()
-        if any(info.name == ref.name for info in served):
+        visible = {info.name for info in served if self._access.allows(principal, info.name)}
+        if len(visible) == len({info.name for info in served}):
             return error
-        return unknown_name("model", ref.name, {info.name for info in served if self._access.allows(principal, info.name)})
+        if ref.name not in visible:
+            return unknown_name("model", ref.name, visible)
+        there = {name for info in served if info.name == ref.name for name in (info.version, *info.aliases)}
+        return unknown_name(f"version of {ref.name}", ref.version, there)
 
     # -- records ----------------------------------------------------------------------------------------------------------
 

@@ -30,18 +30,21 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceServicer(pb_grpc.InferenceServicer):
     """Behind the interceptors: the caller is known, and errors are raised."""
 
-    def __init__(self, service: InferenceService, default_timeout_s: float, streams: OpenStreams) -> None:
+    def __init__(
+        self, service: InferenceService, default_timeout_s: float, streams: OpenStreams, *, mutual_tls: bool = False
+    ) -> None:
         self._service = service
+        self._mutual_tls = mutual_tls
         self._default_timeout_s = default_timeout_s
         self._streams = streams
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:  # noqa: N802
-        return await answer(self._service, request, CALLER.get(), self._deadline(context))
+        return await answer(self._service, request, self._caller(context), self._deadline(context))
 
     async def InferStream(self, requests: Any, context: Context) -> None:  # noqa: N802
         """Reads on while fewer than `STREAM_CONCURRENCY` requests are in work; writes answers as they come. When the client
         is done sending, or the server drains, what was read is still answered."""
-        stream = _Stream(self._service, context, CALLER.get(), self._deadline)
+        stream = _Stream(self._service, context, self._caller(context), self._deadline)
         ended: UnavailableError | None = None
         async with asyncio.TaskGroup() as group:
             try:
@@ -58,6 +61,13 @@ class InferenceServicer(pb_grpc.InferenceServicer):
     async def DescribeModel(self, request: pb.DescribeModelRequest, context: Context) -> pb.DescribeModelResponse:  # noqa: N802
         ref = ModelRef.parse(f"{request.model}@{request.version}" if request.version else request.model)
         return codec.description_to_message(self._service.describe(CALLER.get().identity(), ref))
+
+    def _caller(self, context: Context) -> Caller:
+        """The caller, with the name in its certificate where clients must show one."""
+        caller = CALLER.get()
+        if self._mutual_tls and (names := context.auth_context().get("x509_common_name")):
+            caller.facts = {"tls_client": names[0].decode("utf-8", "replace")}
+        return caller
 
     def _deadline(self, context: Context) -> float:
         """On the `time.time()` clock."""

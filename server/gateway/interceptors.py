@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from taskloom.core.errors import PermissionDeniedError, UnauthenticatedError
+from taskloom.core.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
 from taskloom.core.types import Principal
 from taskloom.core.wire.status import REQUEST_ID_KEY
 from taskloom.server.auth.policy import RULES, Rule, check_role
@@ -37,8 +37,16 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] #
         self._authenticator = authenticator
         self._service = service
         self._rules = rules
+        self._closed = False
+        self.arrivals = 0
+        """How many RPCs have come, refused ones included."""
+
+    def close(self) -> None:
+        """From now on every RPC that needs a key is sent away to be tried elsewhere."""
+        self._closed = True
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        self.arrivals += 1
         caller = Caller()
         CALLER.set(caller)
         try:
@@ -57,6 +65,8 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] #
         rule = self._rules.get(details.method)
         if rule is not None and rule.open:
             return
+        if self._closed:
+            raise UnavailableError("the server is shutting down; try again, here or at another server")
         if rule is None and authorization is None:
             raise _unlisted(details.method)
         principal = caller.principal = await self._authenticator.authenticate(_secret(authorization))

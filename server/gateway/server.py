@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,11 @@ from taskloom.server.service import InferenceService
 _SPARE_RPCS = 256
 """Room above `max_concurrent_requests` for health checks and for refusals that say why."""
 
-_LAST_WORDS_S = 0.1
-"""Between NOT_SERVING and the end of the streams that tell it."""
+_FAREWELL_S = 1.0
+"""How long, at most, callers who come during a drain are told to go elsewhere before the port closes."""
+
+_QUIET_S = 0.05
+"""When nobody has come for so long, the port closes earlier."""
 
 
 class Gateway:
@@ -39,11 +43,11 @@ class Gateway:
         tls: TlsSettings,
     ) -> None:
         self._service = service
-        self._authenticator = authenticator
         self._settings = settings
         self._tls = tls
         self._streams = OpenStreams()
         self._health = Health((SERVICE,), self._streams)
+        self._access = AccessInterceptor(authenticator, service)
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
@@ -68,25 +72,37 @@ class Gateway:
         await self._health.announce()
 
     async def drain(self, grace_s: float) -> None:
-        """Says NOT_SERVING, takes no new calls, and waits up to `grace_s` seconds until every call that was accepted has its
-        answer; what is left then is cancelled."""
+        """Says NOT_SERVING, sends new callers away, and waits up to `grace_s` seconds until every call that was accepted has
+        its answer; what is left then is cancelled."""
         if self._server is None:
             return
+        server, self._server = self._server, None
+        ends = time.monotonic() + grace_s
         await self._health.enter_graceful_shutdown()
-        stopping = asyncio.create_task(self._server.stop(grace_s))
-        await asyncio.sleep(min(_LAST_WORDS_S, grace_s))
+        self._access.close()
+        await self._say_farewell(min(_FAREWELL_S, grace_s / 2))
         self._streams.end()
-        await stopping
-        self._server = None
+        await server.stop(max(0.0, ends - time.monotonic()))
+
+    async def _say_farewell(self, at_most_s: float) -> None:
+        """Lets those who have come already be told that they should go elsewhere. gRPC cancels calls that wait to be taken
+        when the port closes, and clients don't try again what was cancelled."""
+        ends = time.monotonic() + at_most_s
+        seen = -1
+        while seen != self._access.arrivals and time.monotonic() < ends:
+            seen = self._access.arrivals
+            await asyncio.sleep(min(_QUIET_S, at_most_s))
 
     def _make_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(
-            interceptors=(AccessInterceptor(self._authenticator, self._service), ErrorInterceptor()),
+            interceptors=(self._access, ErrorInterceptor()),
             options=_options(self._settings),
             maximum_concurrent_rpcs=self._settings.max_concurrent_requests + _SPARE_RPCS,
         )
         handlers = HandlerList()
-        servicer = InferenceServicer(self._service, self._settings.default_timeout_s, self._streams)
+        servicer = InferenceServicer(
+            self._service, self._settings.default_timeout_s, self._streams, mutual_tls=self._tls.client_ca is not None
+        )
         inference_pb2_grpc.add_InferenceServicer_to_server(servicer, handlers)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, handlers)
         if self._settings.reflection:

@@ -1,0 +1,191 @@
+"""The composition root of the server: builds what serves, starts it in order, and closes it in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from taskloom.core.errors import TaskloomError
+from taskloom.core.hookspecs import RequestEvent
+from taskloom.core.loader import load_registry
+from taskloom.core.ports import AuditEntry, AuditLog
+from taskloom.core.registry import Registry
+from taskloom.core.settings import Settings
+from taskloom.core.store import open_store
+from taskloom.core.types import Frozen
+from taskloom.server.audit import open_log
+from taskloom.server.auth.keys import Authenticator, KeyStore, open_keys
+from taskloom.server.engine.engine import Engine
+from taskloom.server.gateway.caller import current_request_id
+from taskloom.server.gateway.server import Gateway, check_exposure, join_address
+from taskloom.server.service import InferenceService, Observer
+from taskloom.server.telemetry.logs import logging_to
+
+log = logging.getLogger(__name__)
+
+OPERATOR = "system"
+"""Who starts and stops the server, in the audit log."""
+
+
+class ServerAddress(Frozen):
+    """Where a server answers that is ready, and what a first client needs. `key_file` holds the key that was made at the
+    first start; it is None where there is no such file."""
+
+    host: str
+    port: int
+    tls: bool
+    models: tuple[str, ...]
+    key_file: Path | None
+
+    @property
+    def address(self) -> str:
+        """As gRPC clients take it."""
+        return join_address(self.host, self.port)
+
+
+async def serve(
+    settings: Settings,
+    *,
+    on_ready: Callable[[ServerAddress], None] | None = None,
+    stop: asyncio.Event | None = None,
+    registry: Registry | None = None,
+) -> None:
+    """Serves until `stop` is set; without one, until SIGTERM or SIGINT. Calls that were accepted by then are answered.
+
+    Raises the `TaskloomError` that keeps it from starting; what had been started is closed then.
+    """
+    with logging_to(settings.telemetry, current_request_id):
+        async with AsyncExitStack() as closing:
+            stop = stop or closing.enter_context(_stopped_by_signals())
+            if await _until(stop, _start(settings, registry, closing, on_ready)):
+                await stop.wait()
+                log.info("draining: accepted calls are answered, for at most %g s", settings.server.drain_s)
+        log.info("stopped")
+
+
+async def _start(
+    settings: Settings,
+    registry: Registry | None,
+    closing: AsyncExitStack,
+    on_ready: Callable[[ServerAddress], None] | None,
+) -> None:
+    """Everything that opens puts its end on `closing`; it closes from the last to the first: the gateway drains, then late
+    records are written, the models go, and the audit log ends with its checkpoint."""
+    began = time.perf_counter()
+    check_exposure(settings.server, settings.tls)
+    registry = registry or load_registry()
+    keys, first_key = await asyncio.to_thread(_open_keys, settings)
+    closing.callback(keys.close)
+    audit = await asyncio.to_thread(open_log, settings)
+    closing.push_async_callback(audit.close)
+    if first_key is not None:
+        await audit.append(first_key)
+    engine = Engine.from_settings(settings, registry, store=open_store(settings.models_folder))
+    closing.push_async_callback(engine.close)
+    service = InferenceService(engine, audit, settings.server, observers=observers_of(registry))
+    closing.push_async_callback(service.close)
+    gateway = Gateway(service, Authenticator(keys, settings.auth.cache_s), settings.server, settings.tls)
+    closing.push_async_callback(gateway.drain, settings.server.drain_s)
+
+    port = await gateway.start()
+    await engine.start()
+    models = tuple(f"{info.name}@{info.version}" for info in engine.models())
+    address = ServerAddress(
+        host=settings.server.host,
+        port=port,
+        tls=settings.tls.enabled,
+        models=models,
+        key_file=_key_file(settings),
+    )
+    # A log that can't be written is found here, not by the first caller.
+    await audit.append(_event("server.start", {"address": address.address, "models": list(models)}))
+    service.open()
+    await gateway.announce()
+    closing.push_async_callback(_record_stop, audit)
+    log.info("ready on %s after %.1f s: %s", address.address, time.perf_counter() - began, ", ".join(models))
+    if on_ready is not None:
+        on_ready(address)
+
+
+def _open_keys(settings: Settings) -> tuple[KeyStore, AuditEntry | None]:
+    """The key store with at least one key in it, and what to record if that was made now."""
+    keys = open_keys(settings)
+    try:
+        if keys.ensure_first_key(settings.home) is None:
+            return keys, None
+        first = keys.list()[0]
+    except BaseException:
+        keys.close()
+        raise
+    log.info("made the first key, %s; its secret is in %s", first.key_id, _key_file(settings))
+    facts = {"name": first.name, "roles": list(first.roles), "models": list(first.models)}
+    return keys, _event("key.create", facts, key_id=first.key_id)
+
+
+def _key_file(settings: Settings) -> Path | None:
+    path = settings.home / "key"
+    return path if path.is_file() else None
+
+
+def _event(action: str, facts: Mapping[str, Any], key_id: str = "") -> AuditEntry:
+    return AuditEntry(kind="event", action=action, principal=OPERATOR, key_id=key_id, time_s=time.time(), facts=facts)
+
+
+async def _record_stop(audit: AuditLog) -> None:
+    """That the end was asked for. A log that can't take it holds up nobody: what callers are owed matters more."""
+    try:
+        await audit.append(_event("server.stop", {}))
+    except TaskloomError as error:
+        log.error("that the server stops is not recorded: %s", error)
+
+
+def observers_of(registry: Registry) -> list[Observer]:
+    """Every plugin's `observe_request`, each on its own, so that one that fails keeps nothing from the others."""
+    if registry.hooks is None:
+        return []
+    return [_observer(hook) for hook in registry.hooks.hook.observe_request.get_hookimpls()]
+
+
+def _observer(hook: pluggy.HookImpl) -> Observer:
+    takes_event = "event" in hook.argnames
+
+    def observe(event: RequestEvent) -> None:
+        hook.function(event) if takes_event else hook.function()
+
+    return observe
+
+
+async def _until(stop: asyncio.Event, start: Coroutine[Any, Any, None]) -> bool:
+    """Whether `start` finished before `stop` was set; if not, it is cancelled."""
+    starting, stopping = asyncio.create_task(start), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+        return starting.done()
+    finally:
+        starting.cancel()
+        stopping.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
