@@ -64,7 +64,7 @@ class CliContext:
         """Rich on stdout: tables and styled text for people."""
         from rich.console import Console
 
-        return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
     @cached_property
     def error_console(self) -> Console:
