@@ -55,9 +55,9 @@ def predict(
 ) -> int:
     """Ask MODEL (NAME or NAME@VERSION) for each TEXT, or for each line of --input.
 
-    Lines of --input are JSON objects as the model's input schema says (`taskloom models show MODEL`), or strings. The output has one line for
-    each, in the same order: {"output": ...} or {"error": ...}. A run that was interrupted goes on where its output ends.
-    Exit status 5 says that some rows failed.
+    Lines of --input are JSON objects as the model's input schema says (`taskloom models show MODEL`), or strings.
+    The output has one line for each, in the same order: {"output": ...} or {"error": ...}. A run that was interrupted
+    goes on where its output ends. Exit status 5 says that some rows failed.
     """
     _check_usage(texts, source, target, in_process, gateway)
     options = {
