@@ -87,7 +87,7 @@ class Connection:
             if isinstance(error, UnavailableError):
                 error = UnavailableError(self._unreachable(details))
             elif isinstance(error, DeadlineExceededError):
-                within = f" within {timeout_s:g} s" if timeout_s else ""
+                within = f" within {timeout_s:.3g} s" if timeout_s else ""
                 error = DeadlineExceededError(f"no answer from {self.address}{within}; raise timeout_s to wait longer")
             elif exc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
                 error = InputTooLargeError(f"the message is larger than is allowed: {details}", field="input")
@@ -122,7 +122,7 @@ def channel_options(policy: RetryPolicy) -> Sequence[tuple[str, Any]]:
 def not_ready(address: str, timeout_s: float, reason: TaskloomError | None) -> UnavailableError:
     """The error for a gateway that did not become ready in time."""
     said = f": {reason.message}" if reason else "; it answers, and says that it is not serving yet"
-    return UnavailableError(f"the gateway at {address} was not ready within {timeout_s:g} s{said}")
+    return UnavailableError(f"the gateway at {address} was not ready within {timeout_s:.3g} s{said}")
 
 
 def made_by_grpc(exc: Any) -> bool:

@@ -164,7 +164,7 @@ class LocalClient(SyncCalls):
             return cast("concurrent.futures.Future[InferResult]", pending).result(timeout_s)
         except TimeoutError as exc:
             pending.cancel()
-            late = DeadlineExceededError(f"no answer within {timeout_s:g} s; raise timeout_s to wait longer")
+            late = DeadlineExceededError(f"no answer within {timeout_s:.3g} s; raise timeout_s to wait longer")
             late.request_id = call.request_id
             raise late from exc
         except concurrent.futures.CancelledError as exc:

@@ -46,10 +46,10 @@ class RetryPolicy:
 class Attempts:
     """One call's repetitions: how much time is left, and how long to wait after a failure."""
 
-    __slots__ = ("_deadline", "_policy", "_retries", "timeout_s")
+    __slots__ = ("_deadline", "_last", "_policy", "_retries")
 
     def __init__(self, policy: RetryPolicy, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
+        self._last: TaskloomError | None = None
         self._policy = policy
         self._deadline = time.monotonic() + timeout_s
         self._retries = 0
@@ -64,24 +64,18 @@ class Attempts:
         `hopeless` says that trying again cannot help: nothing has ever answered at this address.
         """
         policy = self._policy
+        if isinstance(error, DeadlineExceededError) and self._last is not None:
+            raise self._last  # the time went by while the server was away or full: that is the cause
         patient = isinstance(error, UnavailableError) or (isinstance(error, ThrottledError) and policy.wait_when_throttled)
         if not patient or hopeless or self._retries >= policy.max_retries:
             raise error
+        self._last = error
         self._retries += 1
         if isinstance(error, ThrottledError):
             # A little more than was asked for, so that all who were refused together don't come back together.
             wait_s = error.retry_after_s * random.uniform(1.0, 1.25)
         else:
             wait_s = min(policy.max_wait_s, policy.initial_wait_s * 2 ** (self._retries - 1)) * random.uniform(0.8, 1.2)
-        left_s = self._deadline - time.monotonic()
-        if wait_s >= left_s:
-            raise self._out_of_time(error)
+        if wait_s >= self._deadline - time.monotonic():
+            raise error
         return wait_s
-
-    def _out_of_time(self, error: TaskloomError) -> TaskloomError:
-        if isinstance(error, ThrottledError):
-            return error
-        late = DeadlineExceededError(f"no answer within {self.timeout_s:g} s; the last attempt failed: {error.message}")
-        late.request_id = error.request_id
-        late.__cause__ = error
-        return late

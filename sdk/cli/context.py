@@ -64,7 +64,11 @@ class CliContext:
         """Rich on stdout: tables and styled text for people."""
         from rich.console import Console
 
-        return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        class Stdout(Console):
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError  # rich would exit with 1; the tool has a status for it
+
+        return Stdout(highlight=False, width=None if sys.stdout.isatty() else 240)
 
     @cached_property
     def error_console(self) -> Console:

@@ -1,0 +1,190 @@
+"""`taskloom models`: what is there, and which version is in production."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskloom.core.errors import ArtifactError, TaskloomError
+from taskloom.core.types import PRODUCTION, ModelInfo, ModelRef
+from taskloom.sdk.cli.endpoint import gateway_options, json_option, open_gateway
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from taskloom.core.ports import AuditEntry
+    from taskloom.core.store import AliasMove
+    from taskloom.sdk.cli.context import CliContext
+
+
+@click.group()
+def models() -> None:
+    """List, show, promote and roll back models.
+
+    `list` and `show` read the models on this machine, or with --address those of a gateway.
+    """
+
+
+@models.command("list")
+@gateway_options
+@json_option
+@click.pass_obj
+def list_models(cli: CliContext, /, **gateway: Any) -> None:
+    """Every version of every model."""
+    if any(gateway.values()):
+        with open_gateway(60.0, **gateway) as client:
+            found = client.models()
+    else:
+        found = _local_models(cli)
+    cli.show({"models": [info.model_dump(mode="json") for info in found]}, lambda: _table(found))
+
+
+def _local_models(cli: CliContext) -> list[ModelInfo]:
+    found: list[ModelInfo] = []
+    for name in cli.store.models():
+        for version in cli.store.versions(name):
+            try:
+                found.append(cli.store.resolve(ModelRef(name=name, version=version)).info())
+            except ArtifactError as exc:  # one bad version hides no other
+                click.echo(f"warning: {exc.message}", err=True)
+    return found
+
+
+@models.command()
+@click.argument("model")
+@gateway_options
+@json_option
+@click.pass_obj
+def show(cli: CliContext, /, model: str, **gateway: Any) -> None:
+    """All about one version: MODEL is NAME or NAME@VERSION."""
+    facts: dict[str, Any]
+    if any(gateway.values()):
+        with open_gateway(60.0, **gateway) as client:
+            facts = client.describe(model).model_dump(mode="json")
+    else:
+        artifact = cli.store.resolve(model)
+        facts = {
+            **artifact.manifest.model_dump(mode="json"),
+            "aliases": list(artifact.aliases),
+            "digest": artifact.digest,
+            "size_bytes": artifact.info().size_bytes,
+            "history": [move.model_dump(mode="json") for move in cli.store.history(artifact.manifest.model)],
+        }
+    cli.show(facts, lambda: _facts_table(facts))
+
+
+@models.command()
+@click.argument("model")
+@click.argument("version")
+@click.option("--alias", default=PRODUCTION, show_default=True, help="The alias to move.")
+@click.option("--reason", default="", help="Why; kept in the history and the audit log.")
+@json_option
+@click.pass_obj
+def promote(cli: CliContext, model: str, version: str, alias: str, reason: str) -> None:
+    """Point an alias of MODEL at VERSION. A running gateway follows by itself."""
+    target = cli.store.resolve(ModelRef.parse(f"{model}@{version}")).manifest
+    facts = {"alias": alias, "before": cli.store.aliases(model).get(alias), "after": target.version, "reason": reason}
+    entry = _entry("model.promote", target.model, target.version, facts)
+    move = _audited(cli, entry, lambda: cli.store.set_alias(model, alias, version, reason))
+    _tell_move(cli, model, move)
+
+
+@models.command()
+@click.argument("model")
+@click.option("--alias", default=PRODUCTION, show_default=True, help="The alias to move back.")
+@click.option("--reason", default="", help="Why; kept in the history and the audit log.")
+@json_option
+@click.pass_obj
+def rollback(cli: CliContext, model: str, alias: str, reason: str) -> None:
+    """Point an alias of MODEL back at where it pointed before."""
+    cli.store.resolve(ModelRef.parse(model))
+    current = cli.store.aliases(model).get(alias)
+    earlier = [move.before for move in cli.store.history(model) if move.alias == alias and move.after == current]
+    version = (earlier[-1] if earlier else None) or ""
+    facts = {"alias": alias, "before": current, "after": version, "reason": reason}
+    entry = _entry("model.rollback", model, version, facts)
+    move = _audited(cli, entry, lambda: cli.store.roll_back(model, alias, reason))
+    _tell_move(cli, model, move)
+
+
+def _entry(action: str, model: str, version: str, facts: Mapping[str, Any]) -> AuditEntry:
+    from taskloom.core.ports import AuditEntry
+
+    who = f"local:{getpass.getuser()}"
+    return AuditEntry(kind="event", action=action, principal=who, model=model, version=version, time_s=time.time(), facts=facts)
+
+
+def _audited(cli: CliContext, entry: AuditEntry, act: Callable[[], AliasMove]) -> AliasMove:
+    """Records what is about to happen, then does it: nothing moves without its record. What then fails is recorded too."""
+    _record(cli, entry)
+    try:
+        return act()
+    except TaskloomError as exc:
+        _record(cli, entry.model_copy(update={"code": exc.code, "time_s": time.time()}))
+        raise
+
+
+def _record(cli: CliContext, entry: AuditEntry) -> None:
+    hooks = cli.registry.hooks
+    try:
+        log = hooks.hook.open_audit_log(settings=cli.settings) if hooks else None
+    except ModuleNotFoundError as exc:
+        click.echo(f"note: no audit record; the log needs {exc.name}: pip install 'taskloom[server]'", err=True)
+        return
+    if log is None:
+        return
+
+    async def append() -> None:
+        try:
+            await log.append(entry)
+        finally:
+            await log.close()
+
+    asyncio.run(append())
+
+
+def _tell_move(cli: CliContext, model: str, move: AliasMove) -> None:
+    if cli.as_json:
+        cli.print_json({"model": model, **move.model_dump(mode="json")})
+    else:
+        click.echo(f"{move.alias} of {model}: {move.before or 'nothing'} -> {move.after}")
+
+
+def _table(found: Sequence[ModelInfo]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table("model", "version", "aliases", "task", "backbone", "languages", "size", "metrics", box=box.SIMPLE_HEAD)
+    for info in found:
+        metrics = " ".join(f"{name}={value:.4g}" for name, value in sorted(info.metrics.items()))
+        size = f"{info.size_bytes / 1e6:.1f} MB" if info.size_bytes else ""
+        row = (info.name, info.version, " ".join(info.aliases), info.task, info.backbone, " ".join(info.languages), size)
+        table.add_row(*row, metrics)
+    return table
+
+
+def _facts_table(facts: Mapping[str, Any]) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, show_header=False)
+    for name, value in facts.items():
+        if value not in ("", None, [], {}):
+            table.add_row(name, escape(_shown(value)))
+    return table
+
+
+def _shown(value: Any) -> str:
+    import json
+
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {json.dumps(item, ensure_ascii=False)}" for name, item in value.items())
+    if isinstance(value, list):
+        return "\n".join(item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value)
+    return str(value)

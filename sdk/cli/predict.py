@@ -1,0 +1,148 @@
+"""`taskloom predict`: one text, several, or a file of inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskloom.core.errors import InvalidInputError
+from taskloom.sdk.cli.endpoint import gateway_options, json_option, open_gateway, open_in_process
+from taskloom.sdk.cli.failures import ExitCode
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from taskloom.sdk.cli.context import CliContext
+    from taskloom.sdk.results import ItemResult
+    from taskloom.sdk.surface import SyncCalls
+
+
+@click.command()
+@click.argument("model")
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option("--input", "source", type=click.Path(path_type=Path, allow_dash=True), help="JSON Lines; - is stdin.")
+@click.option("--output", "target", type=click.Path(path_type=Path, allow_dash=True), help="JSON Lines; left out, stdout.")
+@click.option("--restart", is_flag=True, help="Begin the output anew instead of going on where it ends.")
+@click.option("--param", "params", multiple=True, metavar="KEY=VALUE", help="A parameter of the task; repeatable.")
+@click.option("--version", "version", help="A version or alias instead of production.")
+@click.option("--priority", type=int, default=0, help="-100 to 100; higher goes first.")
+@click.option("--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds for each input.")
+@click.option("--concurrency", type=click.IntRange(1), default=32, show_default=True, help="Inputs under way at a time.")
+@click.option("--local", "in_process", is_flag=True, help="Run the model in this process; needs taskloom[local].")
+@gateway_options
+@json_option
+@click.pass_obj
+def predict(
+    cli: CliContext,
+    /,
+    *,
+    model: str,
+    texts: tuple[str, ...],
+    source: Path | None,
+    target: Path | None,
+    restart: bool,
+    params: tuple[str, ...],
+    version: str | None,
+    priority: int,
+    timeout_s: float,
+    concurrency: int,
+    in_process: bool,
+    **gateway: Any,
+) -> int:
+    """Ask MODEL (NAME or NAME@VERSION) for each TEXT, or for each line of --input.
+
+    Lines of --input are JSON objects as the model's input schema says (`taskloom models show MODEL`), or strings.
+    The output has one line for each, in the same order: {"output": ...} or {"error": ...}. A run that was interrupted
+    goes on where its output ends. Exit status 5 says that some rows failed.
+    """
+    _check_usage(texts, source, target, in_process, gateway)
+    options = {
+        "params": parse_params(params),
+        "version": version,
+        "priority": priority,
+        "max_concurrency": concurrency,
+    }
+    asked = model if version is None else f"{model}@{version}"
+    client: SyncCalls = open_in_process(cli, [asked], timeout_s) if in_process else open_gateway(timeout_s, **gateway)
+    with client:
+        if source is None:
+            return _answer_texts(cli, client, model, texts, options)
+        from taskloom.sdk.cli.rows import predict_rows
+
+        return predict_rows(cli, client, model, source, target, restart=restart, options=options)
+
+
+def parse_params(pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE; a value that reads as JSON is that, any other is a string.
+
+    >>> parse_params(["top_k=3", "language=zh"])
+    {'top_k': 3, 'language': 'zh'}
+    """
+    params: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise InvalidInputError(f"--param {pair!r} is not KEY=VALUE", field="params")
+        try:
+            params[name] = json.loads(value)
+        except ValueError:
+            params[name] = value
+    return params
+
+
+def _check_usage(
+    texts: Sequence[str], source: Path | None, target: Path | None, in_process: bool, gateway: dict[str, Any]
+) -> None:
+    if bool(texts) == (source is not None):
+        raise click.UsageError("give one or more TEXTs, or --input FILE")
+    if target is not None and source is None:
+        raise click.UsageError("--output goes with --input; for TEXTs use --json and redirect")
+    if in_process and any(gateway.values()):
+        raise click.UsageError("--local asks no gateway; leave out --address and its certificates, or --local")
+
+
+def _answer_texts(cli: CliContext, client: SyncCalls, model: str, texts: Sequence[str], options: dict[str, Any]) -> int:
+    items = list(client.infer_many(model, texts, **options))
+    if len(items) == 1 and items[0].error is not None:
+        raise items[0].error
+    rows = [{"input": text, **row_of(item)} for text, item in zip(texts, items, strict=True)]
+    cli.show({"results": rows}, lambda: _table(rows))
+    return ExitCode.OK if all(item.ok for item in items) else ExitCode.SOME_ROWS_FAILED
+
+
+def row_of(item: ItemResult) -> dict[str, Any]:
+    """An item as JSON data: what it gave, or `error`."""
+    if item.result is not None:
+        return item.result.model_dump(mode="json")
+    error = item.error
+    assert error is not None
+    facts = {"code": error.code, "message": error.message}
+    if isinstance(error, InvalidInputError) and error.field:
+        facts["field"] = error.field
+    if error.request_id:
+        facts["request_id"] = error.request_id
+    return {"error": facts}
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("input", "answer", box=box.SIMPLE_HEAD)
+    for row in rows:
+        answer = f"[red]{escape(row['error']['message'])}[/red]" if "error" in row else escape(_told(row["output"]))
+        table.add_row(escape(row["input"]), answer)
+    return table
+
+
+def _told(output: dict[str, Any]) -> str:
+    """Labels with their scores where the output has such; its JSON otherwise."""
+    labels = output.get("labels")
+    if isinstance(labels, list) and all(isinstance(item, dict) and {"label", "score"} <= item.keys() for item in labels):
+        return "\n".join(f"{item['label']}  {item['score']:.4f}" for item in labels) or "(no label)"
+    return json.dumps(output, ensure_ascii=False)
