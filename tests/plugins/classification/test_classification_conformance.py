@@ -31,11 +31,13 @@ class ClassifierConformance(TaskConformance):
     tolerance = 1e-5
 
     @pytest.fixture(scope="class")
-    def task(self) -> ClassificationTask:
+    @classmethod
+    def task(cls) -> ClassificationTask:
         return ClassificationTask()
 
     @pytest.fixture(scope="class")
-    def runtime(self) -> TorchRuntime:
+    @classmethod
+    def runtime(cls) -> TorchRuntime:
         return TorchRuntime()
 
     def inputs(self, task: Any) -> list[ClassificationInput]:
@@ -45,7 +47,8 @@ class ClassifierConformance(TaskConformance):
 
 class TestAdapter(ClassifierConformance):
     @pytest.fixture(scope="class")
-    def predictor(self, tiny_bert: str) -> Predictor[Any, Any, Any]:
+    @classmethod
+    def predictor(cls, tiny_bert: str) -> Predictor[Any, Any, Any]:
         torch.manual_seed(1)
         model = ClassificationModel.build(LABELS, backbone=tiny_bert, adapter=LoraSettings(r=2))
         for name, parameter in model.module.named_parameters():
@@ -56,14 +59,16 @@ class TestAdapter(ClassifierConformance):
 
 class TestFullMultiLabel(ClassifierConformance):
     @pytest.fixture(scope="class")
-    def predictor(self, tiny_bert: str) -> Predictor[Any, Any, Any]:
+    @classmethod
+    def predictor(cls, tiny_bert: str) -> Predictor[Any, Any, Any]:
         torch.manual_seed(2)
         return ready(ClassificationModel.build(LABELS, backbone=tiny_bert, multi_label=True, pooling="cls", layout="padded"))
 
 
 class TestPairs(ClassifierConformance):
     @pytest.fixture(scope="class")
-    def predictor(self, tiny_bert: str) -> Predictor[Any, Any, Any]:
+    @classmethod
+    def predictor(cls, tiny_bert: str) -> Predictor[Any, Any, Any]:
         torch.manual_seed(3)
         return ready(ClassificationModel.build(LABELS, backbone=tiny_bert, pair=True))
 
@@ -76,5 +81,6 @@ class TestPairs(ClassifierConformance):
 
 class TestImported(ClassifierConformance):
     @pytest.fixture(scope="class")
-    def predictor(self, checkpoint: Callable[..., Path]) -> Predictor[Any, Any, Any]:
+    @classmethod
+    def predictor(cls, checkpoint: Callable[..., Path]) -> Predictor[Any, Any, Any]:
         return ready(ClassificationModel.import_checkpoint(str(checkpoint("bert", head=LABELS))))
