@@ -5,11 +5,13 @@
 
     class TestMyTask(TaskConformance):
         @pytest.fixture(scope="class")
-        def task(self):
+        @classmethod
+        def task(cls):
             return MyTask()
 
         @pytest.fixture(scope="class")
-        def predictor(self, task):
+        @classmethod
+        def predictor(cls, task):
             return ...
 
 pytest is imported here alone: a program never imports this package.

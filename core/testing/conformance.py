@@ -51,15 +51,18 @@ class TaskConformance:
     tolerance: float = 1e-4
 
     @pytest.fixture(scope="class")
-    def task(self) -> TaskPlugin[Any, Any, Any]:
+    @classmethod
+    def task(cls) -> TaskPlugin[Any, Any, Any]:
         raise NotImplementedError("give the class a fixture `task`: an instance of the task plugin")
 
     @pytest.fixture(scope="class")
-    def predictor(self) -> Predictor[Any, Any, Any]:
+    @classmethod
+    def predictor(cls) -> Predictor[Any, Any, Any]:
         raise NotImplementedError("give the class a fixture `predictor`: a Predictor with a small model of the task")
 
     @pytest.fixture(scope="class")
-    def runtime(self) -> RuntimePlugin:
+    @classmethod
+    def runtime(cls) -> RuntimePlugin:
         raise NotImplementedError("give the class a fixture `runtime`: the runtime that runs models of the task")
 
     def inputs(self, task: TaskPlugin[Any, Any, Any]) -> list[Any]:
