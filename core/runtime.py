@@ -64,3 +64,8 @@ class RuntimePlugin(ABC):
     @abstractmethod
     def load(self, model: TaskModel[Any, Any, Any], artifact: Artifact | None, plan: ExecutionPlan) -> Executor:
         """Makes `model` ready. `artifact` is where a runtime finds files of its own; None for a model in training."""
+
+    def environment(self, config: RuntimeConfig) -> Mapping[str, str]:
+        """Environment variables that a process which will run models should be started with: allocators and thread pools
+        read theirs once, before any code of ours runs. Imports nothing heavy."""
+        return {}

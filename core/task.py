@@ -19,7 +19,7 @@ from taskloom.core.errors import UnsupportedError
 from taskloom.core.types import Frozen
 
 if TYPE_CHECKING:
-    from taskloom.core.artifact import Artifact
+    from taskloom.core.artifact import Artifact, BackboneInfo
     from taskloom.core.predictor import Predictor
 
 In = TypeVar("In", bound=BaseModel)
@@ -72,6 +72,12 @@ class TaskModel(ABC, Generic[In, Out, Par]):
 
     module: Any = None
     """The `torch.nn.Module` whose parameters are trained, shrunk and saved; None for a model that has none."""
+
+    backbone: BackboneInfo | None = None
+    """The pretrained encoder that the weights belong to, for the manifest; None for a model without one."""
+
+    labels: tuple[str, ...] = ()
+    """What the model can answer, for the manifest; empty where the answer is not one of a list."""
 
     @abstractmethod
     def encode(self, inputs: Sequence[In]) -> Batch: ...

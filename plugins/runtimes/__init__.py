@@ -1,0 +1,1 @@
+"""What executes models: `torch`, and `python` for models without tensors."""

@@ -1,0 +1,1 @@
+"""Text classification: one label or several, of a text or of a pair."""

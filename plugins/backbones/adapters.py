@@ -1,0 +1,78 @@
+"""LoRA adapters in PEFT's format on a backbone: made, read, merged, written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from taskloom.core.errors import ArtifactError, UnsupportedError
+from taskloom.plugins.backbones.loading import Backbone, quiet_transformers
+from taskloom.plugins.backbones.settings import LoraSettings
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+LAYER_NUMBER = re.compile(r"\.\d+\.")
+
+
+def add_adapter(backbone: Backbone, settings: LoraSettings) -> Any:
+    """Puts a new, trainable adapter on the backbone in place and freezes everything else; returns the `PeftModel` that
+    knows it."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        use_rslora=settings.use_rslora,
+        target_modules=list(settings.target_modules) or layer_linears(backbone.model),
+    )
+    try:
+        with quiet_transformers():
+            return get_peft_model(backbone.model, config)
+    except ValueError as exc:
+        known = ", ".join(layer_linears(backbone.model))
+        raise UnsupportedError(
+            f"the adapter's target_modules {list(settings.target_modules)} are not in {backbone.info.id!r}; it has: {known}"
+        ) from exc
+
+
+def layer_linears(model: Any) -> list[str]:
+    """The linear layers inside the numbered layers of a model, by the end of their names: what LoRA best adapts, all of
+    them (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, section 4)."""
+    from torch.nn import Linear
+
+    names = {
+        LAYER_NUMBER.split(name, maxsplit=1)[1]
+        for name, module in model.named_modules()
+        if isinstance(module, Linear) and LAYER_NUMBER.search(name)
+    }
+    return sorted(names)
+
+
+def load_adapter(backbone: Backbone, folder: Path) -> None:
+    """Adds the adapter in `folder` to the backbone's weights, in place: it then costs nothing at inference."""
+    from peft import PeftModel
+
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise ArtifactError(f"the adapter has no {name}")
+    try:
+        with quiet_transformers():
+            adapted = PeftModel.from_pretrained(backbone.model, folder, is_trainable=False)
+    except (ValueError, RuntimeError, KeyError) as exc:
+        raise ArtifactError(f"the adapter does not fit backbone {backbone.info.id!r}: {str(exc).splitlines()[0]}") from exc
+    backbone.model = adapted.merge_and_unload()
+
+
+def save_adapter(adapted: Any, backbone: Backbone, folder: Path) -> None:
+    """Writes `adapter_config.json` and `adapter_model.safetensors`."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(adapted).items()}
+    save_file(weights, folder / WEIGHTS_FILE)
+    config = adapted.peft_config[adapted.active_adapter]
+    config.base_model_name_or_path = backbone.info.id  # PEFT puts the folder that the weights were read from
+    config.save_pretrained(folder)

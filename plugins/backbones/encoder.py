@@ -1,0 +1,94 @@
+"""A backbone run on ragged batches: flat token ids and lengths in, flat hidden states out, whatever the layout inside."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+
+from taskloom.core.errors import UnsupportedError
+from taskloom.plugins.backbones.loading import Backbone, position_offset
+from taskloom.plugins.backbones.packing import ATTENTION_NAME, packed_attention, plan_row
+from taskloom.plugins.backbones.settings import Layout
+
+PACKABLE = frozenset({"bert", "ernie", "electra", "distilbert", "roberta", "xlm-roberta", "camembert"})
+"""Architectures whose position is an embedding that the caller may give, and whose tokens meet in attention alone."""
+
+
+class TextEncoder(nn.Module):
+    """The encoder's layers. Heads see `[T, H]` and `lengths`, never rows and padding.
+
+    `layout` is how batches lie in memory: packed where the architecture allows, else padded with length bucketing.
+    """
+
+    def __init__(self, backbone: Backbone, layout: Layout | None = None) -> None:
+        super().__init__()
+        self.model = backbone.model
+        config = self.model.config
+        packable = config.model_type in PACKABLE
+        if layout == "packed" and not packable:
+            raise UnsupportedError(
+                f"a {config.model_type} model can't run packed batches (these can: {', '.join(sorted(PACKABLE))}); "
+                "use the layout 'padded'"
+            )
+        self.layout: Layout = layout or ("packed" if packable else "padded")
+        self.hidden_size = backbone.hidden_size
+        self.max_length = backbone.max_length
+        self.position_offset = position_offset(config)
+        self.pad_token_id = int(config.pad_token_id or 0)
+        self.takes_types = "token_type_ids" in inspect.signature(self.model.forward).parameters
+        if self.layout == "packed":
+            from transformers import AttentionInterface
+
+            AttentionInterface.register(ATTENTION_NAME, packed_attention)
+            self.model.set_attn_implementation(ATTENTION_NAME)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Hidden states [T, H] of N sequences that lie end to end in `input_ids` [T]; `lengths` [N] adds up to T."""
+        sizes: list[int] = lengths.tolist()
+        run = self._packed if self.layout == "packed" else self._padded
+        return run(input_ids, token_type_ids, sizes)
+
+    def _packed(self, input_ids: Tensor, token_type_ids: Tensor, sizes: list[int]) -> Tensor:
+        row = plan_row(sizes).to(input_ids.device, self.model.dtype)
+        types = {"token_type_ids": token_type_ids[row.source].unsqueeze(0)} if self.takes_types else {}
+        found = self.model(
+            input_ids=input_ids[row.source].unsqueeze(0),
+            position_ids=(row.positions + self.position_offset).unsqueeze(0),
+            row=row,
+            **types,
+        )
+        hidden: Tensor = found.last_hidden_state[0]
+        return hidden[row.restore]
+
+    def _padded(self, input_ids: Tensor, token_type_ids: Tensor, sizes: list[int]) -> Tensor:
+        ids = torch.split(input_ids, sizes)
+        types = torch.split(token_type_ids, sizes)
+        found: list[Tensor | None] = [None] * len(sizes)
+        for bucket in length_buckets(sizes):
+            arguments = {
+                "input_ids": nn.utils.rnn.pad_sequence([ids[i] for i in bucket], True, self.pad_token_id),
+                "attention_mask": nn.utils.rnn.pad_sequence([torch.ones_like(ids[i]) for i in bucket], True, 0),
+            }
+            if self.takes_types:
+                arguments["token_type_ids"] = nn.utils.rnn.pad_sequence([types[i] for i in bucket], True, 0)
+            hidden = self.model(**arguments).last_hidden_state
+            for row, i in enumerate(bucket):
+                found[i] = hidden[row, : sizes[i]]
+        return torch.cat([hidden for hidden in found if hidden is not None])
+
+
+def length_buckets(sizes: list[int], waste: float = 0.25) -> list[list[int]]:
+    """Groups of sequences, by length, in which padding is at most `waste` of the tokens."""
+    buckets: list[list[int]] = []
+    tokens = 0
+    for i in sorted(range(len(sizes)), key=sizes.__getitem__):
+        area = sizes[i] * (len(buckets[-1]) + 1) if buckets else 0
+        if buckets and area - tokens - sizes[i] <= waste * area:
+            buckets[-1].append(i)
+            tokens += sizes[i]
+        else:
+            buckets.append([i])
+            tokens = sizes[i]
+    return buckets

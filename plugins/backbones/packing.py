@@ -1,0 +1,153 @@
+"""Packed batches: sequences end to end in one row, attention within each, nothing spent on padding.
+
+Transformer layers treat every token alike but in attention, so a batch costs its tokens whatever their lengths. For
+attention the sequences are put in an order that needs few kernel calls and no copies: short ones share blocks of 64 tokens
+under a mask that keeps them apart, and all blocks are one call; longer ones follow, those of equal length as one call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+ATTENTION_NAME = "taskloom_packed"
+BLOCK = 64
+"""Tokens in a block; sequences that are shorter share blocks."""
+FILLING = 4
+"""Empty places that a block may have. Sequences that would leave more are laid down on their own: an empty place costs as
+much as a token in every layer, a sequence on its own one attention call per layer."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """`count` pieces of `length` tokens from `start` on: one attention call. `mask` [count, 1, length, length], True where
+    two tokens belong to the same sequence; None where a piece is one sequence."""
+
+    start: int
+    count: int
+    length: int
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """Where every token lies. With flat tokens `x` [T], `x[source]` [R] is the row, and `row[restore]` is [T] again;
+    `positions` [R] counts from 0 in each sequence. Filling repeats token 0 and is dropped by `restore`."""
+
+    source: Tensor
+    positions: Tensor
+    restore: Tensor
+    spans: tuple[Span, ...]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> PackedRow:
+        """On a device, and with masks that are added to attention scores of this dtype: turned once a batch, where a mask
+        of booleans would be turned at each call of each layer."""
+        return PackedRow(
+            self.source.to(device, non_blocking=True),
+            self.positions.to(device, non_blocking=True),
+            self.restore.to(device, non_blocking=True),
+            tuple(
+                span if span.mask is None else dataclasses.replace(span, mask=_additive(span.mask).to(device, dtype))
+                for span in self.spans
+            ),
+        )
+
+
+def row_length(tokens: int) -> int:
+    """The length of the row for so many tokens. Lengths are few, since oneDNN builds kernels for each that it meets first:
+    multiples of 16, beyond 256 of 64."""
+    step = 16 if tokens <= 256 else 64
+    return -(-tokens // step) * step
+
+
+def plan_row(lengths: Sequence[int]) -> PackedRow:
+    """The row for sequences of these lengths (each at least 1)."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    blocks, rest = _fill_blocks([i for i in order if lengths[i] < BLOCK], lengths)
+    singles = sorted([*rest, *(i for i in order if lengths[i] >= BLOCK)], key=lengths.__getitem__)
+    return _lay_out(blocks, singles, lengths)
+
+
+def _fill_blocks(ascending: list[int], lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+    """Best-fit decreasing (Johnson et al. 1974, https://doi.org/10.1137/0203025). Returns the blocks, each a list of
+    sequences, and the sequences that are left over."""
+    by_room: list[list[list[int]]] = [[] for _ in range(BLOCK + 1)]
+    for i in reversed(ascending):
+        room = next((room for room in range(lengths[i], BLOCK) if by_room[room]), BLOCK)
+        members = by_room[room].pop() if room < BLOCK else []
+        members.append(i)
+        by_room[room - lengths[i]].append(members)
+    full = [members for same in by_room[: FILLING + 1] for members in same]
+    return full, [i for same in by_room[FILLING + 1 :] for members in same for i in members]
+
+
+def _lay_out(blocks: list[list[int]], singles: list[int], lengths: Sequence[int]) -> PackedRow:
+    starts = [0] * len(lengths)
+    for i in range(1, len(lengths)):
+        starts[i] = starts[i - 1] + lengths[i - 1]
+    pieces: list[tuple[int, int, bool]] = []
+    """(start in the flat tokens, length, is filling) in the order of the row."""
+    for members in blocks:
+        pieces += [(starts[i], lengths[i], False) for i in members]
+        if room := BLOCK - sum(lengths[i] for i in members):
+            pieces.append((0, room, True))
+    spans: list[Span] = []
+    at = len(blocks) * BLOCK
+    for i in singles:
+        pieces.append((starts[i], lengths[i], False))
+        if spans and spans[-1].length == lengths[i]:
+            spans[-1] = Span(spans[-1].start, spans[-1].count + 1, lengths[i])
+        else:
+            spans.append(Span(at, 1, lengths[i]))
+        at += lengths[i]
+    if tail := row_length(at) - at:
+        pieces.append((0, tail, True))
+        spans.append(Span(at, 1, tail))
+    sizes = torch.tensor([size for _, size, _ in pieces])
+    piece = torch.repeat_interleave(torch.arange(len(pieces)), sizes)
+    positions = torch.arange(len(piece)) - (sizes.cumsum(0) - sizes)[piece]
+    filling = torch.tensor([fill for _, _, fill in pieces])[piece]
+    source = torch.where(filling, 0, torch.tensor([start for start, _, _ in pieces])[piece] + positions)
+    positions = torch.where(filling, 0, positions)
+    restore = torch.empty(sum(lengths), dtype=torch.long)
+    real = torch.nonzero(~filling).squeeze(1)
+    restore[source[real]] = real
+    if blocks:
+        owner = piece[: len(blocks) * BLOCK].view(len(blocks), 1, BLOCK)
+        spans.insert(0, Span(0, len(blocks), BLOCK, owner.unsqueeze(-1) == owner.unsqueeze(-2)))
+    return PackedRow(source, positions, restore, tuple(spans))
+
+
+def _additive(mask: Tensor) -> Tensor:
+    return torch.zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+
+
+def packed_attention(  # the signature is transformers'
+    module: Any,  # noqa: ARG001
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001
+    *,
+    row: PackedRow,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """An attention function for `transformers.AttentionInterface`: [1, heads, R, d] each, to [1, R, heads, d]. The row
+    comes down through the model's keyword arguments, so that calls in several threads keep apart."""
+    found = []
+    for span in row.spans:
+        end = span.start + span.count * span.length
+        shape = (query.shape[1], span.count, span.length, query.shape[3])
+        q, k, v = (x[0, :, span.start : end].view(shape).transpose(0, 1) for x in (query, key, value))
+        mask = None if span.mask is None else span.mask.to(query.dtype)  # autocast may have changed the dtype on the way
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        found.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(found).unsqueeze(0), None

@@ -1,0 +1,175 @@
+"""The torch runtime: picks device, precision and threads for the machine, and says why."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from taskloom.core.artifact import Artifact
+from taskloom.core.errors import ConfigError
+from taskloom.core.runtime import ExecutionPlan, Executor, RuntimeConfig, RuntimePlugin
+from taskloom.core.task import Batch, Outputs, TaskModel
+from taskloom.plugins.runtimes.machine import bf16_instructions, usable_cores
+
+if TYPE_CHECKING:
+    import torch
+
+REPLICA_ENVIRONMENT: Mapping[str, str] = {
+    # Activations of some megabytes come and go with every operator. By default glibc maps and unmaps each, which the kernel
+    # must clear page by page; these keep them in the heap.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+    # Threads that spin while they wait take the cores from the gateway and the client beside them.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+}
+
+
+class TorchExecutor:
+    """A model on the planned device, in the planned precision, in evaluation mode."""
+
+    def __init__(self, model: TaskModel[Any, Any, Any], plan: ExecutionPlan) -> None:
+        import torch
+
+        self.plan = plan
+        self._device = torch.device(plan.device)
+        self._model = model
+        if self._device.type == "cpu":
+            torch.set_num_threads(plan.threads)
+        if model.module is not None:
+            model.module.to(device=self._device, dtype=torch_dtype(plan.precision)).eval()
+
+    def run(self, batch: Batch) -> Outputs:
+        import torch
+
+        with torch.inference_mode():
+            moved = {name: self._moved(value) for name, value in batch.items()}
+            return {name: _returned(value) for name, value in self._model.forward(moved).items()}
+
+    def _moved(self, value: Any) -> Any:
+        return value.to(self._device, non_blocking=True) if hasattr(value, "device") else value
+
+    def close(self) -> None:
+        import torch
+
+        if self._device.type == "cuda" and self._model.module is not None:
+            self._model.module.to("cpu")
+            torch.cuda.empty_cache()
+
+
+class TorchRuntime(RuntimePlugin):
+    """PyTorch, eager."""
+
+    name: ClassVar[str] = "torch"
+    description: ClassVar[str] = "PyTorch on a GPU or the CPU, in the precision that the machine does best."
+    preference: ClassVar[int] = 10
+
+    def unavailable(self) -> str | None:
+        return None if find_spec("torch") is not None else "torch is not installed; run: pip install 'taskloom[local]'"
+
+    def plan(self, config: RuntimeConfig) -> ExecutionPlan:
+        device, why_device = choose_device(config.device)
+        precision, why_precision = choose_precision(config.precision, device)
+        cores = usable_cores()
+        threads = config.threads or cores
+        why_threads = f"{threads} threads, as asked" if config.threads else f"{cores} cores that this process may use"
+        return ExecutionPlan(
+            runtime=self.name,
+            device=device,
+            precision=precision,
+            threads=threads,
+            reasons=(why_device, why_precision, why_threads),
+            versions={"python": platform.python_version(), "torch": version("torch"), "transformers": version("transformers")},
+        )
+
+    def load(self, model: TaskModel[Any, Any, Any], artifact: Artifact | None, plan: ExecutionPlan) -> Executor:
+        return TorchExecutor(model, plan)
+
+    def environment(self, config: RuntimeConfig) -> Mapping[str, str]:
+        return {**REPLICA_ENVIRONMENT, "OMP_NUM_THREADS": str(config.threads or usable_cores())}
+
+
+def choose_device(asked: str) -> tuple[str, str]:
+    """The device and the reason for it."""
+    import torch
+
+    try:
+        kind = torch.device("cpu" if asked == "auto" else asked).type
+    except RuntimeError as exc:
+        raise ConfigError(f"runtime.device is {asked!r}, which is no device; use 'auto', 'cpu', 'cuda' or 'cuda:0'") from exc
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return "cuda", f"GPU {torch.cuda.get_device_name()}"
+        return "cpu", "no GPU that torch can use"
+    if kind == "cuda":
+        number = torch.device(asked).index or 0
+        if number >= torch.cuda.device_count():
+            raise ConfigError(
+                f"runtime.device is {asked!r}, but torch {torch.__version__} finds {torch.cuda.device_count()} GPUs here; "
+                "use 'auto' or 'cpu', or install a torch with CUDA"
+            )
+    elif kind != "cpu":
+        raise ConfigError(f"runtime.device is {asked!r}; the torch runtime runs on 'cpu' and 'cuda'")
+    return asked, "device as asked"
+
+
+def choose_precision(asked: str, device: str) -> tuple[str, str]:
+    """The precision and the reason for it."""
+    import torch
+
+    if asked == "int8":
+        raise ConfigError(
+            "runtime.precision is 'int8', which torch runs only as models quantized for another runtime; use 'auto'"
+        )
+    if asked != "auto":
+        slow = asked == "fp16" or (asked == "bf16" and not bf16_instructions())
+        note = "; this processor has no instructions for it and will be slow" if device == "cpu" and slow else ""
+        return asked, f"{asked} as asked{note}"
+    if device.startswith("cuda"):
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "bf16: the GPU has it"
+        return "fp16", "fp16: the GPU has no bf16"
+    found = bf16_instructions()
+    if not found:
+        return "fp32", "fp32: the processor has no bf16 matrix instructions (AMX or AVX512-BF16)"
+    gain = bf16_gain()
+    told = f"{', '.join(found)}; a layer ran {gain:.1f} times as fast in bf16 as in fp32"
+    return ("bf16", f"bf16: {told}") if gain > 1.1 else ("fp32", f"fp32: {told}")
+
+
+@lru_cache(maxsize=1)
+def bf16_gain() -> float:
+    """How many times as fast as fp32 a feed-forward layer runs in bf16 on this CPU; measured once a process, in some
+    milliseconds, since instructions that exist may be emulated."""
+    import torch
+
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        rows, weight = torch.randn(256, 384).to(dtype), torch.randn(1536, 384).to(dtype)
+        torch.nn.functional.linear(rows, weight)
+        best = float("inf")
+        for _ in range(5):
+            start = time.perf_counter()
+            torch.nn.functional.linear(rows, weight)
+            best = min(best, time.perf_counter() - start)
+        seconds[dtype] = best
+    return seconds[torch.float32] / seconds[torch.bfloat16]
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _returned(value: Any) -> Any:
+    if not hasattr(value, "is_floating_point"):
+        return value
+    value = value.cpu()
+    return value.float() if value.is_floating_point() and value.element_size() < 4 else value

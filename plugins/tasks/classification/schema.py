@@ -1,0 +1,132 @@
+"""What classification takes, gives and can be told. Imports no ML library."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+from taskloom.core.types import Frozen
+from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, LoraSettings
+
+MAX_CHARACTERS = 100_000
+INVISIBLE = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
+"""Unicode categories of control and format characters and of every kind of blank."""
+
+
+def _not_blank(text: str) -> str:
+    if all(unicodedata.category(character) in INVISIBLE for character in text):
+        raise ValueError("the text is empty or blank; send at least one visible character")
+    return text
+
+
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS), AfterValidator(_not_blank)]
+
+
+class ClassificationInput(Frozen):
+    """A text to put into classes, or, for models that judge pairs, two texts."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": "I lost my card on holiday, please block it."},
+                {"text": "我的银行卡丢了,请帮我冻结账户。"},
+                {"text": "A man is playing a guitar.", "text_pair": "Somebody makes music."},
+            ]
+        }
+    )
+
+    text: Text
+    text_pair: Text | None = None
+
+
+class LabelScore(Frozen):
+    """A label and its probability."""
+
+    label: str
+    score: float = Field(ge=0, le=1)
+
+
+class ClassificationOutput(Frozen):
+    """The labels that were asked for, best first. With `truncated`, the input was longer than the model takes and its end
+    was not read."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "labels": [{"label": "lost_or_stolen_card", "score": 0.94}, {"label": "card_arrival", "score": 0.02}],
+                    "truncated": False,
+                },
+                {"labels": [{"label": "挂失", "score": 0.91}], "truncated": False},
+            ]
+        }
+    )
+
+    labels: tuple[LabelScore, ...]
+    truncated: bool = False
+
+
+class ClassificationParams(Frozen):
+    """How much of the answer to return: at most `top_k` labels (null for all) whose score is at least `threshold`. A null
+    `threshold` is 0 for models with one label per text and 0.5 for those with several."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"top_k": 1}, {"top_k": None, "threshold": 0.5}]})
+
+    top_k: int | None = Field(default=5, ge=1)
+    threshold: float | None = Field(default=None, ge=0, le=1)
+
+
+class TrainConfig(Frozen):
+    """How to train a classifier. The defaults are good for short English texts and some thousand examples."""
+
+    backbone: str = DEFAULT_BACKBONE
+    """The bundled encoder, a Hugging Face id or a local folder."""
+    multi_label: bool = False
+    """Any number of labels per text, instead of one."""
+    pair: bool = False
+    """Judge two texts at a time."""
+    adapter: LoraSettings | None = LoraSettings()
+    """Train a small adapter and leave the backbone as it is; None trains the backbone itself."""
+    frozen_layers: int = Field(default=0, ge=0)
+    """Bottom layers (embeddings included) that stay as they are."""
+    pooling: Literal["mean", "cls"] = "mean"
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    max_length: int = Field(default=256, ge=8)
+    """Tokens; longer texts are cut. The backbone's own maximum is kept if it is less."""
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    head_learning_rate: float = Field(default=5e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    early_stopping_patience: int = Field(default=3, ge=0)
+    """Epochs without a better validation score before training ends; 0 never ends early."""
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Held out, stratified, where no validation file is given."""
+    seed: int = Field(default=13, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class SavedClassifier(Frozen):
+    """What an artifact's manifest keeps of a classifier: how to put it together from its files.
+
+    `form` is `adapter` (a head, perhaps an adapter, on a backbone that is found by name), `full` (backbone and head in the
+    artifact) or `imported` (a Hugging Face checkpoint with a head of its own, in the artifact).
+    """
+
+    form: Literal["adapter", "full", "imported"]
+    labels: tuple[str, ...] = Field(min_length=1)
+    multi_label: bool = False
+    pair: bool = False
+    pooling: Literal["mean", "cls"] = "mean"
+    dropout: float = 0.0
+    max_length: int = Field(ge=1)
+    backbone: str
+    backbone_digest: str = ""
+    backbone_licence: str = ""
+    has_adapter: bool = False
