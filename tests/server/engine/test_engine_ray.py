@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 import pytest_asyncio
@@ -219,6 +220,18 @@ async def test_a_version_that_does_not_load_leaves_the_old_one_serving(
     assert "does not load" in caplog.text
     assert "ArtifactError" in caplog.text
     served.store.set_alias("solo-echo", "production", "1")
+
+
+async def test_whoever_has_no_token_is_refused_wherever_a_replica_listens_beyond_loopback(served: Served) -> None:
+    pids = await served.pids("pair-echo") | await served.pids("solo-echo")
+    listening = [c for pid in pids for c in psutil.Process(pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    open_ports = [c.laddr.port for c in listening if c.laddr.ip in ("::", "0.0.0.0")]
+    for port in open_ports:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            ask = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await ask(b"", timeout=5)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_after_a_ctrl_c_no_process_is_left_and_ray_has_said_nothing(tmp_path: Path) -> None:

@@ -171,13 +171,18 @@ def test_callers_that_give_up_while_no_replica_is_there_leave_nothing_behind() -
     async def main() -> None:
         dispatcher = FakeDispatcher(slots=0)
         target = scheduler(dispatcher, max_queue=8)
+        patient = ask(target, "patient")
         for number in range(1000):
             task = ask(target, str(number))
             await asyncio.sleep(0)
             task.cancel()
             await asyncio.sleep(0)
-        assert target.queued == 0
+        assert target.queued == 1
         assert len(target._heap) < 100
+        dispatcher.free = 1
+        dispatcher.changed()
+        await patient
+        assert dispatcher.batches == [["patient"]]
 
     run_virtual(main())
 
@@ -265,6 +270,39 @@ def test_what_a_dead_replica_had_goes_before_what_waits_and_keeps_its_order() ->
         target = scheduler(dispatcher, max_items=4)
         assert await outcomes([ask(target, n) for n in "abcdefgh"]) == list("abcdefgh")
         assert dispatcher.batches == [list("abcd"), list("ab"), list("cd"), list("efgh")]
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("attempts", [2, 3, 5])
+def test_an_item_that_only_ever_shared_a_replica_with_killers_survives(attempts: int) -> None:
+    async def main() -> None:
+        dispatcher = Fatal(4)
+        target = scheduler(dispatcher, max_items=1, max_attempts=attempts)
+        names = [f"{'kill' if n % 2 else 'ok'}{n}" for n in range(12)]
+        found = await outcomes([ask(target, name) for name in names])
+        assert found == [ModelFailedError if name.startswith("kill") else name for name in names]
+
+    run_virtual(main())
+
+
+def test_the_last_attempts_are_made_one_by_one_in_order_with_nothing_else_in_flight() -> None:
+    class DiesOnce(FakeDispatcher):
+        async def behave(self, ids: list[str]) -> None:
+            if ids == list("abcd"):
+                raise ReplicaLostError("the replica died")
+            if ids[0] in "abcd":
+                assert self.flying == 1
+
+    async def main() -> None:
+        dispatcher = DiesOnce(slots=3)
+        target = scheduler(dispatcher, max_items=4, max_attempts=2)
+        tasks = []
+        for names in (["before"], list("abcd"), ["after"]):
+            tasks += [ask(target, name) for name in names]
+            await asyncio.sleep(0.01)
+        assert await outcomes(tasks) == ["before", *"abcd", "after"]
+        assert dispatcher.batches == [["before"], list("abcd"), ["a"], ["b"], ["c"], ["d"], ["after"]]
 
     run_virtual(main())
 
