@@ -11,6 +11,9 @@ _COMMANDS = (
     ("models", "List, show, promote and roll back models.", "taskloom.sdk.cli.models:models"),
     ("plugin", "Show which plugins are loaded, and which are not.", "taskloom.sdk.cli.plugin:plugin"),
     ("config", "Check and show the settings.", "taskloom.sdk.cli.config:config"),
+    ("doctor", "Look at this machine and say what to do.", "taskloom.sdk.cli.doctor:command"),
+    ("quickstart", "Start, ask, verify and stop: the whole path once.", "taskloom.sdk.cli.quickstart:command"),
+    ("bench", "Measure serving against the model's own limit.", "taskloom.sdk.cli.bench:command"),
 )
 
 
