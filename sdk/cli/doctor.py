@@ -64,7 +64,7 @@ def _print(findings: list[Finding]) -> None:
     marks = {"ok": "[green]ok[/green]     ", "note": "[yellow]note[/yellow]   ", "problem": "[red]PROBLEM[/red]"}
     console = Console(highlight=False, soft_wrap=True)
     for finding in findings:
-        console.print(f"{marks[finding.state]} [bold]{finding.name}[/bold]: {escape(finding.found)}")
+        console.print(f"{marks[finding.state]} [bold]{escape(finding.name)}[/bold]: {escape(finding.found)}")
         if finding.remedy:
             console.print(f"        -> {escape(finding.remedy)}")
 

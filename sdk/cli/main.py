@@ -157,3 +157,7 @@ def main(args: Sequence[str] | None = None) -> None:
     SystemExit: 0
     """
     root.main(args, prog_name="taskloom")
+
+
+if __name__ == "__main__":
+    main()

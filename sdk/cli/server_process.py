@@ -86,8 +86,9 @@ def _ready_line(process: subprocess.Popen[bytes], log: Path, timeout_s: float) -
     reader.join(timeout_s)
     if not lines or not lines[0].strip():
         tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:]
-        told = "\n".join(tail) or "it printed nothing"
-        raise UnavailableError(f"the server did not become ready within {timeout_s:.0f} s:\n{told}")
+        ended = process.poll()
+        what = f"was not ready within {timeout_s:.0f} s" if ended is None else f"ended with status {ended}"
+        raise UnavailableError("\n".join([f"the server {what}; the end of its log:", *(tail or ["(empty)"])]))
     ready: dict[str, Any] = json.loads(lines[0])
     return ready
 
