@@ -22,7 +22,7 @@ def _not_blank(text: str) -> str:
     return text
 
 
-Text = Annotated[str, Field(max_length=MAX_CHARACTERS), AfterValidator(_not_blank)]
+Text = Annotated[str, Field(strict=True, max_length=MAX_CHARACTERS), AfterValidator(_not_blank)]
 
 
 class ClassificationInput(Frozen):

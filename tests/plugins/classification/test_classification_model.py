@@ -96,23 +96,24 @@ def test_whole_numbers_sent_as_floats_are_taken() -> None:
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_a_few_steps_learn_the_examples(tiny_bert: str, multi_label: bool) -> None:
+def test_a_few_steps_learn_the_examples(multi_label: bool) -> None:
     torch.manual_seed(0)
-    model = ClassificationModel.build(LABELS, backbone=tiny_bert, multi_label=multi_label, adapter=LoraSettings(r=4, dropout=0))
+    lora = LoraSettings(r=8, dropout=0)
+    model = ClassificationModel.build(LABELS, multi_label=multi_label, adapter=lora, dropout=0)
     texts = {"card": "where is my card", "order": "the order is lost", "refund": "a refund ?"}
     examples = [
         Example(input=ClassificationInput(text=text), target=(label,) if multi_label else label)
         for label, text in texts.items()
     ]
     batch = model.collate(examples)
-    optimizer = torch.optim.AdamW([p for p in model.module.parameters() if p.requires_grad], lr=0.02)
+    optimizer = torch.optim.AdamW([p for p in model.module.parameters() if p.requires_grad], lr=0.001)
     first = last = model.loss(batch)
-    for _ in range(30):
+    for _ in range(40):
         optimizer.zero_grad()
         last = model.loss(batch)
         last.backward()
         optimizer.step()
-    assert last.item() < first.item() / 3
+    assert last.item() < first.item() / 2
     answers = ready(model).predict([example.input for example in examples])
     assert [answer.labels[0].label for answer in answers] == list(texts)
 
