@@ -106,7 +106,8 @@ class AuditLog(Protocol):
     """A durable, chained log. Async."""
 
     async def append(self, entry: AuditEntry) -> AuditReceipt:
-        """Returns when the entry is on stable storage; raises `AuditUnavailableError` if it can't be put there."""
+        """Returns when the entry is on stable storage; raises `AuditUnavailableError` if it can't be put there. The entry is
+        taken before the first wait: cancelling the caller doesn't take it back."""
 
     async def close(self) -> None: ...
 
