@@ -66,6 +66,7 @@ class Engine:
         self._pools: dict[str, _Pool] = {}
         self._refused: tuple[ServedModel, ...] = ()
         self._refused_until = 0.0
+        self._passed_over: dict[str, str] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -89,7 +90,7 @@ class Engine:
 
     async def start(self) -> None:
         """Returns when every pool can answer. Raises the `TaskloomError` that is in the way; nothing is left running then."""
-        wanted = await asyncio.to_thread(wanted_models, self._settings, self._registry, self._store)
+        wanted = await self._look()
         try:
             if self._ground is not None:
                 await self._ground.start()
@@ -190,10 +191,19 @@ class Engine:
             except Exception as exc:
                 log.error("the models being served stay as they are: %s", exc)
 
+    async def _look(self) -> tuple[ServedModel, ...]:
+        passed_over: dict[str, str] = {}
+        wanted = await asyncio.to_thread(wanted_models, self._settings, self._registry, self._store, passed_over)
+        for name, reason in passed_over.items():
+            if self._passed_over.get(name) != reason:
+                log.warning("model %s is not served: %s", name, reason)
+        self._passed_over = passed_over
+        return wanted
+
     async def refresh(self) -> None:
         """Serves what the store means now: rolls the pools whose aliases have moved. If a version does not load, this raises
         why, the old one goes on, and the new one is not tried again before the store changes or `REFUSED_S` have passed."""
-        wanted = await asyncio.to_thread(wanted_models, self._settings, self._registry, self._store)
+        wanted = await self._look()
         now = asyncio.get_running_loop().time()
         if wanted == self._catalogue.models or (wanted == self._refused and now < self._refused_until):
             return

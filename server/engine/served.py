@@ -51,9 +51,11 @@ class PreparedCall:
     item: WorkItem
 
 
-def wanted_models(settings: Settings, registry: Registry, store: ModelStore) -> tuple[ServedModel, ...]:
-    """What should be served now. Raises `NotFoundError` for a model or version that the settings name and the store has
-    not, and for an unknown task."""
+def wanted_models(
+    settings: Settings, registry: Registry, store: ModelStore, passed_over: dict[str, str]
+) -> tuple[ServedModel, ...]:
+    """What should be served now. Raises for a model that the settings name and that can't be served: the store has not got
+    it, or no plugin its task. Where the settings name none, such a model is left out, and `passed_over` gets its reason."""
     asked: Mapping[str, ModelSettings] = settings.models
     if not asked:
         pool = "default" if "default" in settings.pools else next(iter(settings.pools))
@@ -65,8 +67,15 @@ def wanted_models(settings: Settings, registry: Registry, store: ModelStore) -> 
         )
     found = []
     for name, model in sorted(asked.items()):
-        artifact = store.resolve(ModelRef(name=name, version=model.version))
-        found.append(ServedModel(artifact, registry.tasks.get(artifact.manifest.task), model.pool))
+        try:
+            artifact = store.resolve(ModelRef(name=name, version=model.version))
+            found.append(ServedModel(artifact, registry.tasks.get(artifact.manifest.task), model.pool))
+        except TaskloomError as exc:
+            if settings.models:
+                raise
+            passed_over[name] = str(exc)
+    if not found:
+        raise NotFoundError(f"no model of the store can be served: {'; '.join(passed_over.values())}")
     return tuple(found)
 
 

@@ -200,12 +200,8 @@ def _environment(spec: ReplicaSpec, registry: Registry) -> dict[str, str]:
     one thread for each whole CPU), what the runtime wants, then what the operator says."""
     config = spec.settings.runtime
     environment = {"OMP_NUM_THREADS": str(config.threads or os.cpu_count() or 1)}
-    try:
-        wishes = getattr(choose_runtime(registry, config.runtime), "environment", None)
-    except MissingDependencyError:
-        wishes = None  # this process only dispatches; the replicas' machine has what they need, or says so
-    if wishes is not None:
-        environment.update(wishes(config))
+    with contextlib.suppress(MissingDependencyError):  # this process only dispatches, and need not be able to run models
+        environment.update(choose_runtime(registry, config.runtime).environment(config))
     return environment | dict(spec.settings.environment)
 
 

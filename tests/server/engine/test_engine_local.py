@@ -19,7 +19,7 @@ from taskloom.core.errors import (
     UnavailableError,
 )
 from taskloom.core.registry import Registry
-from taskloom.core.settings import Settings
+from taskloom.core.settings import ModelSettings, Settings
 from taskloom.core.store import ModelStore
 from taskloom.core.types import InferCall, InferResult, ModelRef
 from taskloom.server.builtin import open_local_engine
@@ -196,6 +196,23 @@ async def test_a_model_that_does_not_answer_its_own_example_is_not_served(
     engine = Engine.from_settings(settings, registry, store=store)
     with pytest.raises(ModelFailedError, match="parrot@1"):
         await engine.start()
+
+
+async def test_a_model_whose_plugin_is_missing_stops_the_server_only_if_the_settings_name_it(
+    settings: Settings, registry: Registry, store: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, "parrot", "echo")
+    publish(store, "alien", "telepathy")
+    engine = Engine.from_settings(settings, registry, store=store)
+    await engine.start()
+    await asyncio.sleep(0.2)
+    assert [m.name for m in engine.models()] == ["parrot"]
+    await engine.close()
+    assert len([r for r in caplog.records if "telepathy" in r.getMessage()]) == 1, "told once, not at every look"
+
+    named = settings.model_copy(update={"models": {"alien": ModelSettings()}})
+    with pytest.raises(NotFoundError, match="telepathy"):
+        await Engine.from_settings(named, registry, store=store).start()
 
 
 async def test_settings_choose_models_versions_and_pools(tmp_path: Path, registry: Registry, store: ModelStore) -> None:
