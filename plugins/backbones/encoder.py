@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from taskloom.core.errors import UnsupportedError
 from taskloom.plugins.backbones.loading import Backbone, position_offset
-from taskloom.plugins.backbones.packing import ATTENTION_NAME, PackedRow, packed_attention, plan_row
+from taskloom.plugins.backbones.packing import ATTENTION_NAME, packed_attention, plan_row
 from taskloom.plugins.backbones.settings import Layout
 
 PACKABLE = frozenset({"bert", "ernie", "electra", "distilbert", "roberta", "xlm-roberta", "camembert"})
@@ -52,7 +51,7 @@ class TextEncoder(nn.Module):
         return run(input_ids, token_type_ids, sizes)
 
     def _packed(self, input_ids: Tensor, token_type_ids: Tensor, sizes: list[int]) -> Tensor:
-        row = row_on(plan_row(sizes), input_ids.device)
+        row = plan_row(sizes).to(input_ids.device, self.model.dtype)
         types = {"token_type_ids": token_type_ids[row.source].unsqueeze(0)} if self.takes_types else {}
         found = self.model(
             input_ids=input_ids[row.source].unsqueeze(0),
@@ -78,18 +77,6 @@ class TextEncoder(nn.Module):
             for row, i in enumerate(bucket):
                 found[i] = hidden[row, : sizes[i]]
         return torch.cat([hidden for hidden in found if hidden is not None])
-
-
-def row_on(row: PackedRow, device: torch.device) -> PackedRow:
-    """The row with its tensors on a device."""
-    if device.type == "cpu":
-        return row
-    spans = tuple(
-        dataclasses.replace(span, mask=span.mask.to(device, non_blocking=True)) if span.mask is not None else span
-        for span in row.spans
-    )
-    source, positions, restore = (x.to(device, non_blocking=True) for x in (row.source, row.positions, row.restore))
-    return PackedRow(source, positions, restore, spans)
 
 
 def length_buckets(sizes: list[int], waste: float = 0.25) -> list[list[int]]:

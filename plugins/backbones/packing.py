@@ -7,6 +7,7 @@ under a mask that keeps them apart, and all blocks are one call; longer ones fol
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 ATTENTION_NAME = "taskloom_packed"
 BLOCK = 64
-"""Tokens in a block of short sequences; the row's length is a multiple of it, since each new length makes oneDNN build
-kernels."""
-SHORT = 48
-"""Sequences up to this many tokens go into blocks."""
+"""Tokens in a block; sequences that are shorter share blocks."""
+FILLING = 4
+"""Empty places that a block may have. Sequences that would leave more are laid down on their own: an empty place costs as
+much as a token in every layer, a sequence on its own one attention call per layer."""
 
 
 @dataclass(frozen=True)
@@ -44,32 +45,49 @@ class PackedRow:
     restore: Tensor
     spans: tuple[Span, ...]
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> PackedRow:
+        """On a device, and with masks that are added to attention scores of this dtype: turned once a batch, where a mask
+        of booleans would be turned at each call of each layer."""
+        return PackedRow(
+            self.source.to(device, non_blocking=True),
+            self.positions.to(device, non_blocking=True),
+            self.restore.to(device, non_blocking=True),
+            tuple(
+                span if span.mask is None else dataclasses.replace(span, mask=_additive(span.mask).to(device, dtype))
+                for span in self.spans
+            ),
+        )
 
-def plan_row(lengths: Sequence[int], block: int = BLOCK, short: int = SHORT) -> PackedRow:
+
+def row_length(tokens: int) -> int:
+    """The length of the row for so many tokens. Lengths are few, since oneDNN builds kernels for each that it meets first:
+    multiples of 16, beyond 256 of 64."""
+    step = 16 if tokens <= 256 else 64
+    return -(-tokens // step) * step
+
+
+def plan_row(lengths: Sequence[int]) -> PackedRow:
     """The row for sequences of these lengths (each at least 1)."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    blocks, rest = _fill_blocks([i for i in order if lengths[i] <= short], lengths, block)
-    rest += [i for i in order if lengths[i] > short]
-    return _lay_out(blocks, sorted(rest, key=lengths.__getitem__), lengths, block)
+    blocks, rest = _fill_blocks([i for i in order if lengths[i] < BLOCK], lengths)
+    singles = sorted([*rest, *(i for i in order if lengths[i] >= BLOCK)], key=lengths.__getitem__)
+    return _lay_out(blocks, singles, lengths)
 
 
-def _fill_blocks(ascending: list[int], lengths: Sequence[int], block: int) -> tuple[list[list[int]], list[int]]:
-    """Best-fit decreasing (Johnson 1974). Returns the blocks and what is left over: a last block that is mostly empty
-    would cost more in every layer than its sequences cost on their own."""
-    by_room: list[list[tuple[list[int], int]]] = [[] for _ in range(block + 1)]
+def _fill_blocks(ascending: list[int], lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+    """Best-fit decreasing (Johnson et al. 1974, https://doi.org/10.1137/0203025). Returns the blocks, each a list of
+    sequences, and the sequences that are left over."""
+    by_room: list[list[list[int]]] = [[] for _ in range(BLOCK + 1)]
     for i in reversed(ascending):
-        need = lengths[i]
-        room = next((r for r in range(need, block) if by_room[r]), block)
-        members = by_room[room].pop()[0] if room < block else []
+        room = next((room for room in range(lengths[i], BLOCK) if by_room[room]), BLOCK)
+        members = by_room[room].pop() if room < BLOCK else []
         members.append(i)
-        by_room[room - need].append((members, room - need))
-    loose = block // 4
-    full = [members for room in range(loose + 1) for members, _ in by_room[room]]
-    leftover = [i for room in range(loose + 1, block + 1) for members, _ in by_room[room] for i in members]
-    return full, leftover
+        by_room[room - lengths[i]].append(members)
+    full = [members for same in by_room[: FILLING + 1] for members in same]
+    return full, [i for same in by_room[FILLING + 1 :] for members in same for i in members]
 
 
-def _lay_out(blocks: list[list[int]], singles: list[int], lengths: Sequence[int], block: int) -> PackedRow:
+def _lay_out(blocks: list[list[int]], singles: list[int], lengths: Sequence[int]) -> PackedRow:
     starts = [0] * len(lengths)
     for i in range(1, len(lengths)):
         starts[i] = starts[i - 1] + lengths[i - 1]
@@ -77,10 +95,10 @@ def _lay_out(blocks: list[list[int]], singles: list[int], lengths: Sequence[int]
     """(start in the flat tokens, length, is filling) in the order of the row."""
     for members in blocks:
         pieces += [(starts[i], lengths[i], False) for i in members]
-        if room := block - sum(lengths[i] for i in members):
+        if room := BLOCK - sum(lengths[i] for i in members):
             pieces.append((0, room, True))
     spans: list[Span] = []
-    at = len(blocks) * block
+    at = len(blocks) * BLOCK
     for i in singles:
         pieces.append((starts[i], lengths[i], False))
         if spans and spans[-1].length == lengths[i]:
@@ -88,7 +106,7 @@ def _lay_out(blocks: list[list[int]], singles: list[int], lengths: Sequence[int]
         else:
             spans.append(Span(at, 1, lengths[i]))
         at += lengths[i]
-    if tail := -at % block:
+    if tail := row_length(at) - at:
         pieces.append((0, tail, True))
         spans.append(Span(at, 1, tail))
     sizes = torch.tensor([size for _, size, _ in pieces])
@@ -101,9 +119,13 @@ def _lay_out(blocks: list[list[int]], singles: list[int], lengths: Sequence[int]
     real = torch.nonzero(~filling).squeeze(1)
     restore[source[real]] = real
     if blocks:
-        owner = piece[: len(blocks) * block].view(len(blocks), 1, block)
-        spans.insert(0, Span(0, len(blocks), block, owner.unsqueeze(-1) == owner.unsqueeze(-2)))
+        owner = piece[: len(blocks) * BLOCK].view(len(blocks), 1, BLOCK)
+        spans.insert(0, Span(0, len(blocks), BLOCK, owner.unsqueeze(-1) == owner.unsqueeze(-2)))
     return PackedRow(source, positions, restore, tuple(spans))
+
+
+def _additive(mask: Tensor) -> Tensor:
+    return torch.zeros(mask.shape).masked_fill_(~mask, float("-inf"))
 
 
 def packed_attention(  # the signature is transformers'
@@ -125,6 +147,7 @@ def packed_attention(  # the signature is transformers'
         end = span.start + span.count * span.length
         shape = (query.shape[1], span.count, span.length, query.shape[3])
         q, k, v = (x[0, :, span.start : end].view(shape).transpose(0, 1) for x in (query, key, value))
-        out = scaled_dot_product_attention(q, k, v, attn_mask=span.mask, dropout_p=dropout, scale=scaling)
+        mask = None if span.mask is None else span.mask.to(query.dtype)  # autocast may have changed the dtype on the way
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
         found.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(found).unsqueeze(0), None

@@ -16,7 +16,7 @@ from taskloom.core.task import Batch, Example, Outputs, TaskModel
 from taskloom.plugins.backbones.adapters import add_adapter, load_adapter, save_adapter
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.loading import Backbone, load_backbone, save_backbone
-from taskloom.plugins.backbones.packing import BLOCK
+from taskloom.plugins.backbones.packing import row_length
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
 from taskloom.plugins.tasks.classification.heads import PooledHead, imported_head
 from taskloom.plugins.tasks.classification.schema import (
@@ -256,7 +256,7 @@ class ClassificationModel(TaskModel[ClassificationInput, ClassificationOutput, C
     def warm_up(self, max_cost: int) -> Iterator[Batch]:
         """One batch for each length that a packed row can have: what is built per shape is built here."""
         longest = self._backbone.max_length
-        for total in range(BLOCK, max(BLOCK, max_cost) + BLOCK, BLOCK):
+        for total in sorted({row_length(tokens) for tokens in range(1, max_cost + 1)}):
             sizes = torch.tensor([longest] * (total // longest) + ([total % longest] if total % longest else []))
             ids = torch.full((total,), self.module.encoder.pad_token_id, dtype=torch.long)
             yield {
