@@ -13,6 +13,8 @@ from matplotlib.font_manager import FontProperties, findfont
 
 FONTS = ["Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Micro Hei", "Source Han Sans SC", "SimHei", "PingFang SC"]
 """For labels in Chinese; the first that the machine has."""
+CJK_FROM = 0x2E80
+"""The first code point that matplotlib's own font lacks and `FONTS` are for."""
 NUMBERED_FROM = 30
 """From so many classes on, cells are too small for numbers: the largest confusions are listed beside the matrix."""
 
@@ -30,7 +32,8 @@ def draw_confusion(matrix: Any, labels: Sequence[str], confusions: Table, path: 
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     font = label_font(labels)
-    shown = [label if len(label) <= 34 else label[:33] + "…" for label in labels]
+    names = dict(zip(labels, labels, strict=True)) if font else {label: f"no. {i}" for i, label in enumerate(labels, start=1)}
+    shown = [name if len(name) <= 34 else name[:33] + "…" for name in names.values()]
     letters = 9 if small else 6.5
     axes.set_xticks(range(size), shown, rotation=90, fontsize=letters, fontproperties=font)
     axes.set_yticks(range(size), shown, fontsize=letters, fontproperties=font)
@@ -47,7 +50,10 @@ def draw_confusion(matrix: Any, labels: Sequence[str], confusions: Table, path: 
     if small:
         figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true label's rows")
     else:
-        lines = [f"{count:>3} ({float(part):.0%})  {true} → {given}" for true, given, count, part in confusions]
+        lines = [
+            f"{count:>3} ({float(part):.0%})  {names[str(true)]} → {names[str(given)]}"
+            for true, given, count, part in confusions
+        ]
         told = "Largest confusions: rows (share), true → given\n\n" + "\n".join(lines or ["none"])
         axes.text(1.02, 1.0, told, transform=axes.transAxes, va="top", fontsize=8.5, fontproperties=font)
     figure.savefig(path, dpi=110)
@@ -73,13 +79,14 @@ def draw_reliability(bins: Table, error: float, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def label_font(labels: Sequence[str]) -> FontProperties:
-    """A font that has the labels' letters: the default for Latin text, else the first of `FONTS` that is installed."""
-    if all(label.isascii() for label in labels):
+def label_font(labels: Sequence[str]) -> FontProperties | None:
+    """A font that has the labels' letters: the default for Latin text, else the first of `FONTS` that is installed. None if
+    there is none: labels are then shown by their number in the per-class table rather than as empty boxes."""
+    if all(ord(letter) < CJK_FROM for label in labels for letter in label):
         return FontProperties()
     for name in FONTS:
         try:
             return FontProperties(fname=findfont(FontProperties(family=name), fallback_to_default=False))
         except ValueError:
             continue
-    return FontProperties()
+    return None

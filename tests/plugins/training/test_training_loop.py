@@ -1,0 +1,204 @@
+"""The training loop, on a model of a few numbers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from taskloom.core.errors import ConfigError
+from taskloom.core.task import Example, TaskModel, TrainRun
+from taskloom.plugins._shared.checkpoints import CHECKPOINT
+from taskloom.plugins._shared.loop_config import LoopConfig
+from taskloom.plugins._shared.training import FitResult, Validation, batches_of_epoch, fit, rate_factor
+
+
+class LineModel(TaskModel[Any, Any, Any]):
+    """Fits y = 2x + 1, with dropout so that chance matters."""
+
+    def __init__(self, seed: int = 0, dropout: float = 0.2) -> None:
+        torch.manual_seed(seed)
+        layers = {"body": nn.Linear(1, 8), "norm": nn.LayerNorm(8), "drop": nn.Dropout(dropout), "head": nn.Linear(8, 1)}
+        self.module = nn.Sequential()
+        for name, layer in layers.items():
+            self.module.add_module(name, layer)
+
+    def encode(self, inputs: Sequence[Any]) -> Mapping[str, Any]:
+        return {"x": torch.tensor(inputs, dtype=torch.float32).unsqueeze(1)}
+
+    def forward(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"y": self.module(batch["x"])}
+
+    def decode(self, outputs: Any, inputs: Any, params: Any) -> list[Any]:
+        return list(outputs["y"])
+
+    def save(self, folder: Path) -> Mapping[str, Any]:
+        return {}
+
+    def collate(self, examples: Sequence[Example[Any]]) -> Mapping[str, Any]:
+        return {**self.encode([e.input for e in examples]), "targets": torch.tensor([[float(e.target)] for e in examples])}
+
+    def loss(self, batch: Mapping[str, Any]) -> Any:
+        return nn.functional.mse_loss(self.forward(batch)["y"], batch["targets"])
+
+
+def rows(count: int = 60) -> list[Example[Any]]:
+    return [Example[Any].model_construct(input=i / count, target=2 * i / count + 1, path="", line=0) for i in range(count)]
+
+
+SETTINGS: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 8,
+    "learning_rate": 0.01,
+    "head_learning_rate": 0.02,
+    "checkpoint_steps": 3,
+}
+
+
+def train(
+    folder: Path,
+    model: LineModel | None = None,
+    *,
+    on_event: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    fingerprint: str = "f",
+    validation: Validation | None = None,
+    **settings: Any,
+) -> tuple[LineModel, FitResult]:
+    model = model or LineModel()
+    run = TrainRun(folder, True, False, on_event)
+    config = LoopConfig(**{**SETTINGS, **settings})
+    torch.manual_seed(config.seed)
+    head: Callable[[str], bool] = lambda name: name.startswith("head.")  # noqa: E731
+    result = fit(model, rows(), config, run, length=lambda e: 1, fingerprint=fingerprint, validation=validation, is_head=head)
+    return model, result
+
+
+def weights(model: LineModel) -> dict[str, Any]:
+    return {name: tensor.tolist() for name, tensor in model.module.state_dict().items()}
+
+
+def killed_at(folder: Path, step: int) -> None:
+    """Runs this training in another process, which kills itself, without a chance to clean up, after a step."""
+    process = subprocess.run([sys.executable, __file__, str(folder), str(step)], env=os.environ, check=False)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("step", [5, 8, 14])
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, step: int) -> None:
+    whole, expected = train(tmp_path / "whole")
+    killed_at(tmp_path / "cut", step)
+    assert (tmp_path / "cut" / CHECKPOINT).is_file()
+    events: list[Mapping[str, Any]] = []
+    # Other initial weights: everything must come from the checkpoint.
+    resumed, result = train(tmp_path / "cut", LineModel(seed=99), on_event=events.append)
+    assert weights(resumed) == weights(whole)
+    assert result.history == expected.history
+    assert events[0]["event"] == "resumed"
+    assert 0 < events[0]["step"] <= step
+    assert not (tmp_path / "cut" / CHECKPOINT).exists()
+
+
+def test_a_checkpoint_of_other_settings_or_a_torn_one_is_not_gone_on_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed_at(tmp_path, 8)
+    whole, _ = train(tmp_path / "whole")
+    content = (tmp_path / CHECKPOINT).read_bytes()
+    train(tmp_path, fingerprint="other")
+    assert "other settings" in caplog.text
+    (tmp_path / CHECKPOINT).write_bytes(content[: len(content) // 2])
+    again, _ = train(tmp_path)
+    assert "can't be read" in caplog.text
+    assert weights(again) == weights(whole)
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    one, _ = train(tmp_path, LineModel(dropout=0), epochs=1)
+    parts, _ = train(tmp_path, LineModel(dropout=0), epochs=1, accumulation=3)
+    for name, tensor in one.module.state_dict().items():
+        torch.testing.assert_close(parts.module.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_training_stops_early_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    model = LineModel()
+    scores = iter([0.5, 0.9, 0.7, 0.8, 0.99])
+    seen: list[dict[str, Any]] = []
+
+    def measure() -> dict[str, float]:
+        seen.append(weights(model))
+        return {"score": next(scores)}
+
+    validation = Validation(measure, "score")
+    _, result = train(tmp_path, model, validation=validation, epochs=5, early_stopping_patience=2)
+    assert [row["score"] for row in result.history] == [0.5, 0.9, 0.7, 0.8]
+    assert weights(model) == seen[1]
+
+
+def test_what_is_kept_is_the_moving_average_that_was_judged(tmp_path: Path) -> None:
+    averaged, _ = train(tmp_path, ema_decay=0.9)
+    last, _ = train(tmp_path, ema_decay=0.0)
+    assert weights(averaged) != weights(last)
+
+
+def test_biases_and_norms_do_not_decay(tmp_path: Path) -> None:
+    def norms(decay: float) -> dict[str, float]:
+        model, _ = train(
+            tmp_path, LineModel(dropout=0), epochs=1, weight_decay=decay, learning_rate=1e-9, head_learning_rate=1e-9
+        )
+        return {name: float(tensor.norm()) for name, tensor in model.module.state_dict().items()}
+
+    # With next to no gradient step, only decay (rate * decay) can move a weight.
+    with_decay, without = norms(1e8), norms(0.0)
+    moved = {name for name in without if abs(with_decay[name] - without[name]) > 1e-3 * without[name] + 1e-6}
+    assert moved == {"body.weight", "head.weight"}
+
+
+def test_a_loss_that_is_no_number_stops_with_the_remedy(tmp_path: Path) -> None:
+    model = LineModel()
+    with torch.no_grad():
+        model.module.get_parameter("head.weight").fill_(float("inf"))
+    with pytest.raises(ConfigError, match="lower learning_rate"):
+        train(tmp_path, model)
+
+
+def test_nothing_to_train_is_an_error(tmp_path: Path) -> None:
+    model = LineModel()
+    model.module.requires_grad_(False)
+    with pytest.raises(ConfigError, match="frozen"):
+        train(tmp_path, model)
+
+
+def test_every_row_is_in_one_batch_of_an_epoch_and_epochs_differ() -> None:
+    lengths = [i % 17 for i in range(333)]
+    first, second = (batches_of_epoch(lengths, 10, 13, epoch) for epoch in (0, 1))
+    assert sorted(i for batch in first for i in batch) == list(range(333))
+    assert first != second
+    assert first == batches_of_epoch(lengths, 10, 13, 0)
+    spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in first]
+    assert sum(spread) / len(spread) < 3, "batches hold texts of like length"
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
+    rates = [rate_factor(step, 100, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+if __name__ == "__main__":
+    work, last_step = Path(sys.argv[1]), int(sys.argv[2])
+
+    def kill_at(event: Mapping[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == last_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(work, on_event=kill_at)
