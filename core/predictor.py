@@ -29,7 +29,10 @@ def validated(schema: type[M], raw: Mapping[str, Any] | BaseModel, where: str) -
     try:
         return schema.model_validate(raw.model_dump() if isinstance(raw, BaseModel) else dict(raw))
     except ValidationError as exc:
-        problems = [(".".join([where, *(str(part) for part in e["loc"])]), e["msg"].removeprefix("Value error, ")) for e in exc.errors(include_url=False)]
+        problems = [
+            (".".join([where, *(str(part) for part in e["loc"])]), e["msg"].removeprefix("Value error, "))
+            for e in exc.errors(include_url=False)
+        ]
         told = "; ".join(f"{path}: {problem}" for path, problem in problems[:5])
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         fields = ", ".join(schema.model_fields)

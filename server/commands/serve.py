@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ def serve(
     """
     import asyncio
 
+    quiet_grpc()
     from taskloom.core.settings import load_settings
     from taskloom.server.app import serve as run
 
@@ -53,6 +55,13 @@ def serve(
             click.echo(ready_line(address))
 
     asyncio.run(run(settings, on_ready=tell, registry=cli.registry))
+
+
+def quiet_grpc() -> None:
+    """Set before gRPC is imported, which is when it looks: Ray forks its own processes, and the gateway's threads neither
+    survive a fork nor need to; without this gRPC writes a line about each."""
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 def chosen(
