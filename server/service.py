@@ -40,6 +40,7 @@ from taskloom.server.refusals import RefusalLog
 
 log = logging.getLogger(__name__)
 
+_CANCELLED_WITHIN_S = 5.0
 _PREDICT_ONLY = frozenset({PREDICT})
 
 
@@ -98,6 +99,7 @@ class InferenceService:
         self._runs = IdempotentRuns(settings.idempotency_ttl_s)
         self._ready = False
         self._running = 0
+        self._emptied: asyncio.Future[None] | None = None
         self._late_records: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
@@ -105,8 +107,12 @@ class InferenceService:
         self._ready = True
 
     async def close(self) -> None:
-        """Writes the records that nobody waits for: of callers who went away, and of refusals that were counted."""
+        """Writes the records that nobody waits for: of callers who went away, and of refusals that were counted. Requests
+        that are being cancelled come to their end first."""
         self._ready = False
+        if self._running:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._emptied], timeout=_CANCELLED_WITHIN_S)
         await asyncio.gather(*self._late_records)
         await self._refusals.close()
 
@@ -126,6 +132,8 @@ class InferenceService:
             return await self._answer_once(principal, call, facts)
         finally:
             self._running -= 1
+            if self._emptied is not None and not self._running:
+                self._emptied.set_result(None)
 
     def _admit(self, principal: Principal, call: InferCall) -> None:
         """What can be decided without the engine. The token is taken before the model is looked at, so that calls for

@@ -66,7 +66,7 @@ class InferenceServicer(pb_grpc.InferenceServicer):
         """The caller, with the name in its certificate where clients must show one."""
         caller = CALLER.get()
         if self._mutual_tls and (names := context.auth_context().get("x509_common_name")):
-            caller.facts = {"tls_client": names[0].decode("utf-8", "replace")}
+            caller.facts = {"tls_client": next(iter(names)).decode("utf-8", "replace")}
         return caller
 
     def _deadline(self, context: Context) -> float:

@@ -186,6 +186,13 @@ async def test_a_key_is_for_one_request_of_one_principal(running: Running) -> No
     other = await stub.Infer(ask("two", idempotency_key="i1"), metadata=bearer("key-en"))
     assert other.classification.labels[0].label == "two"
     assert running.audit.codes() == ["invalid_input"]
+    running.engine.started.clear()
+    first = stub.Infer(ask("slow", idempotency_key="i2"), metadata=bearer())
+    await running.engine.started.wait()
+    status, _ = await failure(stub.Infer(ask("other", idempotency_key="i2"), metadata=bearer(), timeout=5))
+    assert status is Code.INVALID_ARGUMENT
+    running.engine.release.set()
+    await first
 
 
 async def test_when_the_first_caller_goes_away_the_next_one_runs_it(running: Running) -> None:
@@ -216,16 +223,21 @@ async def test_an_error_is_not_kept(running: Running) -> None:
 async def test_on_a_stream_one_bad_request_fails_alone(running: Running) -> None:
     async def requests() -> Any:
         for n in range(300):
-            yield ask("" if n == 150 else "crash" if n == 200 else f"text {n}", request_id=f"s{n}")
+            text = {150: "", 200: "crash", 250: "unpublished"}.get(n, f"text {n}")
+            yield ask(text, request_id=f"s{n}")
+
+    running.engine.errors["unpublished"] = error_from_code("plugin", "a secret of the operator")
 
     answers = {answer.request_id: answer async for answer in running.stub().InferStream(requests(), metadata=bearer())}
     assert len(answers) == 300
     assert answers["s150"].error.code == "invalid_input"
     assert answers["s200"].error.code == "internal"
     assert "secret" not in answers["s200"].error.message
-    good = [n for n in range(300) if n not in (150, 200)]
+    assert answers["s250"].error.code == "internal"
+    assert "secret" not in answers["s250"].error.message
+    good = [n for n in range(300) if n not in (150, 200, 250)]
     assert all(answers[f"s{n}"].response.classification.labels[0].label == f"text {n}" for n in good)
-    assert Counter(running.audit.kinds()) == {"accepted": 299, "completed": 298, "failed": 2}
+    assert Counter(running.audit.kinds()) == {"accepted": 299, "completed": 297, "failed": 3}
 
 
 async def test_answers_come_as_they_are_ready(running: Running) -> None:
