@@ -124,12 +124,13 @@ class RayCluster:
         serve.start(proxy_location="Disabled", logging_config=quiet)
 
     def _stop(self) -> None:
-        from ray import serve
         from ray import shutdown as leave
 
         processes = self._processes()
         if self.private:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # whatever Serve makes of it, Ray is shut down next
+                from ray import serve
+
                 serve.shutdown()  # type: ignore[no-untyped-call]
         leave()
         _gone, left = psutil.wait_procs(processes, timeout=5)
