@@ -31,6 +31,8 @@ from taskloom.server.telemetry.logs import logging_to
 
 log = logging.getLogger(__name__)
 
+HEALTH_PERIOD_S = 1.0
+
 OPERATOR = "system"
 """Who starts and stops the server, in the audit log."""
 
@@ -108,8 +110,9 @@ async def _start(
     # A log that can't be written is found here, not by the first caller.
     await audit.append(_event("server.start", {"address": address.address, "models": list(models)}))
     service.open()
-    await gateway.announce()
+    await gateway.report(serving=True)
     closing.push_async_callback(_record_stop, audit)
+    closing.push_async_callback(_ended, asyncio.create_task(_follow_health(engine, gateway), name="taskloom-health"))
     log.info("ready on %s after %.1f s: %s", address.address, time.perf_counter() - began, ", ".join(models))
     if on_ready is not None:
         on_ready(address)
@@ -137,6 +140,18 @@ def _key_file(settings: Settings) -> Path | None:
 
 def _event(action: str, facts: Mapping[str, Any], key_id: str = "") -> AuditEntry:
     return AuditEntry(kind="event", action=action, principal=OPERATOR, key_id=key_id, time_s=time.time(), facts=facts)
+
+
+async def _follow_health(engine: Engine, gateway: Gateway) -> None:
+    """Health checks fail while a pool has no replica, so that a load balancer sends callers elsewhere meanwhile."""
+    while True:
+        await asyncio.sleep(HEALTH_PERIOD_S)
+        await gateway.report(serving=engine.health()[""])
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _record_stop(audit: AuditLog) -> None:

@@ -33,7 +33,7 @@ _QUIET_S = 0.05
 
 
 class Gateway:
-    """`start` listens and reports NOT_SERVING; `announce` says that requests are welcome; `drain` ends it."""
+    """`start` listens and reports NOT_SERVING; `report` says whether requests are welcome; `drain` ends it."""
 
     def __init__(
         self,
@@ -67,9 +67,9 @@ class Gateway:
         self._server = server
         return port
 
-    async def announce(self) -> None:
-        """Health becomes SERVING."""
-        await self._health.announce()
+    async def report(self, *, serving: bool) -> None:
+        """What health checks are told from now on."""
+        await self._health.report(serving=serving)
 
     async def drain(self, grace_s: float) -> None:
         """Says NOT_SERVING, sends new callers away, and waits up to `grace_s` seconds until every call that was accepted has

@@ -42,9 +42,9 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc, name-defined] # m
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802
         await self._streams.run(super().Watch(request, context))
 
-    async def announce(self) -> None:
+    async def report(self, *, serving: bool) -> None:
         for service in self._services:
-            await self.set(service, SERVING)
+            await self.set(service, SERVING if serving else NOT_SERVING)
 
 
 def reflection_handlers(services: Sequence[str], streams: OpenStreams) -> list[Any]:

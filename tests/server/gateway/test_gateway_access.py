@@ -137,7 +137,7 @@ async def test_health_needs_no_key_and_tells_when_requests_are_welcome() -> None
         code, error = await failure(starting.stub().Infer(ask(), metadata=bearer()))
         assert (code, error.code) == (Code.UNAVAILABLE, "unavailable")
         starting.service.open()
-        await starting.gateway.announce()
+        await starting.gateway.report(serving=True)
         for service in ("", "taskloom.v1.Inference"):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING

@@ -168,7 +168,7 @@ async def running_gateway(*, tls: TlsSettings | None = None, ready: bool = True,
     running = Running(gateway, service, engine, audit, keys, await gateway.start())
     if ready:
         service.open()
-        await gateway.announce()
+        await gateway.report(serving=True)
     try:
         yield running
     finally:
