@@ -53,12 +53,14 @@ def fit(
     fingerprint: str,
     validation: Validation | None = None,
     is_head: Callable[[str], bool] = lambda _: False,
+    prepare: Callable[[], None] = lambda: None,
 ) -> FitResult:
     """Trains `model` in place; at the end it has the best weights that `validation` saw, or the last ones without it.
 
     `length` groups examples of like size into a batch. `is_head` says which parameters (by name) take the head's learning
     rate. `fingerprint` identifies settings and data: a checkpoint with the same one in `run.work_folder` is gone on from, and
-    the result is then the same as without the interruption. Raises `ConfigError` if the loss is no longer a number.
+    the result is then the same as without the interruption. `prepare` sets the first weights; a resumed training has no need
+    of it and skips it. Raises `ConfigError` if the loss is no longer a number.
     """
     if not examples:
         raise ConfigError("there are no rows to train on")
@@ -72,7 +74,7 @@ def fit(
         validation=validation,
         is_head=is_head,
     )
-    return loop.run()
+    return loop.run(prepare)
 
 
 def seed_everything(seed: int) -> None:
@@ -158,13 +160,18 @@ class _Loop:
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def run(self) -> FitResult:
+    def run(self, prepare: Callable[[], None]) -> FitResult:
         folder = self.run_info.work_folder
         found = load_checkpoint(folder, self.fingerprint) if self.run_info.resume else None
         if found is not None:
             self._restore(found)
             self.resumed_at.append(self.step)
             self._tell("resumed")
+        else:
+            prepare()
+            with torch.no_grad():
+                for name, tensor in self.average.items():
+                    tensor.copy_(self.trained[name])
         with TrainingProgress(self.total_steps, self.step, show=self.run_info.show_progress) as progress:
             while self.epoch < self.config.epochs and not self._stalled():
                 self._run_epoch(progress)

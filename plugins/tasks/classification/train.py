@@ -106,8 +106,6 @@ def train(
     model.label_smoothing = config.label_smoothing
     if config.class_weights == "balanced":
         model.class_weights = balanced_weights(kept, names, config.multi_label)
-    if config.head_init == "centroids" and not config.multi_label:
-        put_centroids(model, kept)
     result = fit(
         model,
         kept,
@@ -117,6 +115,7 @@ def train(
         fingerprint=training_fingerprint(config, kept, held),
         validation=Validation(_measure(model, held), "accuracy") if held else None,
         is_head=lambda name: name.startswith("head."),
+        prepare=lambda: put_centroids(model, kept) if config.head_init == "centroids" and not config.multi_label else None,
     )
     facts = {**result.facts, "validation_rows": len(held), "labels": len(names)}
     return Trained(model, result.history, facts)
@@ -163,10 +162,11 @@ def put_centroids(model: ClassificationModel, rows: Rows) -> None:
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].input.text))
     with torch.inference_mode():
         for start in range(0, len(order), MEASURED_AT_ONCE):
-            batch = model.collate([rows[i] for i in order[start : start + MEASURED_AT_ONCE]])
+            found_rows = model.collate([rows[i] for i in order[start : start + MEASURED_AT_ONCE]])
+            batch = {name: tensor.to(head.linear.weight.device) for name, tensor in found_rows.items()}
             hidden = model.module.encoder(batch["input_ids"], batch["token_type_ids"], batch["lengths"])
             found.append(head.pool(hidden, batch["lengths"]))
-        embedded = torch.cat(found)
+        embedded = torch.cat(found).cpu()
     targets = torch.tensor([model.labels.index(rows[i].target) for i in order])
     sums = torch.zeros(len(model.labels), embedded.shape[1]).index_add(0, targets, embedded)
     centroids = sums / targets.bincount(minlength=len(model.labels)).clamp(min=1).unsqueeze(1)
