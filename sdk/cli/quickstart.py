@@ -73,7 +73,7 @@ def _show(told: Console, example: dict[str, Any], result: InferResult, latency_s
     told.print(f"[bold]{result.model}@{result.version}[/bold] ({result.task}, {latency_s * 1000:.0f} ms)")
     for value in example.values():
         told.print(f"  [cyan]{escape(str(value))}[/cyan]")
-    for line in output_lines(result.output):
+    for line in output_lines(result.output)[:3]:
         told.print(f"    {escape(line)}")
 
 
