@@ -59,7 +59,8 @@ def fit(
 
     `length` groups examples of like size into a batch. `is_head` says which parameters (by name) take the head's learning
     rate. `fingerprint` identifies settings and data: a checkpoint with the same one in `run.work_folder` is gone on from, and
-    the result is then the same as without the interruption. `prepare` sets the first weights; a resumed training has no need
+    the result is then the same as without the interruption, on the same
+    machine with as many threads. `prepare` sets the first weights; a resumed training has no need
     of it and skips it. Raises `ConfigError` if the loss is no longer a number.
     """
     if not examples:
