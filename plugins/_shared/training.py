@@ -86,7 +86,7 @@ def seed_everything(seed: int) -> None:
 def pick_device(asked: str) -> torch.device:
     if asked != "auto":
         return torch.device(asked)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[no-untyped-call]
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pick_precision(asked: str, device: torch.device) -> str:
@@ -95,7 +95,7 @@ def pick_precision(asked: str, device: torch.device) -> str:
         return asked
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+    return "bf16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"  # type: ignore[no-untyped-call]
 
 
 def batches_of_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
