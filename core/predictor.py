@@ -84,8 +84,10 @@ class Predictor(Generic[In, Out, Par]):
         self.executor.close()
 
     def warm_up(self, max_cost: int) -> None:
-        """Runs the shapes that batches of up to `max_cost` will have, so that no request pays for the first of its kind."""
-        for batch in self.model.warm_up(max_cost):
+        """Runs the shapes that batches of up to `max_cost` will have, so that no request pays for the first of its kind.
+        Where shapes are not compiled, the smallest and the largest are enough to claim memory and load code."""
+        batches = list(self.model.warm_up(max_cost))
+        for batch in batches if self.executor.plan.compiles_shapes else [*batches[:1], *batches[-1:]]:
             self.executor.run(batch)
 
 

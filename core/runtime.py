@@ -30,6 +30,8 @@ class ExecutionPlan(Frozen):
     device: str
     precision: str
     threads: int
+    compiles_shapes: bool = True
+    """Whether the first batch of each shape costs more than the next, so that every shape is worth a warm-up."""
     reasons: tuple[str, ...] = ()
     versions: Mapping[str, str] = Field(default_factory=dict)
 

@@ -59,7 +59,8 @@ def fit(
 
     `length` groups examples of like size into a batch. `is_head` says which parameters (by name) take the head's learning
     rate. `fingerprint` identifies settings and data: a checkpoint with the same one in `run.work_folder` is gone on from, and
-    the result is then the same as without the interruption. `prepare` sets the first weights; a resumed training has no need
+    the result is then the same as without the interruption, on the same
+    machine with as many threads. `prepare` sets the first weights; a resumed training has no need
     of it and skips it. Raises `ConfigError` if the loss is no longer a number.
     """
     if not examples:
@@ -85,7 +86,7 @@ def seed_everything(seed: int) -> None:
 def pick_device(asked: str) -> torch.device:
     if asked != "auto":
         return torch.device(asked)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[no-untyped-call]
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pick_precision(asked: str, device: torch.device) -> str:
@@ -94,7 +95,7 @@ def pick_precision(asked: str, device: torch.device) -> str:
         return asked
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+    return "bf16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"  # type: ignore[no-untyped-call]
 
 
 def batches_of_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

@@ -75,6 +75,7 @@ def train(
     model = model or LineModel()
     run = TrainRun(folder, True, False, on_event)
     config = LoopConfig(**{**SETTINGS, **settings})
+    torch.set_num_threads(1)  # sums depend on how they are shared out: as many threads in every process
     torch.manual_seed(config.seed)
     head: Callable[[str], bool] = lambda name: name.startswith("head.")  # noqa: E731
     result = fit(model, rows(), config, run, length=lambda e: 1, fingerprint=fingerprint, validation=validation, is_head=head)
