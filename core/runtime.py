@@ -14,8 +14,8 @@ from taskloom.core.types import Frozen
 
 
 class RuntimeConfig(Frozen):
-    """What a user may ask of a runtime. `auto` is what the machine does best; `threads=0` is every core that the process
-    may use."""
+    """What a user may ask of a runtime. `auto` is what the machine does best; `threads=0` is the replica's
+    `num_cpus` under Ray, elsewhere every core that the process may use."""
 
     runtime: str = "auto"
     device: str = "auto"

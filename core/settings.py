@@ -68,7 +68,7 @@ class ServerSettings(Frozen):
 class BatchSettings(Frozen):
     """How a pool's scheduler forms batches. Costs are in the task's unit (tokens for text)."""
 
-    max_cost: int = Field(default=2048, ge=1)
+    max_cost: int = Field(default=1024, ge=1)
     max_items: int = Field(default=64, ge=1)
     max_queue: int = Field(default=2048, ge=1)
     in_flight_per_replica: int = Field(default=2, ge=1, le=8)
@@ -86,9 +86,10 @@ class AutoscaleSettings(Frozen):
 
 
 class PoolSettings(Frozen):
-    """Replicas that hold the same models. `num_gpus` may be a fraction."""
+    """Replicas that hold the same models. `num_cpus` is also how many threads a replica computes with, unless
+    `runtime.threads` says otherwise; `num_gpus` may be a fraction."""
 
-    replicas: int = Field(default=1, ge=1)
+    replicas: int = Field(default=2, ge=1)
     autoscale: AutoscaleSettings | None = None
     num_cpus: float = Field(default=1.0, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)

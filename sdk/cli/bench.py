@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +38,14 @@ def command(context: CliContext, model: str, seconds: float, plot: Path | None, 
     told = Console(stderr=True, highlight=False)
     paths: dict[str, dict[str, Any]] = {}
     load_before = os.getloadavg()[0]
-    for name in ("limit", "rayserve", "local"):
+    allocator = _allocator(context)
+    for name, environment in (("limit", allocator), ("rayserve", {}), ("local", {})):
         told.print(f"measuring {name} ...")
-        paths.update(_child(name, seconds, model))
+        paths.update(_child(name, seconds, model, environment))
     told.print("measuring gateway ...")
     paths.update(_gateway(seconds, model))
     told.print("measuring limit again ...")
-    again = _child("limit", seconds, model)["limit"]
+    again = _child("limit", seconds, model, allocator)["limit"]
     limits = [paths["limit"]["texts_per_s"], again["texts_per_s"]]
     limit = sum(limits) / 2
     report = {
@@ -65,9 +67,23 @@ def command(context: CliContext, model: str, seconds: float, plot: Path | None, 
         _print_table(report)
 
 
-def _child(path: str, seconds: float, model: str) -> dict[str, dict[str, Any]]:
+def _allocator(context: CliContext) -> dict[str, str]:
+    """What replicas are given to allocate memory well. The limit gets it too: it must be the best that there is."""
+    from taskloom.core.predictor import choose_runtime
+    from taskloom.core.runtime import RuntimeConfig
+
+    config = RuntimeConfig()
+    environment = choose_runtime(context.registry, config.runtime).environment(config)
+    return {name: value for name, value in environment.items() if name.startswith("MALLOC_")}
+
+
+def _child(path: str, seconds: float, model: str, environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     done = subprocess.run(  # noqa: S603 - our own interpreter and arguments
-        [sys.executable, "-m", OTHER_PATHS, path, str(seconds), model], capture_output=True, text=True, check=False
+        [sys.executable, "-m", OTHER_PATHS, path, str(seconds), model],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise TaskloomError(f"measuring {path} failed: {done.stderr.strip()[-2000:]}")

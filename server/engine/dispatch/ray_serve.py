@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from taskloom.core.errors import InternalError, MissingDependencyError, ReplicaL
 from taskloom.core.ports import BatchResult, WorkItem
 from taskloom.core.predictor import choose_runtime
 from taskloom.core.registry import Registry
+from taskloom.core.settings import PoolSettings
 from taskloom.server.engine.cluster import RayCluster
 from taskloom.server.engine.replica import Replica, pack_items, unpack_result
 from taskloom.server.engine.spec import ModelVersion, ReplicaSpec
@@ -23,7 +23,7 @@ from taskloom.server.engine.spec import ModelVersion, ReplicaSpec
 log = logging.getLogger(__name__)
 
 DEPLOYMENT = "replica"
-STATUS_PERIOD_S = 0.5
+STATUS_PERIOD_S = 1.0
 """How often the number of replicas is looked up. A change that was not seen yet costs batching, never an answer."""
 
 TRANSPORT: Mapping[str, Any] = {"_by_reference": False, "request_serialization": "pickle", "response_serialization": "pickle"}
@@ -39,7 +39,7 @@ class RayDispatcher:
     again by the scheduler."""
 
     def __init__(self, spec: ReplicaSpec, cluster: RayCluster, registry: Registry) -> None:
-        self._spec = spec
+        self._spec = replace(spec, settings=_with_threads(spec.settings))
         self._cluster = cluster
         self._registry = registry
         self._app = f"taskloom-{spec.pool}"
@@ -162,6 +162,14 @@ class RayDispatcher:
                 await self._look()
 
 
+def _with_threads(pool: PoolSettings) -> PoolSettings:
+    """A replica computes with the cores that it is given: replicas that each took all of them would wait for one another."""
+    if pool.runtime.threads:
+        return pool
+    threads = max(1, round(pool.num_cpus))
+    return pool.model_copy(update={"runtime": pool.runtime.model_copy(update={"threads": threads})})
+
+
 def _options(spec: ReplicaSpec, environment: Mapping[str, str]) -> dict[str, Any]:
     """Serve's defaults are for small web handlers; each one here was chosen for batches on a model."""
     pool = spec.settings
@@ -199,7 +207,7 @@ def _environment(spec: ReplicaSpec, registry: Registry) -> dict[str, str]:
     """What the replica's process must find in its environment before any library is imported: thread counts (Ray would set
     one thread for each whole CPU), what the runtime wants, then what the operator says."""
     config = spec.settings.runtime
-    environment = {"OMP_NUM_THREADS": str(config.threads or os.cpu_count() or 1)}
+    environment = {"OMP_NUM_THREADS": str(config.threads)}
     with contextlib.suppress(MissingDependencyError):  # this process only dispatches, and need not be able to run models
         environment.update(choose_runtime(registry, config.runtime).environment(config))
     return environment | dict(spec.settings.environment)
