@@ -133,16 +133,14 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    from taskloom.sdk.cli.render import output_lines
+
     table = Table("input", "answer", box=box.SIMPLE_HEAD)
     for row in rows:
-        answer = f"[red]{escape(row['error']['message'])}[/red]" if "error" in row else escape(_told(row["output"]))
+        answer = (
+            f"[red]{escape(row['error']['message'])}[/red]"
+            if "error" in row
+            else escape("\n".join(output_lines(row["output"])) or "(nothing)")
+        )
         table.add_row(escape(row["input"]), answer)
     return table
-
-
-def _told(output: dict[str, Any]) -> str:
-    """Labels with their scores where the output has such; its JSON otherwise."""
-    labels = output.get("labels")
-    if isinstance(labels, list) and all(isinstance(item, dict) and {"label", "score"} <= item.keys() for item in labels):
-        return "\n".join(f"{item['label']}  {item['score']:.4f}" for item in labels) or "(no label)"
-    return json.dumps(output, ensure_ascii=False)
