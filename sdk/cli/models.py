@@ -15,8 +15,10 @@ from taskloom.core.types import PRODUCTION, ModelInfo, ModelRef
 from taskloom.sdk.cli.endpoint import gateway_options, json_option, open_gateway
 
 if TYPE_CHECKING:
+    from rich.markdown import Markdown
     from rich.table import Table
 
+    from taskloom.core.artifact import Artifact
     from taskloom.core.ports import AuditEntry
     from taskloom.core.store import AliasMove
     from taskloom.sdk.cli.context import CliContext
@@ -62,11 +64,13 @@ def _local_models(cli: CliContext) -> list[ModelInfo]:
 @click.pass_obj
 def show(cli: CliContext, /, model: str, **gateway: Any) -> None:
     """All about one version: MODEL is NAME or NAME@VERSION."""
-    facts: dict[str, Any]
     if any(gateway.values()):
         with open_gateway(60.0, **gateway) as client:
             facts = client.describe(model).model_dump(mode="json")
+        cli.show(facts, lambda: _facts_table(facts))
     else:
+        from taskloom.core.artifact import CARD
+
         artifact = cli.store.resolve(model)
         facts = {
             **artifact.manifest.model_dump(mode="json"),
@@ -75,7 +79,7 @@ def show(cli: CliContext, /, model: str, **gateway: Any) -> None:
             "size_bytes": artifact.info().size_bytes,
             "history": [move.model_dump(mode="json") for move in cli.store.history(artifact.manifest.model)],
         }
-    cli.show(facts, lambda: _facts_table(facts))
+        cli.show(facts, lambda: _card(artifact) if CARD in artifact.manifest.files else _facts_table(facts))
 
 
 @models.command()
@@ -166,6 +170,16 @@ def _table(found: Sequence[ModelInfo]) -> Table:
         row = (info.name, info.version, " ".join(info.aliases), info.task, info.backbone, " ".join(info.languages), size)
         table.add_row(*row, metrics)
     return table
+
+
+def _card(artifact: Artifact) -> Markdown:
+    """The model card, without the header that is for machines."""
+    from rich.markdown import Markdown
+
+    from taskloom.core.artifact import CARD
+
+    text = artifact.path(CARD).read_text(encoding="utf-8")
+    return Markdown(text.split("\n---\n", 1)[1] if text.startswith("---\n") else text)
 
 
 def _facts_table(facts: Mapping[str, Any]) -> Table:

@@ -31,7 +31,7 @@ def scores(path):
 
 
 def test_one_text_for_people_and_as_json(ask, gateway):
-    assert "0.0500" in ask("hello").stdout
+    assert "0.050" in ask("hello").stdout
     rows = json.loads(ask("你好", "hello", "--json", "--param", "top_k=3").stdout)["results"]
     assert [row["input"] for row in rows] == ["你好", "hello"]
     assert rows[1]["output"]["labels"][0]["score"] == 0.05
