@@ -31,13 +31,20 @@ class RunningServer:
     pid: int
 
     def run(self, *arguments: str) -> Any:
-        """Runs a `taskloom` command on the server's home; returns what it prints as JSON, whatever its exit status."""
+        """Runs a `taskloom` command on the server's home; returns the JSON that it prints, whatever its exit status."""
+        return json.loads(self._output(arguments))
+
+    def rows(self, *arguments: str) -> list[Any]:
+        """As `run`, for commands that print one JSON object a line."""
+        return [json.loads(line) for line in self._output(arguments).splitlines()]
+
+    def _output(self, arguments: Sequence[str]) -> str:
         done = subprocess.run(  # noqa: S603 - our own interpreter and arguments
             [*taskloom_command(self.home), *arguments, "--json"], capture_output=True, text=True, check=False
         )
         if not done.stdout.strip():
             raise UnavailableError(f"`taskloom {' '.join(arguments)}` failed: {done.stderr.strip()}")
-        return json.loads(done.stdout)
+        return done.stdout
 
 
 def taskloom_command(home: Path) -> list[str]:

@@ -79,7 +79,7 @@ def test_its_description_and_its_errors_are_those_of_any_task(server: RunningSer
 def test_its_requests_are_audited(server: RunningServer) -> None:
     with Client(server.address, api_key=server.api_key) as client:
         result = client.infer("langid", {"text": "¿Dónde está la estación?"})
-    records = server.run("audit", "query", "--request-id", result.request_id)
+    records = server.rows("audit", "query", "--request-id", result.request_id)
     assert [(record["kind"], record["task"]) for record in records] == [("accepted", "langid"), ("completed", "langid")]
 
 
@@ -91,6 +91,6 @@ def test_the_broken_plugin_is_listed_and_skipped(server: RunningServer, environm
         text=True,
         check=True,
     )
-    reports = {report["distribution"]: report for report in json.loads(done.stdout)}
+    reports = {report["distribution"]: report for report in json.loads(done.stdout)["plugins"]}
     assert "a_library_that_nobody_has" in reports["broken-plugin"]["error"]
     assert reports["taskloom-langid"]["provides"] == ["task:langid"]

@@ -42,7 +42,7 @@ def test_killing_a_replica_under_load_fails_no_call(server: RunningServer) -> No
 def test_every_answer_has_its_two_records(server: RunningServer) -> None:
     with Client(server.address, api_key=server.api_key) as client:
         result = client.classify("Where is my card?", model="intent-en")
-    records = server.run("audit", "query", "--request-id", result.request_id)
+    records = server.rows("audit", "query", "--request-id", result.request_id)
     assert [record["kind"] for record in records] == ["accepted", "completed"]
 
 
