@@ -44,7 +44,7 @@ def replica_pool(ran: Path, **changes: object) -> dict[str, object]:
     found = ":".join(dict.fromkeys([str(FAKES), *(p for p in sys.path if p)]))
     environment = {"PYTHONPATH": found, "TASKLOOM_TEST_RAN": str(ran)}
     canary = {"canary_period_s": 0.5, "canary_timeout_s": 3.0, "start_timeout_s": 60.0}
-    return {"num_cpus": 0.1, "environment": environment, **canary, **changes}
+    return {"replicas": 1, "num_cpus": 0.1, "environment": environment, **canary, **changes}
 
 
 class Served:
