@@ -1,7 +1,8 @@
 """Every code block of the READMEs does what it says.
 
-`console` blocks are run line by line; what they show as output must be what comes out, numbers aside. `python`, `toml` and
-`proto`-less blocks of other kinds are refused: what is shown is run. One gateway serves all blocks of a page.
+`console` blocks are run line by line; what they show as output must be what comes out, numbers aside, and a line `...`
+stands for the rest. `python` blocks are run, and `#>` comments are their output; `toml` blocks are loaded as settings. A block
+of any other kind is refused: what is shown is run. One gateway serves all blocks.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 
 def shape(text: str) -> list[str]:
-    """The words of an output without what changes from run to run: numbers, and blanks that align them."""
-    return [re.sub(r"\d+(\.\d+)?", "#", " ".join(line.split())) for line in text.splitlines() if line.strip()]
+    """The words of an output without what changes from run to run: numbers, and what aligns or rules them."""
+    plain = [re.sub(r"─+", "─", " ".join(line.split())) for line in text.splitlines() if line.strip()]
+    return [re.sub(r"\d+(\.\d+)?", "#", line) for line in plain]
 
 
 def run_console(block: Block, environment: dict[str, str]) -> None:

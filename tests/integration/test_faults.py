@@ -48,7 +48,7 @@ def test_every_answer_has_its_two_records(server: RunningServer) -> None:
 
 def test_sigterm_under_load_answers_every_accepted_call() -> None:
     with running_server(["intent-en"]) as server:
-        with under_load(server, callers=8) as load:
+        with under_load(server, callers=8, timeout_s=15) as load:
             wait_until(lambda: load.answered > 50, 60, "load")
             os.kill(server.pid, signal.SIGTERM)
             wait_until(lambda: len(load.failures) == 8, 90, "the end of every caller")

@@ -32,12 +32,13 @@ class Load:
 
 
 @contextmanager
-def under_load(server: RunningServer, callers: int, model: str = "intent-en") -> Iterator[Load]:
-    """`callers` callers with the SDK's defaults, each asking again as soon as it is answered, until the block ends."""
+def under_load(server: RunningServer, callers: int, model: str = "intent-en", timeout_s: float = 60.0) -> Iterator[Load]:
+    """`callers` callers with the SDK's defaults, each asking again as soon as it is answered, until the block ends. A caller
+    who fails stops."""
     load, stop, lock = Load(), threading.Event(), threading.Lock()
 
     def caller(index: int) -> None:
-        with Client(server.address, api_key=server.api_key) as client:
+        with Client(server.address, api_key=server.api_key, timeout_s=timeout_s) as client:
             turn = index
             while not stop.is_set():
                 try:
