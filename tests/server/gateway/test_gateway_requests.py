@@ -38,6 +38,14 @@ async def test_an_answer_is_typed_as_its_input_and_has_two_records(running: Runn
     assert (accepted.principal, accepted.key_id, completed.version, completed.task) == ("all", "k1", "3", "classification")
 
 
+async def test_the_record_of_an_answer_names_the_version_that_gave_it(running: Running) -> None:
+    prepare = running.engine.prepare
+    running.engine.prepare = lambda call: type(prepare(call))(call, version="2")  # type: ignore[method-assign]
+    answer = await running.stub().Infer(ask(), metadata=bearer())  # a roll ended meanwhile: version 3 answers
+    assert answer.version == "3"
+    assert [(e.kind, e.version) for e in running.audit.entries] == [("accepted", "2"), ("completed", "3")]
+
+
 @pytest.mark.parametrize("code", sorted(set(ERRORS_BY_CODE) - {"error"}))
 async def test_each_error_arrives_as_itself_or_not_at_all(running: Running, code: str) -> None:
     running.engine.errors["bad"] = error_from_code(code, "told in so many words", 7.5)
