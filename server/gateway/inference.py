@@ -85,7 +85,8 @@ async def answer(service: InferenceService, request: pb.InferRequest, caller: Ca
     try:
         call = codec.request_from_message(request, deadline_s)
     except InvalidInputError as error:
-        await service.record_refusal(principal, error, caller.request_id, request.model[:128], facts=caller.facts)
+        refused = (principal, error, caller.request_id, request.model[:128])
+        await service.record_refusal(*refused, facts=caller.facts, counted=True)  # it spends no token of the key's rate
         raise
     result = await service.infer(principal, call, caller.facts)
     return codec.result_to_message(result, call.typed_as)

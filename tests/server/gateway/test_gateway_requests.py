@@ -93,6 +93,15 @@ async def test_an_invalid_request_leaves_one_record_with_its_code(running: Runni
     assert running.engine.ran == []
 
 
+async def test_a_flood_of_messages_that_nobody_understands_costs_two_records(running: Running) -> None:
+    stub = running.stub()
+    for _ in range(20):
+        assert (await failure(stub.Infer(pb.InferRequest(model="intent-en"), metadata=bearer())))[0] is Code.INVALID_ARGUMENT
+    await until(lambda: len(running.audit.codes()) == 2)
+    assert [e.action for e in running.audit.entries] == ["infer", "infer.refused"]
+    assert running.audit.entries[-1].facts["refused"] == 19
+
+
 async def test_a_typed_input_for_another_task_is_refused_before_it_runs(running: Running) -> None:
     prepare = running.engine.prepare
 
