@@ -11,7 +11,7 @@ import grpc
 import pytest
 from gateway_fakes import Running, ask, bearer, failure, running_gateway, until
 
-from taskloom.core.errors import ERRORS_BY_CODE, error_from_code
+from taskloom.core.errors import ERRORS_BY_CODE, InvalidInputError, error_from_code
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.core.wire.status import STATUS_BY_CODE
 from taskloom.server.gateway import inference as inference_module
@@ -62,6 +62,14 @@ async def test_each_error_arrives_as_itself_or_not_at_all(running: Running, code
     if code != "audit_unavailable":
         assert running.audit.kinds("r-9") == ["accepted", "failed"]
         assert running.audit.codes() == [code]
+
+
+@pytest.mark.parametrize("word", ["x", "模"])
+async def test_an_error_with_a_long_message_arrives_as_itself(running: Running, word: str) -> None:
+    running.engine.errors["bad"] = InvalidInputError(word * 50_000, field=word * 50_000)
+    status, error = await failure(running.stub().Infer(ask("bad"), metadata=bearer()))
+    assert (status, error.code) == (Code.INVALID_ARGUMENT, "invalid_input")
+    assert error.message.startswith(word * 400)
 
 
 async def test_what_nobody_foresaw_stays_in_the_log(running: Running, caplog: pytest.LogCaptureFixture) -> None:
