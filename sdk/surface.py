@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from taskloom.core.errors import TaskloomError
+from taskloom.core.errors import InvalidInputError, TaskloomError
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
 from taskloom.sdk.requests import (
     CLASSIFICATION,
@@ -197,7 +197,10 @@ class SyncCalls(ABC):
             if concerns_every_item(error, self._ever_answered):
                 raise
             return _Item(index, error=error)
-        return _Item(index, call, self._begin(call, timeout_s), timeout_s)
+        try:
+            return _Item(index, call, self._begin(call, timeout_s), timeout_s)
+        except InvalidInputError as error:  # no message can be made of it
+            return _Item(index, error=error)
 
     def _in_order(self, items: Iterator[_Item], max_concurrency: int) -> Iterator[ItemResult]:
         window: deque[_Item] = deque()

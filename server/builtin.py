@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from taskloom.core.ports import AuditLog, InferenceEngine
     from taskloom.core.registry import Registry
     from taskloom.core.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @hookimpl
@@ -26,8 +29,12 @@ def register_commands(register: Callable[[CommandSpec], None]) -> None:
 
 @hookimpl
 def open_audit_log(settings: Settings) -> AuditLog | None:
-    from taskloom.server.audit import open_log
-
+    """None, with a warning, where the extra that brings the log is not installed: who only trains need not have it."""
+    try:
+        from taskloom.server.audit import open_log
+    except ModuleNotFoundError as exc:
+        log.warning("no audit record: the log needs %s; install it with: pip install 'taskloom[server]'", exc.name)
+        return None
     return open_log(settings)
 
 

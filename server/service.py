@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from taskloom.core.errors import (
@@ -189,6 +190,7 @@ class InferenceService:
             raise await self._failed(record, exc, time.perf_counter() - started) from exc
         total_s = time.perf_counter() - started
         result = result.model_copy(update={"timings": result.timings.model_copy(update={"total_s": total_s})})
+        record = replace(record, version=result.version)  # during a roll, another than the one that was accepted may answer
         # From here on the log says that there was an answer, even if the caller goes away while this is written.
         await self._append(record.entry("completed", duration_s=total_s, payload=result.output))
         self._observe(record, "completed", duration_s=total_s)

@@ -47,7 +47,7 @@ def request_to_message(call: InferCall) -> pb.InferRequest:
         priority=call.priority,
     )
     if call.params:
-        message.params.update(call.params)
+        _fill(message.params, call.params, "params")
     _put(message, call.typed_as, call.input)
     return message
 
@@ -165,7 +165,7 @@ def description_from_message(message: pb.DescribeModelResponse) -> ModelDescript
 def _put(message: Any, typed_as: str, data: Mapping[str, Any]) -> None:
     if not typed_as:
         message.json.SetInParent()
-        message.json.update(data)
+        _fill(message.json, data, "input")
         return
     if typed_as not in typed_tasks():
         raise InvalidInputError(
@@ -176,6 +176,14 @@ def _put(message: Any, typed_as: str, data: Mapping[str, Any]) -> None:
         slot.CopyFrom(type(slot)(**data))
     except (TypeError, ValueError) as exc:
         raise InvalidInputError(f"the data does not fit the message of task {typed_as!r}: {exc}") from exc
+
+
+def _fill(struct: struct_pb2.Struct, data: Mapping[str, Any], where: str) -> None:
+    try:
+        struct.update(data)
+    except (TypeError, ValueError) as exc:
+        told = f"{where} is no JSON data ({exc}): send text, numbers, booleans, lists or objects"
+        raise InvalidInputError(told, where) from exc
 
 
 def _take(message: Any, kind: str) -> dict[str, Any]:

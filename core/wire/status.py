@@ -51,6 +51,12 @@ STATUS_BY_CODE: dict[str, grpc.StatusCode] = {
 }
 """A code that is not here is one of the server's own troubles: INTERNAL, and its message stays in the log."""
 
+MAX_MESSAGE_BYTES = 1500
+"""Of an error's message. It is sent twice, and text beyond ASCII grows threefold on the way; gRPC's clients take 8 KiB of
+metadata in all, and make RESOURCE_EXHAUSTED of more."""
+
+MAX_FIELD_CHARACTERS = 128
+
 _ERROR_BY_STATUS: dict[grpc.StatusCode, type[TaskloomError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
     grpc.StatusCode.OUT_OF_RANGE: InvalidInputError,
@@ -75,14 +81,22 @@ def to_status(error: TaskloomError, request_id: str) -> tuple[grpc.StatusCode, s
         code = grpc.StatusCode.INTERNAL
     info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata={"request_id": request_id})
     if isinstance(error, InvalidInputError) and error.field:
-        info.metadata["field"] = error.field
+        info.metadata["field"] = error.field[:MAX_FIELD_CHARACTERS]
     details = [_packed(info)]
     if isinstance(error, ThrottledError):
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    status = status_pb2.Status(code=code.value[0], message=error.message, details=details)
-    return code, error.message, ((DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, request_id))
+    message = _shortened(error.message)
+    status = status_pb2.Status(code=code.value[0], message=message, details=details)
+    return code, message, ((DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, request_id))
+
+
+def _shortened(message: str) -> str:
+    content = message.encode("utf-8", "replace")
+    if len(content) <= MAX_MESSAGE_BYTES:
+        return message
+    return content[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore") + " ..."
 
 
 def from_rpc_error(exc: Any) -> TaskloomError:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from taskloom.core.artifact import Artifact
+from taskloom.core.operator import operator
 from taskloom.core.ports import AuditEntry, AuditLog
 from taskloom.core.registry import Registry
 from taskloom.core.settings import Settings
@@ -23,7 +22,7 @@ def record_event(registry: Registry, settings: Settings, action: str, artifact: 
     entry = AuditEntry(
         kind="event",
         action=action,
-        principal=local_principal(),
+        principal=operator(),
         model=artifact.manifest.model,
         version=artifact.manifest.version,
         task=artifact.manifest.task,
@@ -38,12 +37,3 @@ async def _append(log: AuditLog, entry: AuditEntry) -> None:
         await log.append(entry)
     finally:
         await log.close()
-
-
-def local_principal() -> str:
-    """The user of this process, in the letters that names may have."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        user = "unknown"
-    return "local." + (re.sub(r"[^a-z0-9._-]", "-", user.lower())[:50] or "unknown")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskloom.core.errors import ArtifactError, TaskloomError
+from taskloom.core.operator import operator
 from taskloom.core.types import PRODUCTION, ModelInfo, ModelRef
 from taskloom.sdk.cli.endpoint import gateway_options, json_option, open_gateway
 
@@ -119,8 +119,9 @@ def rollback(cli: CliContext, model: str, alias: str, reason: str) -> None:
 def _entry(action: str, model: str, version: str, facts: Mapping[str, Any]) -> AuditEntry:
     from taskloom.core.ports import AuditEntry
 
-    who = f"local:{getpass.getuser()}"
-    return AuditEntry(kind="event", action=action, principal=who, model=model, version=version, time_s=time.time(), facts=facts)
+    return AuditEntry(
+        kind="event", action=action, principal=operator(), model=model, version=version, time_s=time.time(), facts=facts
+    )
 
 
 def _audited(cli: CliContext, entry: AuditEntry, act: Callable[[], AliasMove]) -> AliasMove:
@@ -135,11 +136,7 @@ def _audited(cli: CliContext, entry: AuditEntry, act: Callable[[], AliasMove]) -
 
 def _record(cli: CliContext, entry: AuditEntry) -> None:
     hooks = cli.registry.hooks
-    try:
-        log = hooks.hook.open_audit_log(settings=cli.settings) if hooks else None
-    except ModuleNotFoundError as exc:
-        click.echo(f"note: no audit record; the log needs {exc.name}: pip install 'taskloom[server]'", err=True)
-        return
+    log = hooks.hook.open_audit_log(settings=cli.settings) if hooks else None
     if log is None:
         return
 

@@ -23,14 +23,3 @@ class Cli(Protocol):
     def store(self) -> ModelStore: ...
 
     def print_json(self, data: Any) -> None: ...
-
-
-def operator() -> str:
-    """Who runs this command, for the audit log: the account on this machine."""
-    import getpass
-    import os
-
-    try:
-        return f"os:{getpass.getuser()}"
-    except (KeyError, OSError):
-        return f"os:{os.getuid()}"

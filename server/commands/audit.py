@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskloom.server.commands import Cli, operator
+from taskloom.core.operator import operator
+from taskloom.server.commands import Cli
 
 if TYPE_CHECKING:
     from taskloom.server.audit import AuditRecord

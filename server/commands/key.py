@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskloom.server.commands import Cli, operator
+from taskloom.core.operator import operator
+from taskloom.server.commands import Cli
 
 if TYPE_CHECKING:
     from taskloom.server.auth.keys import KeyInfo, KeyStore

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from taskloom.core.errors import ArtifactError, InternalError, ModelFailedError, TaskloomError, unknown_name
+from taskloom.core.errors import ArtifactError, InternalError, ModelFailedError, NotFoundError, TaskloomError
 from taskloom.core.ports import BatchResult, WorkItem, WorkResult
 from taskloom.core.predictor import Predictor, load_predictor, validated
 from taskloom.core.registry import Registry
@@ -149,7 +149,9 @@ class ModelHost:
         name, _, version = asked.partition("@")
         held = self._held.get(name)
         if held is None or version not in ("", held.version):
-            raise unknown_name("model", asked, [f"{n}@{h.version}" for n, h in self._held.items()], "It was unloaded just now.")
+            # Names no other model: the caller may not be allowed to know of it.
+            there = f"{name}@{held.version} is here now" if held is not None else "it was unloaded just now"
+            raise NotFoundError(f"{asked} is not here any more: {there}; ask again, without a version for the newest one")
         return held
 
     def self_check(self) -> None:

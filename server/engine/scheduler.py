@@ -131,7 +131,8 @@ class Scheduler:
         try:
             return await entry.future
         except asyncio.CancelledError:
-            self._withdraw(entry)
+            if entry.future.cancelled():  # else it had ended in this very turn of the loop, and was taken out then
+                self._withdraw(entry)
             raise
         finally:
             if entry.timer is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,12 +14,14 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Caller:
-    """`principal` is None for RPCs that need no key. `request_id` is the caller's, or made when it is first needed."""
+    """`principal` is None for RPCs that need no key. `request_id` is the caller's, or made when it is first needed.
+    `authenticate` looks the key up again, for RPCs that outlive what was known of it; it raises `UnauthenticatedError`."""
 
-    __slots__ = ("_request_id", "facts", "principal")
+    __slots__ = ("_request_id", "authenticate", "facts", "principal")
 
     def __init__(self) -> None:
         self.principal: Principal | None = None
+        self.authenticate: Callable[[], Awaitable[Principal]] | None = None
         self.facts: Mapping[str, Any] = NO_FACTS
         self._request_id = ""
 

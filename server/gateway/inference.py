@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from taskloom.core.errors import InvalidInputError, UnavailableError
+from taskloom.core.errors import InvalidInputError, TaskloomError, UnauthenticatedError, UnavailableError
 from taskloom.core.types import ErrorInfo, ModelRef
 from taskloom.core.wire import codec
 from taskloom.core.wire.gen import inference_pb2 as pb
@@ -43,13 +43,13 @@ class InferenceServicer(pb_grpc.InferenceServicer):
 
     async def InferStream(self, requests: Any, context: Context) -> None:  # noqa: N802
         """Reads on while fewer than `STREAM_CONCURRENCY` requests are in work; writes answers as they come. When the client
-        is done sending, or the server drains, what was read is still answered."""
+        is done sending, the server drains, or the key ends, what was read until then is still answered."""
         stream = _Stream(self._service, context, self._caller(context), self._deadline)
-        ended: UnavailableError | None = None
+        ended: TaskloomError | None = None
         async with asyncio.TaskGroup() as group:
             try:
                 await self._streams.run(stream.read(group))
-            except UnavailableError as error:
+            except (UnavailableError, UnauthenticatedError) as error:
                 ended = error
         if ended is not None:
             raise ended
@@ -85,7 +85,8 @@ async def answer(service: InferenceService, request: pb.InferRequest, caller: Ca
     try:
         call = codec.request_from_message(request, deadline_s)
     except InvalidInputError as error:
-        await service.record_refusal(principal, error, caller.request_id, request.model[:128], facts=caller.facts)
+        refused = (principal, error, caller.request_id, request.model[:128])
+        await service.record_refusal(*refused, facts=caller.facts, counted=True)  # it spends no token of the key's rate
         raise
     result = await service.infer(principal, call, caller.facts)
     return codec.result_to_message(result, call.typed_as)
@@ -105,13 +106,15 @@ class _Stream:
         self._writing = asyncio.Lock()
 
     async def read(self, group: asyncio.TaskGroup) -> None:
-        """Starts an answer for each message, until the client is done sending."""
+        """Starts an answer for each message, until the client is done sending or its key is no longer valid."""
         while True:
             # The slot comes before the message: what was read is being worked on, and will be answered.
             await self._slots.acquire()
             request = await self._context.read()
             if request is END:
                 return
+            if self._caller.authenticate is not None:
+                await self._caller.authenticate()  # a stream may outlive its key
             group.create_task(self._answer(request))
 
     async def _answer(self, request: pb.InferRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -69,7 +70,8 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] #
             raise UnavailableError("the server is shutting down; try again, here or at another server")
         if rule is None and authorization is None:
             raise _unlisted(details.method)
-        principal = caller.principal = await self._authenticator.authenticate(_secret(authorization))
+        caller.authenticate = partial(self._authenticator.authenticate, _secret(authorization))
+        principal = caller.principal = await caller.authenticate()
         try:
             if rule is None:
                 raise _unlisted(details.method)

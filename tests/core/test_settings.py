@@ -31,12 +31,18 @@ def test_the_file_is_found_in_the_home(home: Path, monkeypatch: pytest.MonkeyPat
     assert load_settings().home == home
 
 
+def test_a_tilde_in_the_home_means_the_users_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKLOOM_HOME", "~/elsewhere")
+    assert load_settings().home == Path.home() / "elsewhere"
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("[server]\nprot = 1", "server.prot"),
         ("[server]\nport = 99999", "server.port"),
         ("[models.intent-en]\npool = 'gpu'", "models.intent-en.pool"),
+        ("[pools.default.autoscale]\nmin_replicas = 5\nmax_replicas = 2", "pools.default.autoscale"),
         ("[tls]\ncertificate = 'a.pem'", "tls"),
         ("[server\n", "taskloom.toml"),
         ("[pools.default]\nreplicas = 0", "pools.default.replicas"),

@@ -67,6 +67,15 @@ def test_an_absent_optional_field_is_absent_and_an_empty_one_is_not() -> None:
     assert round_trip({"text": "a", "text_pair": ""}) == {"text": "a", "text_pair": ""}
 
 
+@pytest.mark.parametrize("value", [object(), b"bytes", "\ud800", {1: "a"}])
+def test_data_that_is_no_json_is_a_typed_error(value: Any) -> None:
+    for field in ("input", "params"):
+        call = InferCall(model=ModelRef(name="m"), **{"input": {}, field: {"x": value}})
+        with pytest.raises(InvalidInputError, match="no JSON data") as caught:
+            codec.request_to_message(call)
+        assert caught.value.field == field
+
+
 def test_data_that_does_not_fit_its_message_is_a_typed_error() -> None:
     call = InferCall(model=ModelRef(name="m"), input={"text": 5}, typed_as="classification")
     with pytest.raises(InvalidInputError, match="classification"):

@@ -157,6 +157,12 @@ def test_many_keeps_the_order_the_bound_and_one_error_per_item(client, gateway):
     assert 1 < gateway.most <= 4
 
 
+def test_an_item_of_which_no_message_can_be_made_fails_alone(client):
+    items = list(client.infer_many("m", [{"text": "x"}, {"text": object()}, "half \ud800", {"text": "y"}]))
+    assert [item.ok for item in items] == [True, False, False, True]
+    assert all(isinstance(items[place].error, InvalidInputError) for place in (1, 2))
+
+
 def test_many_reads_no_further_than_it_may(client):
     read = []
 

@@ -55,6 +55,8 @@ def test_each_bad_item_gets_its_own_typed_error(host: ModelHost) -> None:
         13: "not_found",
     }
     assert "secret" not in results[3].error.message
+    assert "parrot@1" in results[13].error.message
+    assert not any("risky" in results[place].error.message for place in (11, 13)), "other models may be none of the caller's"
     assert all(r.output for place, r in enumerate(results) if place not in codes)
 
 

@@ -427,3 +427,40 @@ def test_nothing_is_lost_answered_twice_out_of_order_or_left_waiting(
         await target.close(1.0)
 
     run_virtual(main())
+
+
+def test_a_caller_who_leaves_at_the_moment_the_deadline_passes_is_taken_from_the_queue_once() -> None:
+    async def main() -> None:
+        target = scheduler(FakeDispatcher(slots=0))
+        asked = ask(target, "a", deadline_s=5)
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(5, asked.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert target.queued == 0
+        async with asyncio.timeout(1):  # nothing is left to wait for
+            await target.close(60)
+
+    run_virtual(main())
+
+
+def test_a_caller_who_leaves_at_the_moment_the_answer_comes_is_taken_from_the_queue_once() -> None:
+    class Leaving(FakeDispatcher):
+        async def dispatch(self, items: Sequence[WorkItem], deadline_s: float | None) -> BatchResult:
+            result = await super().dispatch(items, deadline_s)
+            asyncio.get_running_loop().call_soon(asked.cancel)
+            return result
+
+    asked: asyncio.Task[Answer]
+
+    async def main() -> None:
+        nonlocal asked
+        target = scheduler(Leaving())
+        asked = ask(target, "a")
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert target.queued == 0
+        async with asyncio.timeout(1):
+            await target.close(60)
+
+    run_virtual(main())

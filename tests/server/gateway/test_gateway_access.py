@@ -43,6 +43,20 @@ async def test_a_key_that_is_revoked_stops_working(running: Running) -> None:
     assert code is Code.UNAUTHENTICATED
 
 
+async def test_a_stream_ends_with_its_key(running: Running) -> None:
+    stream = running.stub().InferStream(metadata=bearer("key-en"))
+    await stream.write(ask(request_id="before"))
+    assert (await stream.read()).request_id == "before"
+    await stream.write(ask("slow", request_id="under-way"))
+    await until(lambda: "under-way" in running.engine.ran)
+    del running.keys.principals["key-en"]
+    await stream.write(ask(request_id="after"))
+    running.engine.release.set()
+    assert (await stream.read()).request_id == "under-way"
+    assert await stream.code() is Code.UNAUTHENTICATED
+    assert running.engine.ran == ["before", "under-way"]
+
+
 @pytest.mark.parametrize("key", ["key-audit", "key-none"])
 async def test_a_key_without_the_role_is_refused_and_recorded(running: Running, key: str) -> None:
     code, error = await failure(running.stub().Infer(ask(request_id="r1"), metadata=bearer(key)))

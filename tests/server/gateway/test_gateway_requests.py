@@ -11,7 +11,7 @@ import grpc
 import pytest
 from gateway_fakes import Running, ask, bearer, failure, running_gateway, until
 
-from taskloom.core.errors import ERRORS_BY_CODE, error_from_code
+from taskloom.core.errors import ERRORS_BY_CODE, InvalidInputError, error_from_code
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.core.wire.status import STATUS_BY_CODE
 from taskloom.server.gateway import inference as inference_module
@@ -38,6 +38,14 @@ async def test_an_answer_is_typed_as_its_input_and_has_two_records(running: Runn
     assert (accepted.principal, accepted.key_id, completed.version, completed.task) == ("all", "k1", "3", "classification")
 
 
+async def test_the_record_of_an_answer_names_the_version_that_gave_it(running: Running) -> None:
+    prepare = running.engine.prepare
+    running.engine.prepare = lambda call: type(prepare(call))(call, version="2")  # type: ignore[method-assign]
+    answer = await running.stub().Infer(ask(), metadata=bearer())  # a roll ended meanwhile: version 3 answers
+    assert answer.version == "3"
+    assert [(e.kind, e.version) for e in running.audit.entries] == [("accepted", "2"), ("completed", "3")]
+
+
 @pytest.mark.parametrize("code", sorted(set(ERRORS_BY_CODE) - {"error"}))
 async def test_each_error_arrives_as_itself_or_not_at_all(running: Running, code: str) -> None:
     running.engine.errors["bad"] = error_from_code(code, "told in so many words", 7.5)
@@ -54,6 +62,14 @@ async def test_each_error_arrives_as_itself_or_not_at_all(running: Running, code
     if code != "audit_unavailable":
         assert running.audit.kinds("r-9") == ["accepted", "failed"]
         assert running.audit.codes() == [code]
+
+
+@pytest.mark.parametrize("word", ["x", "模"])
+async def test_an_error_with_a_long_message_arrives_as_itself(running: Running, word: str) -> None:
+    running.engine.errors["bad"] = InvalidInputError(word * 50_000, field=word * 50_000)
+    status, error = await failure(running.stub().Infer(ask("bad"), metadata=bearer()))
+    assert (status, error.code) == (Code.INVALID_ARGUMENT, "invalid_input")
+    assert error.message.startswith(word * 400)
 
 
 async def test_what_nobody_foresaw_stays_in_the_log(running: Running, caplog: pytest.LogCaptureFixture) -> None:
@@ -83,6 +99,15 @@ async def test_an_invalid_request_leaves_one_record_with_its_code(running: Runni
     assert running.audit.codes() == ["invalid_input"]
     assert running.audit.entries[0].payload is None
     assert running.engine.ran == []
+
+
+async def test_a_flood_of_messages_that_nobody_understands_costs_two_records(running: Running) -> None:
+    stub = running.stub()
+    for _ in range(20):
+        assert (await failure(stub.Infer(pb.InferRequest(model="intent-en"), metadata=bearer())))[0] is Code.INVALID_ARGUMENT
+    await until(lambda: len(running.audit.codes()) == 2)
+    assert [e.action for e in running.audit.entries] == ["infer", "infer.refused"]
+    assert running.audit.entries[-1].facts["refused"] == 19
 
 
 async def test_a_typed_input_for_another_task_is_refused_before_it_runs(running: Running) -> None:
