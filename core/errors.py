@@ -40,7 +40,6 @@ class TaskloomError(Exception):
     """The root. `str(error)` says what was asked, what exists and what to do; it is safe to show a caller."""
 
     code: ClassVar[str] = "error"
-    retryable: ClassVar[bool] = False
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -141,7 +140,6 @@ class ThrottledError(TaskloomError):
     """Too much was asked; try again after `retry_after_s` seconds."""
 
     code = "throttled"
-    retryable = True
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
@@ -177,7 +175,6 @@ class UnavailableError(TaskloomError):
     """Nothing is wrong with the request; the service cannot answer it now."""
 
     code = "unavailable"
-    retryable = True
 
 
 class ReplicaLostError(UnavailableError):

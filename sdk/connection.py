@@ -62,7 +62,7 @@ class Connection:
         secure = wanted if insecure is None else not insecure
         return cls(
             address=address,
-            api_key=_find_key(api_key),
+            api_key=_find_key(api_key, local=local),
             secure=secure,
             ca_certificate=_read(ca_certificate, "ca_certificate"),
             client_certificate=_read(client_certificate, "client_certificate"),
@@ -149,10 +149,11 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def _find_key(api_key: str | None) -> str | None:
+def _find_key(api_key: str | None, *, local: bool) -> str | None:
+    """What was given, the environment's, or the key of this machine's own server, which goes to no other machine."""
     key = api_key or os.environ.get("TASKLOOM_API_KEY")
     source = "api_key" if api_key else "TASKLOOM_API_KEY"
-    if not key:
+    if not key and local:
         path = Path(os.environ.get("TASKLOOM_HOME") or "~/.taskloom").expanduser() / "key"
         source = str(path)
         try:

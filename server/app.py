@@ -89,7 +89,7 @@ async def _start(
     audit = await asyncio.to_thread(open_log, settings)
     closing.push_async_callback(audit.close)
     if first_key is not None:
-        await audit.append(first_key)
+        await _record_first_key(audit, keys, first_key, settings)
     engine = Engine.from_settings(settings, registry, store=open_store(settings.models_folder))
     closing.push_async_callback(engine.close)
     service = InferenceService(engine, audit, settings.server, observers=observers_of(registry))
@@ -131,6 +131,16 @@ def _open_keys(settings: Settings) -> tuple[KeyStore, AuditEntry | None]:
     log.info("made the first key, %s; its secret is in %s", first.key_id, _key_file(settings))
     facts = {"name": first.name, "roles": list(first.roles), "models": list(first.models)}
     return keys, _event("key.create", facts, key_id=first.key_id)
+
+
+async def _record_first_key(audit: AuditLog, keys: KeyStore, entry: AuditEntry, settings: Settings) -> None:
+    """A key without a record must not live: if the log can't take it, the next start makes another."""
+    try:
+        await audit.append(entry)
+    except TaskloomError:
+        await asyncio.to_thread(keys.discard, entry.key_id)
+        (settings.home / "key").unlink(missing_ok=True)
+        raise
 
 
 def _key_file(settings: Settings) -> Path | None:

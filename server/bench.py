@@ -1,8 +1,8 @@
-"""`python -m taskloom.server.bench NAME SECONDS MODEL`: measures one path and prints it as a line of JSON.
+"""`python -m taskloom.server.bench NAME SECONDS MODEL [THREADS]`: measures one path and prints it as a line of JSON.
 
-`limit` is the model alone on batches as full as the scheduler would make them, tokenization included: nothing that serves
-can be faster. `local` is the engine without Ray and gRPC. `rayserve` is what a user of Ray Serve would write: `@serve.batch`
-around a transformers pipeline, called through a deployment handle.
+`limit` is the model alone on full batches of the size that suits it best, tokenization included. `local` is the engine
+without Ray and gRPC. `rayserve` is what a user of Ray Serve would write: `@serve.batch` around a transformers pipeline,
+called through a deployment handle.
 """
 
 from __future__ import annotations
@@ -19,22 +19,30 @@ from typing import Any
 
 from taskloom.core.loader import load_registry
 from taskloom.core.predictor import Predictor, load_predictor, validated
+from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.settings import load_settings
 from taskloom.core.store import open_store
 from taskloom.core.types import InferCall, ModelRef
 from taskloom.sdk.load import Measured, bench_texts, closed_loop, summarize
 
+BATCHES = ((1024, 64), (2048, 64), (4096, 128))
+"""(tokens, texts) in a batch: what the scheduler may make by default, and more."""
 
-def measure_limit(model: str, seconds: float) -> dict[str, Measured]:
+
+def measure_limit(model: str, seconds: float, threads: int) -> dict[str, Measured]:
+    """The best that one process with `threads` threads (0: all cores) does, whatever the size of its batches."""
     settings = load_settings()
     registry = load_registry()
     artifact = open_store(settings.models_folder).resolve(model)
-    predictor = load_predictor(registry, artifact, settings.pools["default"].runtime)
-    batch = settings.pools["default"].batch
-    predictor.warm_up(batch.max_cost)
-    batches = list(_full_batches(predictor, bench_texts(), batch.max_cost, batch.max_items))
-    for inputs in batches:
-        predictor.predict(inputs)
+    predictor = load_predictor(registry, artifact, RuntimeConfig(threads=threads))
+    predictor.warm_up(max(tokens for tokens, _ in BATCHES))
+    found = [_one_limit(predictor, tokens, texts, seconds / len(BATCHES)) for tokens, texts in BATCHES]
+    return {"limit": max(found, key=lambda measured: measured.texts_per_s)}
+
+
+def _one_limit(predictor: Predictor[Any, Any, Any], max_cost: int, max_items: int, seconds: float) -> Measured:
+    batches = list(_full_batches(predictor, bench_texts(), max_cost, max_items))
+    predictor.predict(batches[0])
     finished: list[tuple[float, float]] = []
     began = time.perf_counter()
     position = 0
@@ -44,7 +52,7 @@ def measure_limit(model: str, seconds: float) -> dict[str, Measured]:
         predictor.predict(inputs)
         finished.extend([(start, time.perf_counter())] * len(inputs))
         position += 1
-    return {"limit": summarize(finished, began, time.perf_counter(), errors=0)}
+    return summarize(finished, began, time.perf_counter(), errors=0)
 
 
 def _full_batches(
@@ -134,9 +142,9 @@ async def measure_ray_serve(_: str, seconds: float) -> dict[str, Measured]:
             ray.shutdown()
 
 
-def main(path: str, seconds: str, model: str) -> None:
+def main(path: str, seconds: str, model: str, threads: str = "0") -> None:
     if path == "limit":
-        found = measure_limit(model, float(seconds))
+        found = measure_limit(model, float(seconds), int(threads))
     else:
         measure = {"local": measure_local, "rayserve": measure_ray_serve}[path]
         found = asyncio.run(measure(model, float(seconds)))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +40,15 @@ def command(context: CliContext, model: str, seconds: float, plot: Path | None, 
     paths: dict[str, dict[str, Any]] = {}
     load_before = os.getloadavg()[0]
     allocator = _allocator(context)
-    for name, environment in (("limit", allocator), ("rayserve", {}), ("local", {})):
+    told.print("measuring limit ...")
+    paths["limit"] = _limit(seconds, model, allocator)
+    for name in ("rayserve", "local"):
         told.print(f"measuring {name} ...")
-        paths.update(_child(name, seconds, model, environment))
+        paths.update(_child(name, seconds, model, {}))
     told.print("measuring gateway ...")
     paths.update(_gateway(seconds, model))
     told.print("measuring limit again ...")
-    again = _child("limit", seconds, model, allocator)["limit"]
+    again = _limit(seconds, model, allocator)
     limits = [paths["limit"]["texts_per_s"], again["texts_per_s"]]
     limit = sum(limits) / 2
     report = {
@@ -77,9 +80,24 @@ def _allocator(context: CliContext) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith("MALLOC_")}
 
 
-def _child(path: str, seconds: float, model: str, environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _limit(seconds: float, model: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """The faster of one process on all cores and, at the same time on as many cores, processes of one thread."""
+    cores = len(os.sched_getaffinity(0))
+    together = _child("limit", seconds, model, environment)["limit"]
+    with ThreadPoolExecutor(cores) as pool:
+        apart = list(pool.map(lambda _: _child("limit", seconds, model, environment, threads=1)["limit"], range(cores)))
+    rate = sum(one["texts_per_s"] for one in apart)
+    if rate <= together["texts_per_s"]:
+        return {**together, "processes": 1}
+    slowest = max(apart, key=lambda one: one["p99_s"])
+    return {**slowest, "texts_per_s": round(rate, 2), "texts": sum(one["texts"] for one in apart), "processes": cores}
+
+
+def _child(
+    path: str, seconds: float, model: str, environment: Mapping[str, str], threads: int = 0
+) -> dict[str, dict[str, Any]]:
     done = subprocess.run(  # noqa: S603 - our own interpreter and arguments
-        [sys.executable, "-m", OTHER_PATHS, path, str(seconds), model],
+        [sys.executable, "-m", OTHER_PATHS, path, str(seconds), model, str(threads)],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

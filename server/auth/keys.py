@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
-from sqlalchemy import Column, Double, MetaData, Row, Table, Text, func, insert, select, update
+from sqlalchemy import Column, Double, MetaData, Row, Table, Text, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from taskloom.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError, UnavailableError
@@ -150,6 +150,11 @@ class KeyStore:
             raise NotFoundError(f"no key has the id {key_id!r}; `taskloom key list` shows them")
         return _info(row)
 
+    def discard(self, key_id: str) -> None:
+        """Removes a key as if it had never been: for one that nobody has been given."""
+        with _unavailable(), self._database.transaction() as connection:
+            connection.execute(delete(table).where(table.c.key_id == key_id))
+
     def authenticate(self, secret: str) -> Principal:
         """Whose key it is; raises `UnauthenticatedError` for one that is unknown, revoked or expired."""
         return self.look_up(secret).principal()
@@ -176,10 +181,14 @@ class KeyStore:
         with _unavailable(), self._database.reading() as connection:
             if connection.execute(select(func.count()).select_from(table)).scalar_one():
                 return None
-        secret, _ = self.create("default", roles=ROLES)
+        secret, made = self.create("default", roles=ROLES)
         path = home / "key"
-        with _unavailable():
-            write_atomically(path, f"{secret}\n".encode(), mode=0o600)
+        try:
+            with _unavailable():
+                write_atomically(path, f"{secret}\n".encode(), mode=0o600)
+        except BaseException:
+            self.discard(made.key_id)
+            raise
         return path
 
     def close(self) -> None:

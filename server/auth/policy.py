@@ -36,7 +36,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "/taskloom.v1.Inference/ListModels": _CATALOGUE,
         "/taskloom.v1.Inference/DescribeModel": _CATALOGUE,
         "/grpc.health.v1.Health/Check": _OPEN,
-        "/grpc.health.v1.Health/Watch": _OPEN,
+        # A watch never ends: without a key, anybody could hold all the places there are.
+        "/grpc.health.v1.Health/Watch": _ANY_ROLE,
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _ANY_ROLE,
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ANY_ROLE,
     }

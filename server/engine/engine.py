@@ -179,7 +179,9 @@ class Engine:
         return {"": bool(by_name) and self._closing is None and all(by_name.values()), **by_name}
 
     def _ready(self, model: ServedModel) -> bool:
-        return self._pools[model.pool].dispatcher.replicas() > 0
+        """A pool that may go down to no replica is ready without one: the next request brings one up."""
+        autoscale = self._settings.pools[model.pool].autoscale
+        return self._pools[model.pool].dispatcher.replicas() > 0 or (autoscale is not None and autoscale.min_replicas == 0)
 
     # -- following the store ------------------------------------------------------------------------------------------------
 
@@ -202,21 +204,27 @@ class Engine:
 
     async def refresh(self) -> None:
         """Serves what the store means now: rolls the pools whose aliases have moved. If a version does not load, this raises
-        why, the old one goes on, and the new one is not tried again before the store changes or `REFUSED_S` have passed."""
+        why, the old one goes on, and the new one is not tried again before the store changes or `REFUSED_S` have passed. Pools
+        that rolled are served as they are now, whatever becomes of the others."""
         wanted = await self._look()
         now = asyncio.get_running_loop().time()
         if wanted == self._catalogue.models or (wanted == self._refused and now < self._refused_until):
             return
-        try:
-            for name, pool in self._pools.items():
-                versions = _versions(wanted, name)
+        failures: list[Exception] = []
+        for name, pool in self._pools.items():
+            versions = _versions(wanted, name)
+            try:
                 if versions and versions != _versions(self._catalogue.models, name):
                     log.info("pool %s goes over to %s", name, ", ".join(map(str, versions)))
                     await pool.dispatcher.roll(versions)
-        except Exception:
-            self._refused, self._refused_until = wanted, now + REFUSED_S
-            raise
-        self._refused = ()
+            except Exception as exc:
+                failures.append(exc)
+            else:
+                others = [model for model in self._catalogue.models if model.pool != name]
+                self._catalogue = Catalogue([*others, *(model for model in wanted if model.pool == name)])
+        self._refused, self._refused_until = (wanted, now + REFUSED_S) if failures else ((), 0.0)
+        if failures:
+            raise failures[0]
         self._catalogue = Catalogue([model for model in wanted if model.pool in self._pools])
 
 

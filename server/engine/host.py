@@ -174,7 +174,11 @@ class ModelHost:
 def _result(version: str, outcome: Any) -> WorkResult:
     if isinstance(outcome, TaskloomError):
         return WorkResult(version, error=ErrorInfo.of(outcome))
-    return WorkResult(version, output=outcome.model_dump(mode="json"))
+    try:
+        return WorkResult(version, output=outcome.model_dump(mode="json"))
+    except Exception as exc:
+        log.exception("an output is no JSON data", exc_info=exc)
+        return WorkResult(version, error=ErrorInfo.of(ModelFailedError(f"the answer is no JSON data ({type(exc).__name__})")))
 
 
 def _example(schema: type[BaseModel]) -> Mapping[str, Any] | None:
