@@ -282,8 +282,20 @@ def test_remote_addresses_get_tls_unless_it_is_refused(tmp_path, monkeypatch):
     (tmp_path / "key").write_text("from-file\n")
     with Client("gateway.example:50051") as client:
         assert client._connection.secure
-        assert client._connection.api_key == "from-file"
+        assert client._connection.api_key is None
     with Client("gateway.example:50051", insecure=True) as client:
         assert not client._connection.secure
     with pytest.raises(ConfigError, match="leave one"):
         Client("127.0.0.1:1", insecure=True, ca_certificate="ca.pem")
+
+
+def test_the_key_of_this_machines_server_is_sent_to_no_other_machine(home, monkeypatch):
+    from taskloom.sdk.connection import Connection
+
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "key").write_text("tl_local_secret\n")
+    rest = dict.fromkeys(("api_key", "ca_certificate", "client_certificate", "client_key", "insecure"))
+    assert Connection.resolve("127.0.0.1:50051", **rest).api_key == "tl_local_secret"
+    assert Connection.resolve("gateway.example:50051", **rest).api_key is None
+    monkeypatch.setenv("TASKLOOM_API_KEY", "tl_given")
+    assert Connection.resolve("gateway.example:50051", **rest).api_key == "tl_given"

@@ -183,3 +183,13 @@ async def test_guesses_do_not_push_good_keys_out_or_fill_the_memory(tmp_path: Pa
     assert store.asked == asked
     assert len(front._bad) == 8
     store.close()
+
+
+def test_a_first_key_whose_secret_can_not_be_left_anywhere_does_not_exist(tmp_path: Path) -> None:
+    store = KeyStore(home=tmp_path)
+    (tmp_path / "blocked").write_text("a file where a folder should be", encoding="utf-8")
+    with pytest.raises((UnavailableError, OSError)):
+        store.ensure_first_key(tmp_path / "blocked")
+    assert store.list() == ()
+    assert store.ensure_first_key(tmp_path) is not None
+    store.close()

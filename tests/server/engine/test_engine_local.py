@@ -241,3 +241,50 @@ async def test_the_hook_opens_a_local_engine(settings: Settings, registry: Regis
     await engine.start()
     assert "parrot" in [m.name for m in engine.models()]
     await engine.close()
+
+
+async def test_a_pool_that_rolled_is_served_as_it_is_though_another_did_not(
+    tmp_path: Path, registry: Registry, store: ModelStore
+) -> None:
+    publish(store, "parrot", "echo")
+    publish(store, "risky", "echo")
+    settings = Settings(
+        home=tmp_path,
+        server={"model_poll_s": 60, "dispatcher": "local"},
+        pools={"a": {}, "b": {}},
+        models={"parrot": {"pool": "a"}, "risky": {"pool": "b"}},
+    )
+    engine = Engine.from_settings(settings, registry, store=store)
+    await engine.start()
+    try:
+        for name in ("parrot", "risky"):
+            publish(store, name, "echo")
+            store.set_alias(name, "production", "2")
+        broken = store.resolve("risky@2").folder / "notes.txt"
+        broken.write_text("not in the manifest", encoding="utf-8")
+        with pytest.raises(TaskloomError):
+            await engine.refresh()
+        assert (await engine.infer(call("parrot@2", "x"))).version == "2"
+        assert (await engine.infer(call("risky@1", "x"))).version == "1"
+        broken.unlink()
+        publish(store, "parrot", "echo")
+        await engine.refresh()
+        assert (await engine.infer(call("risky@2", "x"))).version == "2"
+    finally:
+        await engine.close()
+
+
+async def test_a_pool_that_may_go_down_to_nothing_is_ready_without_a_replica(
+    tmp_path: Path, registry: Registry, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, "parrot", "echo")
+    for least, ready in ((0, True), (1, False)):
+        autoscale = {"min_replicas": least, "max_replicas": 2}
+        settings = Settings(home=tmp_path, server={"dispatcher": "local"}, pools={"default": {"autoscale": autoscale}})
+        engine = Engine.from_settings(settings, registry, store=store)
+        await engine.start()
+        try:
+            monkeypatch.setattr(engine._pools["default"].dispatcher, "replicas", lambda: 0)
+            assert engine.health()[""] is ready
+        finally:
+            await engine.close()

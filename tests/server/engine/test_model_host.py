@@ -99,3 +99,14 @@ def test_forwards_take_turns_while_encoding_overlaps(host: ModelHost, monkeypatc
         thread.join()
     assert most == 1
     assert max(took) < 0.1, "waiting for another batch's turn is no compute time"
+
+
+def test_an_output_that_is_no_json_fails_alone(host: ModelHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = EchoModel.decode
+
+    def decode_one_badly(self, outputs, inputs, params):  # type: ignore[no-untyped-def]
+        return [object() if given.text == "bad" else good for given, good in zip(inputs, decode(self, outputs, inputs, params))]  # noqa: B905
+
+    monkeypatch.setattr(EchoModel, "decode", decode_one_badly)
+    results = host.run([item("parrot", "a"), item("parrot", "bad"), item("risky", "b")]).results
+    assert [r.error.code if r.error else "ok" for r in results] == ["ok", "model_failed", "ok"]
