@@ -178,5 +178,5 @@ def _draw(report: dict[str, Any], target: Path) -> None:
     axes.set_ylabel("texts per second")
     axes.set_ylim(bottom=0)
     axes.set_title(f"{report['machine']['cpu']}, {report['machine']['cores']} cores, {report['machine']['date']}", fontsize=9)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(target, dpi=150)
