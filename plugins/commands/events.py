@@ -7,14 +7,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from taskloom.core.artifact import Artifact
 from taskloom.core.operator import operator
 from taskloom.core.ports import AuditEntry, AuditLog
 from taskloom.core.registry import Registry
 from taskloom.core.settings import Settings
 
 
-def record_event(registry: Registry, settings: Settings, action: str, artifact: Artifact, facts: Mapping[str, Any]) -> None:
+def record_event(
+    registry: Registry, settings: Settings, action: str, *, model: str, task: str, facts: Mapping[str, Any], version: str = ""
+) -> None:
     """Appends an event to the audit log, if a plugin brings one. Raises `AuditUnavailableError` if it can't be written."""
     log: AuditLog | None = registry.hooks.hook.open_audit_log(settings=settings) if registry.hooks is not None else None
     if log is None:
@@ -23,9 +24,9 @@ def record_event(registry: Registry, settings: Settings, action: str, artifact: 
         kind="event",
         action=action,
         principal=operator(),
-        model=artifact.manifest.model,
-        version=artifact.manifest.version,
-        task=artifact.manifest.task,
+        model=model,
+        version=version,
+        task=task,
         time_s=time.time(),
         facts=facts,
     )

@@ -114,6 +114,9 @@ def _train_and_publish(
         on_event=(lambda _: None) if show_progress else _say_epoch,
     )
     trained = task.train(config, rows, validation, run)
+    digests = [info.sha256 for info in seen]
+    # Before anything is published: what can't be put on record must not come to be served.
+    record_event(cli.registry, cli.settings, "model.train", model=recipe.name, task=task.name, facts={"data": digests})
     artifact = publish_trained(
         cli.store,
         cli.registry,
@@ -126,8 +129,17 @@ def _train_and_publish(
         evaluation_data=_info(recipe.data.evaluation, len(unseen), recipe),
         aliases=aliases,
     )
-    facts = {"digest": artifact.digest, "data": [info.sha256 for info in seen], "metrics": dict(artifact.manifest.metrics)}
-    record_event(cli.registry, cli.settings, "model.publish", artifact, facts)
+    published = artifact.manifest
+    facts = {"digest": artifact.digest, "data": digests, "metrics": dict(published.metrics)}
+    record_event(
+        cli.registry,
+        cli.settings,
+        "model.publish",
+        model=published.model,
+        version=published.version,
+        task=published.task,
+        facts=facts,
+    )
     return artifact
 
 

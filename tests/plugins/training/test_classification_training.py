@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from taskloom.core.errors import ConfigError, DataError, TaskloomError
+from taskloom.core.errors import AuditUnavailableError, ConfigError, DataError, TaskloomError
 from taskloom.core.loader import load_registry
 from taskloom.core.ports import AuditEntry, AuditReceipt
 from taskloom.core.predictor import load_predictor
@@ -231,7 +231,10 @@ def test_a_recipe_becomes_a_published_model_that_gives_its_figures_again(
     assert str(tmp_path) not in card.replace(artifact.manifest.backbone.id if artifact.manifest.backbone else "", "")
     with Image.open(artifact.path("figures/confusion.png")) as picture:
         assert min(picture.size) > 300
-    assert [(entry.action, entry.model, entry.version) for entry in log.entries] == [("model.publish", "tiny", "1")]
+    assert [(entry.action, entry.model, entry.version) for entry in log.entries] == [
+        ("model.train", "tiny", ""),
+        ("model.publish", "tiny", "1"),
+    ]
     assert log.closed
     evaluated = json.loads(run(eval_command, context, "tiny@1", tmp_path / "unseen.jsonl", "--json").stdout)
     assert evaluated["evaluation"]["metrics"] == printed["metrics"]
@@ -242,10 +245,29 @@ def test_a_recipe_becomes_a_published_model_that_gives_its_figures_again(
     assert (tmp_path / "f" / "reliability.png").is_file()
 
 
+def test_a_training_that_can_not_be_put_on_record_publishes_nothing(context: Context, recipe: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", card_or_order())
+    write_rows(tmp_path / "unseen.jsonl", card_or_order(12))
+    assert context.registry.hooks is not None
+    context.registry.hooks.register(AuditPlugin(FullLog()))
+    with pytest.raises(AuditUnavailableError):
+        run(train_command, context, recipe, "--set", "epochs=1")
+    assert context.store.models() == []
+
+
+class FullLog:
+    """An audit log on a full disk."""
+
+    async def append(self, entry: AuditEntry) -> AuditReceipt:
+        raise AuditUnavailableError("no space left")
+
+    async def close(self) -> None: ...
+
+
 class AuditPlugin:
     """A plugin that has an audit log."""
 
-    def __init__(self, log: ListedLog) -> None:
+    def __init__(self, log: ListedLog | FullLog) -> None:
         self.log = log
 
     from taskloom.core.hookspecs import hookimpl
