@@ -82,9 +82,17 @@ async def test_idle_streams_and_health_watches_hold_up_nobody(running: Running) 
     idle = running.stub().InferStream(metadata=bearer())
     await idle.write(ask())
     await idle.read()
-    watch = health_pb2_grpc.HealthStub(running.channel()).Watch(health_pb2.HealthCheckRequest())
+    health = health_pb2_grpc.HealthStub(running.channel())
+    watch = health.Watch(health_pb2.HealthCheckRequest(), metadata=bearer())
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     async with asyncio.timeout(3.0):
         await running.gateway.drain(20.0)
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert await idle.code() is Code.UNAVAILABLE
+
+
+async def test_whoever_has_no_key_can_check_health_but_not_hold_a_watch(running: Running) -> None:
+    health = health_pb2_grpc.HealthStub(running.channel())
+    assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+    watch = health.Watch(health_pb2.HealthCheckRequest())
+    assert await watch.code() is Code.UNAUTHENTICATED
