@@ -117,8 +117,9 @@ class Client(SyncCalls):
         timeout_s: float | None = None,
     ) -> Iterator[ItemResult]:
         """Many inputs on one call, answers as they are ready, in any order: `index` says whose each is. `timeout_s` is for
-        the whole stream. At most `max_concurrency` inputs are unanswered at a time. Nothing is repeated: if the stream
-        breaks, the error says how many answers are missing (`infer_many` repeats)."""
+        the whole stream. At most `max_concurrency` inputs are unanswered at a time. Nothing is
+        repeated after the first answer: if the stream breaks then, the error says how many answers are missing (`infer_many`
+        repeats)."""
         check_concurrency(max_concurrency)
         timeout = timeout_s if timeout_s is not None else self.timeout_s
         outstanding = Outstanding()

@@ -3,8 +3,8 @@
     principal and call -> admit (open? room? quota? model allowed?) -> validate -> audit "accepted"
         -> engine -> audit "completed" or "failed" -> answer
 
-No answer and no refusal of a known principal leaves without its record: if the log can't be written, the caller gets
-`AuditUnavailableError` and nothing else. `refusals` says which refusals share a record.
+No prediction, and no refusal of one to a known principal, leaves without its record: if the log can't be written, the
+caller gets `AuditUnavailableError` and nothing else. `refusals` says which refusals share a record.
 """
 
 from __future__ import annotations

@@ -24,11 +24,11 @@ from taskloom.core.errors import InvalidInputError, NotFoundError, Unauthenticat
 from taskloom.core.settings import Settings
 from taskloom.core.store import write_atomically
 from taskloom.core.types import Frozen, Name, Principal
+from taskloom.server.auth.policy import ROLES
 from taskloom.server.database import Database
 
 log = logging.getLogger(__name__)
 
-ROLES = ("predict", "admin", "audit")
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "keys_schema_version"
 REFUSED = "the API key is not valid; ask for a new one (`taskloom key create`)"

@@ -13,7 +13,8 @@ from taskloom.core.types import Principal
 PREDICT = "predict"
 ADMIN = "admin"
 AUDIT = "audit"
-ROLES = frozenset({PREDICT, ADMIN, AUDIT})
+ROLES = (PREDICT, ADMIN, AUDIT)
+"""Every role that a key may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Rule:
 _OPEN = Rule(open=True)
 _PREDICT = Rule(frozenset({PREDICT}))
 _CATALOGUE = Rule(frozenset({PREDICT, ADMIN}))
-_ANY_ROLE = Rule(ROLES)
+_ANY_ROLE = Rule(frozenset(ROLES))
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {

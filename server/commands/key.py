@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskloom.core.operator import operator
+from taskloom.server.auth.policy import ROLES
 from taskloom.server.commands import Cli
 
 if TYPE_CHECKING:
     from taskloom.server.auth.keys import KeyInfo, KeyStore
-
-ROLES = ("predict", "admin", "audit")
 
 
 @click.group()

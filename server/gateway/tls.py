@@ -21,7 +21,7 @@ Stamp = tuple[tuple[int, int, int], ...]
 
 class CertificateFiles:
     """Certificate, key and client CA on disk. gRPC asks `reload` before every handshake; connections that stand keep what
-    they have. Files that can't be used are reported once, and the last good ones stay in force."""
+    they have. Files that can't be used are reported, and the last good ones stay in force."""
 
     def __init__(self, settings: TlsSettings) -> None:
         if settings.certificate is None or settings.key is None:
