@@ -3,6 +3,8 @@ the `.proto` needs no change here: the `oneof` field named as the task carries t
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -173,9 +175,23 @@ def _put(message: Any, typed_as: str, data: Mapping[str, Any]) -> None:
         )
     try:
         slot = getattr(message, typed_as)
-        slot.CopyFrom(type(slot)(**data))
+        slot.CopyFrom(type(slot)(**_with_bytes(slot.DESCRIPTOR, data)))
     except (TypeError, ValueError) as exc:
         raise InvalidInputError(f"the data does not fit the message of task {typed_as!r}: {exc}") from exc
+
+
+def _with_bytes(descriptor: Descriptor, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """JSON data has no bytes: they are base64 there, as in protobuf's own JSON form."""
+    told = {name: data[name] for name in _bytes_fields(descriptor) if isinstance(data.get(name), str)}
+    try:
+        return {**data, **{name: base64.b64decode(text, validate=True) for name, text in told.items()}} if told else data
+    except binascii.Error as exc:
+        raise ValueError(f"{', '.join(told)} is no base64 ({exc})") from exc
+
+
+@lru_cache(maxsize=256)
+def _bytes_fields(descriptor: Descriptor) -> tuple[str, ...]:
+    return tuple(field.name for field in descriptor.fields if field.type == FieldDescriptor.TYPE_BYTES)
 
 
 def _fill(struct: struct_pb2.Struct, data: Mapping[str, Any], where: str) -> None:
@@ -223,7 +239,7 @@ def _fields(descriptor: Descriptor) -> tuple[tuple[str, bool, bool, bool, bool],
 
 
 def message_to_dict(message: Message) -> dict[str, Any]:
-    """Every field that is set or has no notion of being unset, by its name in the `.proto`."""
+    """Every field that is set or has no notion of being unset, by its name in the `.proto`; bytes as base64."""
     data: dict[str, Any] = {}
     for name, presence, repeated, is_map, is_message in _fields(message.DESCRIPTOR):
         if presence and not message.HasField(name):
@@ -235,6 +251,8 @@ def message_to_dict(message: Message) -> dict[str, Any]:
             data[name] = [message_to_dict(item) for item in value] if is_message else list(value)
         elif isinstance(value, struct_pb2.Struct):
             data[name] = struct_to_dict(value)
+        elif isinstance(value, bytes):
+            data[name] = base64.b64encode(value).decode("ascii")
         else:
             data[name] = message_to_dict(value) if is_message else value
     return data

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import math
 from typing import Any
 
@@ -162,3 +163,27 @@ def test_a_status_from_elsewhere_becomes_the_nearest_error() -> None:
     assert type(status.from_rpc_error(FailedCall(grpc.StatusCode.UNAVAILABLE, "refused"))) is UnavailableError
     assert type(status.from_rpc_error(FailedCall(grpc.StatusCode.DATA_LOSS, "?"))) is InternalError
     assert isinstance(status.from_rpc_error(FailedCall(grpc.StatusCode.OK, "")), TaskloomError)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_are_base64_in_json_data_and_bytes_on_the_wire(image: bytes) -> None:
+    told = {"image": base64.b64encode(image).decode()}
+    call = InferCall(model=ModelRef(name="m"), input=told, typed_as="vision")
+    message = pb.InferRequest.FromString(codec.request_to_message(call).SerializeToString())
+    assert message.vision.image == image
+    assert codec.request_from_message(message, None).input == told
+
+
+def test_what_is_no_base64_is_a_typed_error() -> None:
+    with pytest.raises(InvalidInputError, match="image is no base64"):
+        codec.request_to_message(InferCall(model=ModelRef(name="m"), input={"image": "!"}, typed_as="vision"))
+
+
+def test_lists_maps_and_messages_inside_survive_the_wire() -> None:
+    asked = {"user": "", "history": ["1", "2"], "likes": [], "features": {"age": "30"}}
+    call = InferCall(model=ModelRef(name="m"), input=asked, typed_as="recommendation")
+    assert codec.request_from_message(codec.request_to_message(call), None).input == asked
+    reason = {"item": "1", "title": "One", "similarity": 0.5}
+    output = {"items": [{"item": "3", "title": "Three", "score": 1.0, "reasons": [reason]}], "unknown": ["2"]}
+    result = InferResult(request_id="r", model="m", version="1", task="recommendation", output=output)
+    assert codec.result_from_message(codec.result_to_message(result, "recommendation")) == result
