@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from taskloom.core.task import EvaluationResult as EvaluationResult
     from taskloom.core.task import Example as Example
     from taskloom.core.task import MetricSpec as MetricSpec
+    from taskloom.core.task import SharedParts as SharedParts
     from taskloom.core.task import TaskModel as TaskModel
     from taskloom.core.task import TaskPlugin as TaskPlugin
     from taskloom.core.types import Frozen as Frozen
@@ -39,6 +40,7 @@ _HOMES = {
     "Registry": "registry",
     "RequestEvent": "hookspecs",
     "RuntimePlugin": "runtime",
+    "SharedParts": "task",
     "TaskModel": "task",
     "TaskPlugin": "task",
     "hookimpl": "hookspecs",
@@ -57,6 +59,7 @@ __all__ = [
     "Registry",
     "RequestEvent",
     "RuntimePlugin",
+    "SharedParts",
     "TaskModel",
     "TaskPlugin",
     "hookimpl",

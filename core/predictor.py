@@ -12,7 +12,7 @@ from taskloom.core.artifact import Artifact
 from taskloom.core.errors import InvalidInputError, MissingDependencyError, ModelFailedError, TaskloomError
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import Executor, RuntimeConfig, RuntimePlugin
-from taskloom.core.task import In, Out, Par, TaskModel, TaskPlugin
+from taskloom.core.task import In, Out, Par, SharedParts, TaskModel, TaskPlugin
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +105,15 @@ def choose_runtime(registry: Registry, asked: str, artifact: Artifact | None = N
     return max(usable, key=lambda runtime: runtime.preference)
 
 
-def load_predictor(registry: Registry, artifact: Artifact, config: RuntimeConfig | None = None) -> Predictor[Any, Any, Any]:
-    """Verifies the artifact's files, then loads them. Raises `ArtifactError` before anything of a bad file is used."""
+def load_predictor(
+    registry: Registry, artifact: Artifact, config: RuntimeConfig | None = None, shared: SharedParts | None = None
+) -> Predictor[Any, Any, Any]:
+    """Verifies the artifact's files, then loads them, with what it has in `shared` with other models. Raises `ArtifactError`
+    before anything of a bad file is used."""
     config = config or RuntimeConfig()
     task = registry.tasks.get(artifact.manifest.task)
     runtime = choose_runtime(registry, config.runtime, artifact)
     plan = runtime.plan(config)
     artifact.verify()
-    model = task.load(artifact)
+    model = task.load(artifact, shared or SharedParts())
     return Predictor(task, model, runtime.load(model, artifact, plan))

@@ -8,7 +8,7 @@ that trainers, optimizers, runtimes and predictors ever see of a task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 In = TypeVar("In", bound=BaseModel)
 Out = TypeVar("Out", bound=BaseModel)
 Par = TypeVar("Par", bound=BaseModel)
+T = TypeVar("T")
 
 Batch = Mapping[str, Any]
 """Named tensors for `forward`. Text is ragged: every sequence laid end to end, and `lengths` beside it."""
@@ -109,6 +110,27 @@ class TaskModel(ABC, Generic[In, Out, Par]):
         return iter(())
 
 
+class SharedParts:
+    """What models that are loaded together hold in common, such as a backbone. `wanted` are the keys of parts that more than
+    one of them needs; a part that only one needs is better made for it alone.
+
+    Used by one thread, while models are loaded."""
+
+    def __init__(self, wanted: Iterable[str] = ()) -> None:
+        self._wanted = frozenset(wanted)
+        self._parts: dict[str, Any] = {}
+
+    def wants(self, key: str) -> bool:
+        return key in self._wanted
+
+    def get(self, key: str, make: Callable[[], T]) -> T:
+        """The part with this key; made by the first that asks for it."""
+        if key not in self._parts:
+            self._parts[key] = make()
+        found: T = self._parts[key]
+        return found
+
+
 @dataclass(frozen=True)
 class TrainRun:
     """What a training gets from its surroundings: where to put checkpoints, and whom to tell about progress."""
@@ -167,8 +189,9 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
         """Trains from `config` (a `TrainConfig`). With no `validation` rows, a stratified part of `train` is held out."""
 
     @abstractmethod
-    def load(self, artifact: Artifact) -> TaskModel[In, Out, Par]:
-        """The model of an artifact whose files have been verified, on the CPU in the precision that it was saved in."""
+    def load(self, artifact: Artifact, shared: SharedParts) -> TaskModel[In, Out, Par]:
+        """The model of an artifact whose files have been verified, on the CPU in the precision that it was saved in. A
+        backbone that `shared` wants by its digest is taken from there."""
 
     @abstractmethod
     def evaluate(

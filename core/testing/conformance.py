@@ -16,7 +16,7 @@ from taskloom.core.errors import InvalidInputError, TaskloomError
 from taskloom.core.predictor import Predictor, validated
 from taskloom.core.runtime import RuntimeConfig, RuntimePlugin
 from taskloom.core.store import ModelStore
-from taskloom.core.task import TaskPlugin
+from taskloom.core.task import SharedParts, TaskPlugin
 
 EDGE_TEXTS: Mapping[str, str] = {
     "empty": "",
@@ -155,7 +155,7 @@ class TaskConformance:
         inputs = self.inputs(task)
         artifact = publish(task, predictor.model, ModelStore([tmp_path]))
         artifact.verify()
-        model = task.load(artifact)
+        model = task.load(artifact, SharedParts())
         loaded = Predictor(task, model, runtime.load(model, artifact, runtime.plan(RuntimeConfig())))
         for one, other in zip(predictor.predict(inputs), loaded.predict(inputs), strict=True):
             assert_close(plain(one), plain(other), self.tolerance)

@@ -124,7 +124,7 @@ class LangidTask(taskloom.TaskPlugin[LangidInput, LangidOutput, LangidParams]):
             counts.setdefault(example.target, Counter()).update(ngrams(example.input.text, config.longest))
         return Trained(LangidModel(counts, config), history=[], facts={"rows": len(train)}, runtime="python")
 
-    def load(self, artifact: taskloom.Artifact) -> LangidModel:
+    def load(self, artifact: taskloom.Artifact, shared: taskloom.SharedParts) -> LangidModel:
         counts = json.loads(artifact.path(WEIGHTS).read_text(encoding="utf-8"))
         return LangidModel(counts, LangidConfig(**artifact.manifest.config))
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from taskloom.core.artifact import Artifact, BackboneInfo
 from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, UnsupportedError
-from taskloom.core.task import Batch, Example, Outputs, TaskModel
+from taskloom.core.task import Batch, Example, Outputs, SharedParts, TaskModel
 from taskloom.plugins.backbones.adapters import add_adapter, load_adapter, save_adapter
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.loading import Backbone, load_backbone, save_backbone
@@ -131,7 +131,7 @@ class ClassificationModel(TaskModel[ClassificationInput, ClassificationOutput, C
         return cls._with_own_head(checkpoint, saved, layout)
 
     @classmethod
-    def load(cls, artifact: Artifact, *, layout: Layout | None = None) -> ClassificationModel:
+    def load(cls, artifact: Artifact, shared: SharedParts, *, layout: Layout | None = None) -> ClassificationModel:
         """The model of an artifact. An adapter is merged into the backbone: it costs nothing then, and saving such a model
         saves all of it."""
         try:

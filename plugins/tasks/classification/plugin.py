@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from taskloom.core.artifact import Artifact
 from taskloom.core.predictor import Predictor
-from taskloom.core.task import EvaluationResult, Example, MetricSpec, TaskModel, TaskPlugin, Trained, TrainRun
+from taskloom.core.task import EvaluationResult, Example, MetricSpec, SharedParts, TaskModel, TaskPlugin, Trained, TrainRun
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins.tasks.classification.schema import (
     ClassificationInput,
@@ -60,10 +60,12 @@ class ClassificationTask(TaskPlugin[ClassificationInput, ClassificationOutput, C
 
         return train_classifier(config, train, validation, run)
 
-    def load(self, artifact: Artifact) -> TaskModel[ClassificationInput, ClassificationOutput, ClassificationParams]:
+    def load(
+        self, artifact: Artifact, shared: SharedParts
+    ) -> TaskModel[ClassificationInput, ClassificationOutput, ClassificationParams]:
         from taskloom.plugins.tasks.classification.model import ClassificationModel
 
-        return ClassificationModel.load(artifact)
+        return ClassificationModel.load(artifact, shared)
 
     def evaluate(
         self,

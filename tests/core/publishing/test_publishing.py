@@ -16,7 +16,7 @@ from taskloom.core.publishing import ModelStory, publish_model, publish_trained,
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import ExecutionPlan, RuntimeConfig, RuntimePlugin
 from taskloom.core.store import ModelStore
-from taskloom.core.task import EvaluationResult, Example, MetricSpec, TaskModel, TaskPlugin, Trained
+from taskloom.core.task import EvaluationResult, Example, MetricSpec, SharedParts, TaskModel, TaskPlugin, Trained
 from taskloom.core.types import Frozen
 
 
@@ -97,7 +97,7 @@ class ShoutTask(TaskPlugin[Echo, Echo, NoParams]):
     def train(self, config: Any, train: Any, validation: Any, run: Any) -> Any:
         return Trained(ShoutModel("!"), ({"epoch": 1.0, "loss": 0.5},), {"rows": 3})
 
-    def load(self, artifact: Artifact) -> ShoutModel:
+    def load(self, artifact: Artifact, shared: SharedParts) -> ShoutModel:
         return ShoutModel("" if self.forgets else artifact.path("mark.txt").read_text())
 
     def evaluate(self, predictor: Any, examples: Any, figures_folder: Path | None = None) -> EvaluationResult:

@@ -19,7 +19,7 @@ from taskloom.core.predictor import Predictor
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import ExecutionPlan, RuntimeConfig, RuntimePlugin
 from taskloom.core.store import ModelStore
-from taskloom.core.task import EvaluationResult, Example, MetricSpec, TaskModel, TaskPlugin, Trained, TrainRun
+from taskloom.core.task import EvaluationResult, Example, MetricSpec, SharedParts, TaskModel, TaskPlugin, Trained, TrainRun
 from taskloom.core.types import Frozen
 
 
@@ -106,7 +106,7 @@ class EchoTask(TaskPlugin[TextInput, TextOutput, TextParams]):
     def cost(self, input: TextInput, params: TextParams) -> int:
         return len(input.text)
 
-    def load(self, artifact: Artifact) -> EchoModel:
+    def load(self, artifact: Artifact, shared: SharedParts) -> EchoModel:
         if artifact.manifest.config.get("broken"):
             raise RuntimeError("this version does not load")
         return self.model(artifact.manifest.version)
