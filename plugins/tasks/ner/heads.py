@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from taskloom.core.errors import UnsupportedError
 from taskloom.plugins.backbones.parts import EncoderParts
-from taskloom.plugins.tasks.ner.chain import ILLEGAL
+from taskloom.plugins.tasks.ner.chain import ILLEGAL, Chain
 from taskloom.plugins.tasks.ner.words import Shape
 
 SHAPE_SIZE = 16
@@ -39,13 +39,14 @@ class WordFeatures(nn.Module):
 
 
 class TagHead(nn.Module):
-    """A weight for each tag of each word, [W, tags]; with `crf` also weights from tag to tag, for `Chain.plus`."""
+    """A weight for each tag of each word, [W, tags]; with `crf` also weights from tag to tag."""
 
     def __init__(self, hidden_size: int, tags: int, *, word_shapes: bool, dropout: float, crf: bool) -> None:
         super().__init__()
         self.features = WordFeatures(hidden_size, word_shapes, dropout)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(INNER_SIZE, tags)
+        self.crf = crf
         if crf:
             self.transitions = nn.Parameter(torch.zeros(tags, tags))
             self.start = nn.Parameter(torch.zeros(tags))
@@ -54,6 +55,10 @@ class TagHead(nn.Module):
     def forward(self, words: Tensor, shapes: Tensor, counts: Tensor) -> Tensor:
         found: Tensor = self.output(self.dropout(self.features(words, shapes)))
         return found
+
+    def chain(self, legal: Chain) -> Chain:
+        """What sequences of tags weigh: what is legal, and what was learnt besides."""
+        return legal.plus(self.transitions.float(), self.start.float(), self.end.float()) if self.crf else legal
 
 
 class SpanHead(nn.Module):

@@ -135,8 +135,9 @@ class NerModel(EncoderTaskModel[NerInput, NerOutput, NerParams]):
     def decode(self, outputs: Outputs, inputs: Sequence[NerInput], params: Sequence[NerParams]) -> list[NerOutput]:
         counts: Tensor = outputs["word_counts"].cpu()
         logits: Tensor = outputs["logits"].detach().float().cpu()
-        if self.tags is not None:
-            found = tagged_spans(logits, counts, self.chain().to(logits.device), self.tags)
+        if self.tags is not None and self._legal is not None:
+            with torch.inference_mode():
+                found = tagged_spans(logits, counts, self._chain(self._legal).to(logits.device), self.tags)
         else:
             thresholds = [NESTED_THRESHOLD if wanted.threshold is None else wanted.threshold for wanted in params]
             found = best_spans(logits, counts, self.labels, thresholds)
@@ -162,14 +163,11 @@ class NerModel(EncoderTaskModel[NerInput, NerOutput, NerParams]):
             return self._own_terms
         return Gazetteer({**self.saved.dictionary, **wanted.dictionary}, ignore_case=wanted.ignore_case)
 
-    def chain(self) -> Chain:
-        """What a flat model's tag sequences weigh beside the words' own logits, on the CPU."""
-        assert self._legal is not None, "the span head has no tags"
+    def _chain(self, legal: Chain) -> Chain:
+        """What a flat model's tag sequences weigh beside the words' own logits, where the head is."""
         head = self.module.head
-        if not isinstance(head, TagHead) or not hasattr(head, "transitions"):
-            return self._legal
-        learnt = (x.detach().float().cpu() for x in (head.transitions, head.start, head.end))
-        return self._legal.plus(*learnt)
+        here = legal.to(next(head.parameters()).device)
+        return head.chain(here) if isinstance(head, TagHead) else here
 
     def collate(self, examples: Sequence[Example[NerInput]]) -> Batch:
         batch = self.encode([example.input for example in examples])
@@ -183,18 +181,16 @@ class NerModel(EncoderTaskModel[NerInput, NerOutput, NerParams]):
     def loss(self, batch: Batch) -> Tensor:
         """Per word: the negative log-likelihood of the tags that the data allows (of any sequence of them, for a CRF), or the
         binary cross-entropy of all spans."""
-        logits = self.forward(batch)["logits"].float()
+        logits: Tensor = self.forward(batch)["logits"].float()
         targets, counts = batch["targets"], batch["word_counts"]
         words = max(len(logits), 1)
-        if self.tags is None:
+        if self._legal is None:
             each = functional.binary_cross_entropy_with_logits(logits, targets, weight=batch["weights"], reduction="none")
             return each.sum() / words
         allowed = logits.masked_fill(~targets, ILLEGAL)
-        head = self.module.head
-        if not isinstance(head, TagHead) or not hasattr(head, "transitions"):
+        if self.saved.head != "crf":
             return (logits.logsumexp(1) - allowed.logsumexp(1)).sum() / words
-        assert self._legal is not None
-        chain = self._legal.to(logits.device).plus(head.transitions.float(), head.start.float(), head.end.float())
+        chain = self._chain(self._legal)
         whole, part = (chain.log_partition(padded(rows, counts), counts) for rows in (logits, allowed))
         return (whole - part).sum() / words
 

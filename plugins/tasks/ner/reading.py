@@ -69,11 +69,14 @@ def _annotation(row: Row, text: str, entity: Any) -> Annotation:
 
 
 def _from_tags(row: Row) -> Example[NerInput]:
-    tokens, tags = row.values["tokens"], row.values.get("tags")
-    for name, value in (("tokens", tokens), ("tags", tags)):
-        if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
-            raise row.error(f"`{name}` must be a list of strings that are not empty")
-    return _joined(row, tokens, tags, row.values.get("text"))
+    return _joined(row, _words(row, "tokens"), _words(row, "tags"), row.values.get("text"))
+
+
+def _words(row: Row, name: str) -> list[str]:
+    value = row.values.get(name)
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
+        raise row.error(f"`{name}` must be a list of strings that are not empty")
+    return value
 
 
 def _joined(row: Row, tokens: Sequence[str], tags: Sequence[str], given: Any = None) -> Example[NerInput]:

@@ -11,11 +11,13 @@ import torch
 from taskloom.core.predictor import Predictor
 from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.testing import TaskConformance
+from taskloom.core.types import InferResult
+from taskloom.core.wire.codec import result_from_message, result_to_message, typed_tasks
 from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.ner.model import NerModel
 from taskloom.plugins.tasks.ner.plugin import NerTask
-from taskloom.plugins.tasks.ner.schema import NerInput
+from taskloom.plugins.tasks.ner.schema import Entity, NerInput, NerOutput
 
 LABELS = ["LOC", "PER"]
 FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1)
@@ -32,6 +34,15 @@ def stirred(model: NerModel) -> NerModel:
         if "lora_B" in name or name.startswith("head."):
             torch.nn.init.normal_(parameter, std=0.3)
     return model
+
+
+def test_typed_messages_carry_the_answer() -> None:
+    assert "ner" in typed_tasks()
+    entity = Entity(label="PER", start=0, end=2, text="马云", score=0.0, source="dictionary")
+    for answer in (NerOutput(entities=(entity,)), NerOutput(entities=())):
+        result = InferResult(request_id="r", model="m", version="1", task="ner", output=answer.model_dump(mode="json"))
+        back = result_from_message(result_to_message(result, "ner"))
+        assert NerOutput.model_validate(back.output) == answer
 
 
 class NerConformance(TaskConformance):

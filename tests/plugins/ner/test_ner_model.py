@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,16 @@ from hypothesis import strategies as st
 
 from taskloom.core.artifact import Artifact, Manifest
 from taskloom.core.errors import ArtifactError, InvalidInputError, UnsupportedError
+from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, SharedParts
+from taskloom.core.testing.conformance import publish
 from taskloom.plugins.backbones.loading import load_backbone
+from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.tasks.ner.alignment import encode_words
 from taskloom.plugins.tasks.ner.decoding import best_spans
 from taskloom.plugins.tasks.ner.heads import SpanHead, turned
 from taskloom.plugins.tasks.ner.model import NerModel
+from taskloom.plugins.tasks.ner.plugin import NerTask
 from taskloom.plugins.tasks.ner.schema import Entity, NerInput
 from taskloom.plugins.tasks.ner.words import words_of
 
@@ -176,10 +181,32 @@ def test_labels_must_make_sense(tiny_bert: str, labels: list[str]) -> None:
         NerModel.build(labels, backbone=tiny_bert)
 
 
-def test_a_manifest_of_another_task_is_refused(tmp_path: Any) -> None:
+def test_a_manifest_of_another_task_is_refused(tmp_path: Path) -> None:
     manifest = Manifest(model="m", task="ner", created="2026-01-01T00:00:00Z", config={"pooling": "mean"})
     with pytest.raises(ArtifactError, match="no entity recogniser's"):
         NerModel.load(Artifact(tmp_path, manifest), SharedParts())
+
+
+def test_models_on_one_backbone_answer_as_each_alone(tiny_bert: str, tmp_path: Path, ask: Ask) -> None:
+    store = ModelStore([tmp_path])
+    text = "where is my card , hello the order 银行"
+    for head in ("crf", "span"):
+        torch.manual_seed(4)
+        model = NerModel.build(["LOC", "PER"], backbone=tiny_bert, head=head, adapter=LoraSettings(r=2))  # type: ignore[arg-type]
+        for name, parameter in model.module.named_parameters():
+            if "lora_B" in name or name.startswith("head."):
+                torch.nn.init.normal_(parameter, std=0.3)
+        artifact = publish(NerTask(), model, store)
+        alone = NerModel.load(artifact, SharedParts())
+        together = NerModel.load(artifact, SharedParts([artifact.manifest.config["backbone_digest"]]))
+        assert together.branch is not None
+        one, other = (ask(m, text, text * 9) for m in (alone, together))
+        assert [[e.model_copy(update={"score": 0}) for e in x] for x in one] == [
+            [e.model_copy(update={"score": 0}) for e in x] for x in other
+        ]
+        scores = [[e.score for x in answers for e in x] for answers in (one, other)]
+        assert scores[0]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
 # -- spans -----------------------------------------------------------------------------------------------------------
