@@ -65,7 +65,7 @@ def _in_one_pass(shares: Sequence[Share]) -> list[Answers]:
 
 def _encoded(share: Share) -> Batch | None:
     try:
-        return share.predictor.model.encode(share.inputs)
+        return share.predictor.model.prepare(share.inputs, share.params)
     except Exception:
         return None
 
