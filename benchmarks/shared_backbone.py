@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(child(args.models, args.store, args.child, args.batch, args.seconds, args.threads)))
+        print(json.dumps(child(args)))
         return
     store = ModelStore([args.store])
     names = args.models or [name for name in store.models() if on_the_encoder(store, name)]
@@ -71,12 +71,12 @@ def run_child(names: Sequence[str], way: str, args: argparse.Namespace) -> dict[
     return result
 
 
-def child(names: Sequence[str], store_folder: Path, way: str, batch: int, seconds: float, threads: int) -> dict[str, Any]:
-    registry, store = load_registry(), ModelStore([store_folder])
-    artifacts = [store.resolve(ModelRef(name=name)) for name in names]
+def child(args: argparse.Namespace) -> dict[str, Any]:
+    registry, store, way, batch = load_registry(), ModelStore([args.store]), args.child, args.batch
+    artifacts = [store.resolve(ModelRef(name=name)) for name in args.models]
     wanted = [a.manifest.backbone.digest for a in artifacts if a.manifest.backbone is not None]
-    shared = SharedParts(wanted if way != "copies" and len(names) > 1 else ())
-    config = RuntimeConfig(threads=threads)
+    shared = SharedParts(wanted if way != "copies" and len(artifacts) > 1 else ())
+    config = RuntimeConfig(threads=args.threads)
     predictors = [load_predictor(registry, artifact, config, shared) for artifact in artifacts]
     turns = [
         inputs_of(predictor, artifact.manifest.examples) for predictor, artifact in zip(predictors, artifacts, strict=True)
@@ -96,7 +96,7 @@ def child(names: Sequence[str], store_folder: Path, way: str, batch: int, second
     for asked in itertools.cycle(batches):
         run(asked)
         requests += batch
-        if time.perf_counter() - began > seconds:
+        if time.perf_counter() - began > args.seconds:
             break
     return {"requests_per_s": requests / (time.perf_counter() - began), "rss_bytes": rss_bytes()}
 
@@ -140,11 +140,9 @@ def report(names: Sequence[str], alone: Sequence[dict[str, Any]], found: dict[st
         print(f"{words[way]:35}{result['rss_bytes'] / MIB:11.0f} {result['requests_per_s']:11.1f}")
     print(f"\nmemory: {total / one['rss_bytes']:.1f} times less than a replica for each; ", end="")
     print(f"{found['copies']['rss_bytes'] / one['rss_bytes']:.2f} times less than copies in one replica")
-    print(
-        f"speed of mixed batches: {one['requests_per_s'] / found['pass by pass']['requests_per_s']:.2f} of model by model, ",
-        end="",
-    )
-    print(f"{one['requests_per_s'] / found['copies']['requests_per_s']:.2f} of copies with merged adapters")
+    speed = {way: one["requests_per_s"] / found[way]["requests_per_s"] for way in WAYS}
+    print(f"speed of mixed batches in one pass: {speed['pass by pass']:.2f} of model by model, ", end="")
+    print(f"{speed['copies']:.2f} of copies with merged adapters")
 
 
 if __name__ == "__main__":
