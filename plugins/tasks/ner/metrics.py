@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from taskloom.plugins._shared.bootstrap import percentile_intervals
 from taskloom.plugins._shared.datasets import bad_row, file_label
 from taskloom.plugins.tasks.ner.reading import Annotation
 from taskloom.plugins.tasks.ner.schema import NerInput, NerOutput, NerParams
+
+if TYPE_CHECKING:
+    from taskloom.plugins.tasks.ner.model import NerModel
 
 BATCH = 64
 
@@ -90,7 +94,7 @@ def judge(predictor: Predictor[NerInput, NerOutput, NerParams], examples: Sequen
     can't take."""
     if not examples:
         raise DataError("there are no rows to evaluate on")
-    label_map = getattr(getattr(predictor.model, "saved", None), "label_map", {})
+    label_map = cast("NerModel", predictor.model).saved.label_map
     labels = predictor.model.labels
     true: list[set[Annotation]] = []
     for example in examples:
@@ -106,6 +110,7 @@ def judge(predictor: Predictor[NerInput, NerOutput, NerParams], examples: Sequen
         for i, answer in zip(rows, predictor.predict([examples[i].input for i in rows]), strict=True):
             if isinstance(answer, TaskloomError):
                 raise bad_row(examples[i].path, examples[i].line, str(answer)) from answer
+            # A model's own dictionary may have labels besides: nobody annotated those.
             given[i] = {entity for entity in predicted(answer) if entity[2] in labels}
     files = tuple(file_label(example.path) for example in examples)
     return Judged(tuple(labels), files, tuple(true), tuple(given))

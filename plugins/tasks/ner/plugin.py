@@ -36,6 +36,10 @@ class NerTask(TaskPlugin[NerInput, NerOutput, NerParams]):
     primary_metric: ClassVar[str] = "f1"
     data_formats: ClassVar[tuple[str, ...]] = ("jsonl", "conll", "bio", "iob")
     text_field: ClassVar[str | None] = "text"
+    caution: ClassVar[str] = (
+        "It misses names, and takes other words for names: how often, its recall and precision below say. It is no means to "
+        "remove personal data from a text unless somebody looks at the result."
+    )
 
     def cost(self, input: NerInput, params: NerParams) -> int:
         tokens = estimated_tokens(input.text, limit=MAX_CHARACTERS)

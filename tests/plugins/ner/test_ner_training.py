@@ -132,6 +132,9 @@ def test_a_recipe_of_two_data_sets_becomes_a_model_that_gives_its_figures_again(
     artifact = context.store.resolve("tiny-ner")
     assert artifact.manifest.labels == ("LOC", "MISC", "ORG", "PER")
     assert [info.name for info in artifact.manifest.data] == ["one/rows.jsonl", "two/rows.jsonl"]
+    card = artifact.path("MODEL_CARD.md").read_text()
+    assert "| one/unseen.jsonl | 10 |" in card
+    assert "misses names" in card
     unseen = [tmp_path / folder / "unseen.jsonl" for folder in ("one", "two")]
     evaluated = run(eval_command, "tiny-ner", *unseen, "--json")["evaluation"]
     assert evaluated["metrics"] == printed["metrics"]
