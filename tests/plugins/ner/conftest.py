@@ -39,6 +39,7 @@ def ask() -> Callable[..., list[list[Entity]]]:
 
     def entities(model: Any, *texts: str, **params: Any) -> list[list[Entity]]:
         inputs = [NerInput(text=text) for text in texts]
+        model.module.eval()
         with torch.inference_mode():
             outputs = model.forward(model.encode(inputs))
         return [list(answer.entities) for answer in model.decode(outputs, inputs, [NerParams(**params)] * len(texts))]

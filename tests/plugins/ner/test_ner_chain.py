@@ -98,7 +98,7 @@ def test_texts_of_a_batch_keep_apart() -> None:
     data=st.data(),
     counts=st.lists(st.integers(0, 6), min_size=1, max_size=3),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_no_logits_make_an_illegal_sequence(tags: TagSet, data: st.DataObject, counts: list[int]) -> None:
     number = st.floats(-1e6, 1e6, width=32)
     row = st.lists(number, min_size=len(tags.tags), max_size=len(tags.tags))
