@@ -35,9 +35,20 @@ if TYPE_CHECKING:
     from taskloom.sdk.client import Client as Client
     from taskloom.sdk.in_process import LocalClient as LocalClient
     from taskloom.sdk.in_process import local as local
+    from taskloom.sdk.requests import CallOptions as CallOptions
+    from taskloom.sdk.results import Answer as Answer
+    from taskloom.sdk.results import AnswerResult as AnswerResult
     from taskloom.sdk.results import ClassificationResult as ClassificationResult
+    from taskloom.sdk.results import Entity as Entity
     from taskloom.sdk.results import ItemResult as ItemResult
     from taskloom.sdk.results import LabelScore as LabelScore
+    from taskloom.sdk.results import NerResult as NerResult
+    from taskloom.sdk.results import Reason as Reason
+    from taskloom.sdk.results import Recommendation as Recommendation
+    from taskloom.sdk.results import RecommendResult as RecommendResult
+    from taskloom.sdk.results import SummaryResult as SummaryResult
+    from taskloom.sdk.results import SummarySentence as SummarySentence
+    from taskloom.sdk.results import VisionResult as VisionResult
     from taskloom.sdk.retries import RetryPolicy as RetryPolicy
 
 _ERRORS = (
@@ -55,22 +66,42 @@ _ERRORS = (
     "UnauthenticatedError",
     "UnavailableError",
 )
+_RESULTS = (
+    "Answer",
+    "AnswerResult",
+    "ClassificationResult",
+    "Entity",
+    "ItemResult",
+    "LabelScore",
+    "NerResult",
+    "Reason",
+    "RecommendResult",
+    "Recommendation",
+    "SummaryResult",
+    "SummarySentence",
+    "VisionResult",
+)
 _HOMES = {
     **dict.fromkeys(_ERRORS, "taskloom.core.errors"),
     **dict.fromkeys(("InferResult", "ModelDescription", "ModelInfo", "Timings"), "taskloom.core.types"),
-    **dict.fromkeys(("ClassificationResult", "ItemResult", "LabelScore"), "taskloom.sdk.results"),
+    **dict.fromkeys(_RESULTS, "taskloom.sdk.results"),
     "AsyncClient": "taskloom.sdk.aio",
+    "CallOptions": "taskloom.sdk.requests",
     "Client": "taskloom.sdk.client",
     "LocalClient": "taskloom.sdk.in_process",
     "RetryPolicy": "taskloom.sdk.retries",
     "local": "taskloom.sdk.in_process",
 }
 __all__ = [
+    "Answer",
+    "AnswerResult",
     "AsyncClient",
+    "CallOptions",
     "ClassificationResult",
     "Client",
     "ConfigError",
     "DeadlineExceededError",
+    "Entity",
     "InferResult",
     "InternalError",
     "InvalidInputError",
@@ -81,15 +112,22 @@ __all__ = [
     "ModelDescription",
     "ModelFailedError",
     "ModelInfo",
+    "NerResult",
     "NotFoundError",
     "OverloadedError",
     "PermissionDeniedError",
     "RateLimitedError",
+    "Reason",
+    "RecommendResult",
+    "Recommendation",
     "RetryPolicy",
+    "SummaryResult",
+    "SummarySentence",
     "TaskloomError",
     "Timings",
     "UnauthenticatedError",
     "UnavailableError",
+    "VisionResult",
     "local",
 ]
 

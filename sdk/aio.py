@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 import grpc
 from grpc import aio
@@ -30,6 +30,7 @@ from taskloom.core.wire.codec import (
 )
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.core.wire.gen.inference_pb2_grpc import InferenceStub
+from taskloom.sdk import tasks
 from taskloom.sdk.connection import (
     HEALTH_METHOD,
     HEALTH_REQUEST,
@@ -40,22 +41,33 @@ from taskloom.sdk.connection import (
     not_ready,
 )
 from taskloom.sdk.requests import (
-    CLASSIFICATION,
+    CallOptions,
     build_call,
     check_concurrency,
-    classification_input,
-    classification_params,
+    check_options,
     concerns_every_item,
     describe_request,
     model_ref,
     text_field,
+    timeout_of,
 )
-from taskloom.sdk.results import ClassificationResult, ItemResult
+from taskloom.sdk.results import ItemResult, TaskResult
 from taskloom.sdk.retries import Attempts, RetryPolicy
 from taskloom.sdk.streams import Outstanding
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R", bound=TaskResult)
 Inputs = Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str]
+
+
+def awaitable(ask: Callable[P, tasks.Question[R]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]:
+    """The call of a task as a method whose answer is awaited."""
+
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._ask(ask(*args, **kwargs))
+
+    return tasks.as_method(method, ask)
 
 
 class AsyncClient:
@@ -109,56 +121,19 @@ class AsyncClient:
         self,
         model: str,
         input: Mapping[str, Any] | str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-        request_id: str | None = None,
-        idempotency_key: str | None = None,
+        **options: Unpack[CallOptions],
     ) -> InferResult:
         """As `Client.infer`."""
-        timeout = timeout_s if timeout_s is not None else self.timeout_s
-        call = await self._call(
-            model,
-            input,
-            params=params,
-            version=version,
-            priority=priority,
-            request_id=request_id,
-            idempotency_key=idempotency_key,
-            timeout_s=timeout,
-        )
-        return await self._answer(call, timeout)
+        check_options(options)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        return await self._answer(await self._call(model, input, **options), timeout_s)
 
-    async def classify(
-        self,
-        text: str,
-        *,
-        model: str,
-        text_pair: str | None = None,
-        top_k: int | None = None,
-        threshold: float | None = None,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-        request_id: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> ClassificationResult:
-        """As `Client.classify`."""
-        timeout = timeout_s if timeout_s is not None else self.timeout_s
-        call = build_call(
-            model_ref(model, version),
-            classification_input(text, text_pair),
-            params=classification_params(params, top_k, threshold),
-            typed_as=CLASSIFICATION,
-            priority=priority,
-            request_id=request_id,
-            idempotency_key=idempotency_key,
-            timeout_s=timeout,
-        )
-        return ClassificationResult.of(await self._answer(call, timeout))
+    classify = awaitable(tasks.classify)
+    ner = awaitable(tasks.ner)
+    answer = awaitable(tasks.answer)
+    summarize = awaitable(tasks.summarize)
+    recommend = awaitable(tasks.recommend)
+    classify_image = awaitable(tasks.classify_image)
 
     async def infer_many(
         self,
@@ -292,7 +267,14 @@ class AsyncClient:
 
     # -- the steps of a call ---------------------------------------------------------------------------------------------------
 
-    async def _call(self, model: str, input: Mapping[str, Any] | str, *, version: str | None, **options: Any) -> InferCall:
+    async def _ask(self, question: tasks.Question[R]) -> R:
+        timeout_s = timeout_of(question.options, self.timeout_s)
+        call = question.call(timeout_s, typed_as=_typed_as(question.result.task))
+        return question.result.of(await self._answer(call, timeout_s))
+
+    async def _call(
+        self, model: str, input: Mapping[str, Any] | str, *, version: str | None = None, **options: Any
+    ) -> InferCall:
         ref = model_ref(model, version)
         if not isinstance(input, str):
             return build_call(ref, input, **options)
@@ -300,7 +282,7 @@ class AsyncClient:
             description = await self.describe(str(ref))
             self._text_inputs[ref] = (description.info.task, text_field(description))
         task, field = self._text_inputs[ref]
-        return build_call(ref, {field: input}, typed_as=task if task in typed_tasks() else "", **options)
+        return build_call(ref, {field: input}, typed_as=_typed_as(task), **options)
 
     async def _answer(self, call: InferCall, timeout_s: float) -> InferResult:
         message = request_to_message(call)
@@ -344,6 +326,10 @@ class AsyncClient:
         )
         self._loop, self._stub = loop, InferenceStub(self._channel)  # type: ignore[no-untyped-call]
         return self._stub
+
+
+def _typed_as(task: str) -> str:
+    return task if task in typed_tasks() else ""
 
 
 async def _numbered(inputs: Inputs) -> AsyncIterator[tuple[int, Mapping[str, Any] | str]]:

@@ -7,23 +7,26 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack
 
 from taskloom.core.errors import InvalidInputError, TaskloomError
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
+from taskloom.sdk import tasks
 from taskloom.sdk.requests import (
-    CLASSIFICATION,
+    CallOptions,
     build_call,
     check_concurrency,
-    classification_input,
-    classification_params,
+    check_options,
     concerns_every_item,
     model_ref,
+    timeout_of,
 )
-from taskloom.sdk.results import ClassificationResult, ItemResult
+from taskloom.sdk.results import ItemResult, TaskResult
 from taskloom.sdk.retries import Attempts, RetryPolicy
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R", bound=TaskResult)
 
 
 class Pending(Protocol):
@@ -32,6 +35,15 @@ class Pending(Protocol):
     def cancel(self) -> Any: ...
 
     def done(self) -> bool: ...
+
+
+def blocking(ask: Callable[P, tasks.Question[R]]) -> Callable[Concatenate[SyncCalls, P], R]:
+    """The call of a task as a method that waits for the answer."""
+
+    def method(self: SyncCalls, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._ask(ask(*args, **kwargs))
+
+    return tasks.as_method(method, ask)
 
 
 class SyncCalls(ABC):
@@ -91,58 +103,22 @@ class SyncCalls(ABC):
         self,
         model: str,
         input: Mapping[str, Any] | str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-        request_id: str | None = None,
-        idempotency_key: str | None = None,
+        **options: Unpack[CallOptions],
     ) -> InferResult:
         """The answer of any model, as JSON data. `model` is NAME or NAME@VERSION; `input` is what the task's schema says
-        (`describe` shows it), or a string for a task that takes one text. Higher `priority` goes first (-100 to 100)."""
-        timeout_s = timeout_s if timeout_s is not None else self.timeout_s
-        call = self._call(
-            model,
-            input,
-            params=params,
-            version=version,
-            priority=priority,
-            request_id=request_id,
-            idempotency_key=idempotency_key,
-            timeout_s=timeout_s,
-        )
+        (`describe` shows it), or a string for a task that takes one text; bytes in it become base64. `options` are those of
+        every call: see `CallOptions`."""
+        check_options(options)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        call = self._call(model, input, **options)
         return self._patiently(lambda left_s: self._answer(call, left_s), timeout_s)
 
-    def classify(
-        self,
-        text: str,
-        *,
-        model: str,
-        text_pair: str | None = None,
-        top_k: int | None = None,
-        threshold: float | None = None,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-        request_id: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> ClassificationResult:
-        """The labels of a text, or of a pair of texts. `top_k` keeps the best, `threshold` those of at least that
-        probability; left out, the task's own defaults hold."""
-        timeout_s = timeout_s if timeout_s is not None else self.timeout_s
-        call = build_call(
-            model_ref(model, version),
-            classification_input(text, text_pair),
-            params=classification_params(params, top_k, threshold),
-            typed_as=self._typed_as(CLASSIFICATION),
-            priority=priority,
-            request_id=request_id,
-            idempotency_key=idempotency_key,
-            timeout_s=timeout_s,
-        )
-        return ClassificationResult.of(self._patiently(lambda left_s: self._answer(call, left_s), timeout_s))
+    classify = blocking(tasks.classify)
+    ner = blocking(tasks.ner)
+    answer = blocking(tasks.answer)
+    summarize = blocking(tasks.summarize)
+    recommend = blocking(tasks.recommend)
+    classify_image = blocking(tasks.classify_image)
 
     def infer_many(
         self,
@@ -172,7 +148,12 @@ class SyncCalls(ABC):
 
     # -- the steps of a call ---------------------------------------------------------------------------------------------------
 
-    def _call(self, model: str, input: Mapping[str, Any] | str, *, version: str | None, **options: Any) -> InferCall:
+    def _ask(self, question: tasks.Question[R]) -> R:
+        timeout_s = timeout_of(question.options, self.timeout_s)
+        call = question.call(timeout_s, typed_as=self._typed_as(question.result.task))
+        return question.result.of(self._patiently(lambda left_s: self._answer(call, left_s), timeout_s))
+
+    def _call(self, model: str, input: Mapping[str, Any] | str, *, version: str | None = None, **options: Any) -> InferCall:
         ref = model_ref(model, version)
         if not isinstance(input, str):
             return build_call(ref, input, **options)
