@@ -19,11 +19,3 @@ def file_bytes(path: str | PathLike[str], *, field: str) -> bytes:
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise InvalidInputError(f"{field}: {str(path)[:200]!r} can't be read: {reason}", field=field) from exc
-
-
-def file_text(path: str | PathLike[str], *, field: str) -> str:
-    """The content of a UTF-8 file, without a byte order mark; raises `InvalidInputError`."""
-    try:
-        return file_bytes(path, field=field).decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise InvalidInputError(f"{field}: {str(path)!r} is not UTF-8: {exc}", field=field) from exc

@@ -102,19 +102,27 @@ def _json_value(value: Any) -> Any:
     return base64.b64encode(value).decode("ascii") if isinstance(value, bytes | bytearray | memoryview) else value
 
 
-def text_field(description: ModelDescription) -> str:
+def sole_text_field(schema: Mapping[str, Any]) -> str | None:
     """The input field that a bare string means: the one string that is required, or else the one called `text`."""
-    schema = description.input_schema
     properties: Mapping[str, Any] = schema.get("properties", {})
     required = list(schema.get("required", ()))
-    if len(required) == 1 and properties.get(required[0], {}).get("type") == "string":
+    only = properties.get(required[0], {}) if len(required) == 1 else {}
+    if only.get("type") == "string" and not only.keys() & {"contentEncoding", "format"}:
         return str(required[0])
-    if "text" in properties and set(required) <= {"text"}:
-        return "text"
-    raise UnsupportedError(
-        f"{description.info.name} takes no bare text: its input has the fields {', '.join(properties) or 'none'} "
-        f"(required: {', '.join(required) or 'none'}); give a mapping"
-    )
+    return "text" if "text" in properties and set(required) <= {"text"} else None
+
+
+def text_field(description: ModelDescription) -> str:
+    """The input field that a bare string means; raises `UnsupportedError` if there is none."""
+    schema = description.input_schema
+    found = sole_text_field(schema)
+    if found is None:
+        fields, required = ", ".join(schema.get("properties", ())), ", ".join(schema.get("required", ()))
+        raise UnsupportedError(
+            f"{description.info.name} takes no bare text: its input has the fields {fields or 'none'} "
+            f"(required: {required or 'none'}); give a mapping"
+        )
+    return found
 
 
 def describe_request(ref: ModelRef) -> pb.DescribeModelRequest:

@@ -74,16 +74,22 @@ def ner(
     model: str,
     labels: Sequence[str] | None = None,
     threshold: float | None = None,
-    dictionary: Mapping[str, Sequence[str]] | None = None,
+    dictionary: Mapping[str, str] | None = None,
+    ignore_case: bool | None = None,
     **options: Unpack[CallOptions],
 ) -> Question[NerResult]:
     """The names in a text, with their places in it as code points.
 
-    `labels` keeps entities of these kinds, `threshold` those of at least that probability. `dictionary` names, for each label,
-    words that are always entities. `options` are those of every call: see `CallOptions`.
+    `labels` keeps entities of these kinds, `threshold` those of at least that probability. `dictionary` says of terms what they
+    are, `{"Taskloom": "PRODUCT"}`: where they stand in the text, in any letter case with `ignore_case`, they are entities,
+    whatever the model says. `options` are those of every call: see `CallOptions`.
     """
-    words = {label: _items(f"dictionary.{label}", words) for label, words in (dictionary or {}).items()}
-    params = {"labels": _items("labels", labels), "threshold": threshold, "dictionary": words or None}
+    params = {
+        "labels": _items("labels", labels),
+        "threshold": threshold,
+        "dictionary": dictionary,
+        "ignore_case": ignore_case,
+    }
     return _question(NerResult, model, {"text": text}, params, options)
 
 
@@ -93,13 +99,17 @@ def answer(
     *,
     model: str,
     top_k: int | None = None,
+    threshold: float | None = None,
+    no_answer_threshold: float | None = None,
     **options: Unpack[CallOptions],
 ) -> Question[AnswerResult]:
-    """The parts of `context` that answer `question`, best first; of any length, and none if there is no answer in it.
+    """The parts of `context` that answer `question`, best first; none if there is no answer in it.
 
-    `top_k` keeps the best. `options` are those of every call: see `CallOptions`.
+    `top_k` keeps the best, `threshold` those of at least that probability. Nothing is answered where the probability that there
+    is no answer is above `no_answer_threshold`; 1 always answers. `options` are those of every call: see `CallOptions`.
     """
-    return _question(AnswerResult, model, {"question": question, "context": context}, {"top_k": top_k}, options)
+    params = {"top_k": top_k, "threshold": threshold, "no_answer_threshold": no_answer_threshold}
+    return _question(AnswerResult, model, {"question": question, "context": context}, params, options)
 
 
 def summarize(
@@ -108,13 +118,14 @@ def summarize(
     model: str,
     max_sentences: int | None = None,
     max_characters: int | None = None,
+    max_tokens: int | None = None,
     **options: Unpack[CallOptions],
 ) -> Question[SummaryResult]:
-    """A summary of a document, no longer than `max_sentences` and `max_characters`; left out, the task's own defaults hold.
+    """A summary of a document, no longer than the maxima say; left out, it is as long as the model was made for.
 
-    `options` are those of every call: see `CallOptions`.
+    `max_sentences` is for models that choose sentences. `options` are those of every call: see `CallOptions`.
     """
-    params = {"max_sentences": max_sentences, "max_characters": max_characters}
+    params = {"max_sentences": max_sentences, "max_characters": max_characters, "max_tokens": max_tokens}
     return _question(SummaryResult, model, {"document": document}, params, options)
 
 
@@ -126,15 +137,20 @@ def recommend(
     likes: Sequence[str] | None = None,
     features: Mapping[str, str] | None = None,
     top_k: int | None = None,
-    where: Mapping[str, Any] | None = None,
+    where: Mapping[str, str | Sequence[str]] | None = None,
+    where_not: Mapping[str, str | Sequence[str]] | None = None,
+    among: Sequence[str | int] | None = None,
     exclude: Sequence[str | int] | None = None,
+    include_seen: bool | None = None,
+    language: str | None = None,
     **options: Unpack[CallOptions],
 ) -> Question[RecommendResult]:
-    """Items for a user, best first: a `user` that the model knows, or anybody whose `history` (ids of items, oldest first),
-    `likes` (in words) and `features` tell enough.
+    """Items for a user, best first: a `user` that the model knows, or anybody of whom `history` (ids of items, oldest first),
+    `likes` (in words) and `features` tell something.
 
-    `top_k` keeps the best, `where` those with these features; items of `exclude` are left out, as are those of the history.
-    `options` are those of every call: see `CallOptions`.
+    `top_k` keeps the best. `where` are attributes that items must have, `where_not` those that they must not; several values
+    mean any of them. `among` are the only items to choose from; `exclude` are left out, and so are those of the history unless
+    `include_seen`. Titles are in `language` where the model has them. `options` are those of every call: see `CallOptions`.
     """
     told = {
         "user": None if user is None else str(user),
@@ -142,18 +158,32 @@ def recommend(
         "likes": _items("likes", likes),
         "features": features,
     }
-    params = {"top_k": top_k, "where": where, "exclude": _items("exclude", exclude)}
+    params = {
+        "top_k": top_k,
+        "where": where,
+        "where_not": where_not,
+        "among": _items("among", among),
+        "exclude": _items("exclude", exclude),
+        "include_seen": include_seen,
+        "language": language,
+    }
     return _question(RecommendResult, model, told, params, options)
 
 
 def classify_image(
-    image: Image, *, model: str, top_k: int | None = None, **options: Unpack[CallOptions]
+    image: Image,
+    *,
+    model: str,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    **options: Unpack[CallOptions],
 ) -> Question[VisionResult]:
     """The labels of an image, best first. `image` is the bytes of a JPEG, PNG or WebP file, its path, or the open file.
 
-    `top_k` keeps the best. `options` are those of every call: see `CallOptions`.
+    `top_k` keeps the best, `threshold` those of at least that probability. `options` are those of every call: see
+    `CallOptions`.
     """
-    return _question(VisionResult, model, {"image": _image_bytes(image)}, {"top_k": top_k}, options)
+    return _question(VisionResult, model, {"image": _image_bytes(image)}, {"top_k": top_k, "threshold": threshold}, options)
 
 
 def as_method(call: F, ask: Callable[..., Any]) -> F:

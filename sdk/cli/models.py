@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +26,17 @@ if TYPE_CHECKING:
     from taskloom.sdk.cli.context import CliContext
 
 
+_PICTURE = re.compile(r"!\[(.*?)\]\((.*?)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model and, where its report can be read, how sure its metrics are."""
+
+    info: ModelInfo
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
 @click.group()
 def models() -> None:
     """List, show, promote and roll back models.
@@ -40,21 +53,30 @@ def list_models(cli: CliContext, /, **gateway: Any) -> None:
     """Every version of every model."""
     if any(gateway.values()):
         with open_gateway(60.0, **gateway) as client:
-            found = client.models()
+            found = [Listed(info) for info in client.models()]
     else:
         found = _local_models(cli)
-    cli.show({"models": [info.model_dump(mode="json") for info in found]}, lambda: _table(found))
+    cli.show({"models": [one.info.model_dump(mode="json") for one in found]}, lambda: _table(cli, found))
 
 
-def _local_models(cli: CliContext) -> list[ModelInfo]:
-    found: list[ModelInfo] = []
+def _local_models(cli: CliContext) -> list[Listed]:
+    found: list[Listed] = []
     for name in cli.store.models():
         for version in cli.store.versions(name):
             try:
-                found.append(cli.store.resolve(ModelRef(name=name, version=version)).info())
+                artifact = cli.store.resolve(ModelRef(name=name, version=version))
+                found.append(Listed(artifact.info(), _intervals(artifact)))
             except ArtifactError as exc:  # one bad version hides no other
                 click.echo(f"warning: {exc.message}", err=True)
     return found
+
+
+def _intervals(artifact: Artifact) -> Mapping[str, tuple[float, float]]:
+    """Of its metrics, by name; none for a model without a report."""
+    from taskloom.core.artifact import REPORT
+    from taskloom.core.publishing import read_report
+
+    return read_report(artifact).evaluation.intervals if REPORT in artifact.manifest.files else {}
 
 
 @models.command()
@@ -156,26 +178,39 @@ def _tell_move(cli: CliContext, model: str, move: AliasMove) -> None:
         click.echo(f"{move.alias} of {model}: {move.before or 'nothing'} -> {move.after}")
 
 
-def _table(found: Sequence[ModelInfo]) -> Table:
+def _table(cli: CliContext, found: Sequence[Listed]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table("model", "version", "aliases", "task", "backbone", "languages", "size", "metrics", box=box.SIMPLE_HEAD)
-    for info in found:
-        metrics = " ".join(f"{name}={value:.4g}" for name, value in sorted(info.metrics.items()))
+    table = Table("model", "task", "size", "quality, 95% interval", "languages", "licence", "aliases", box=box.SIMPLE_HEAD)
+    for one in sorted(found, key=lambda one: (one.info.task, one.info.name)):
+        info = one.info
         size = f"{info.size_bytes / 1e6:.1f} MB" if info.size_bytes else ""
-        row = (info.name, info.version, " ".join(info.aliases), info.task, info.backbone, " ".join(info.languages), size)
-        table.add_row(*row, metrics)
+        row = (f"{info.name}@{info.version}", info.task, size, _quality(cli, one))
+        table.add_row(*row, " ".join(info.languages), info.licence, " ".join(info.aliases))
     return table
 
 
+def _quality(cli: CliContext, one: Listed) -> str:
+    """The task's primary metric; for a task that is not installed here, the first."""
+    tasks, metrics = cli.registry.tasks, one.info.metrics
+    primary = tasks.get(one.info.task).primary_metric if one.info.task in tasks else ""
+    name = primary if primary in metrics else next(iter(sorted(metrics)), "")
+    if not name:
+        return ""
+    low, high = one.intervals.get(name, (None, None))
+    interval = f" ({low:.3f}–{high:.3f})" if low is not None and high is not None else ""
+    return f"{name} {metrics[name]:.3f}{interval}"
+
+
 def _card(artifact: Artifact) -> Markdown:
-    """The model card, without the header that is for machines."""
+    """The model card, without the header that is for machines, and with pictures by their paths."""
     from rich.markdown import Markdown
 
     from taskloom.core.artifact import CARD
 
     text = artifact.path(CARD).read_text(encoding="utf-8")
+    text = _PICTURE.sub(lambda picture: f"- picture: `{artifact.folder / picture[2]}`", text)
     return Markdown(text.split("\n---\n", 1)[1] if text.startswith("---\n") else text)
 
 
