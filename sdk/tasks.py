@@ -215,9 +215,7 @@ def _items(name: str, values: Sequence[str | int] | None) -> list[str] | None:
     if values is None:
         return None
     if isinstance(values, str):
-        raise InvalidInputError(
-            f"{name} is one string, {values[:40]!r}; it takes a list of them: [{values[:40]!r}]", field=name
-        )
+        raise InvalidInputError(f"{name} is one string; it takes a list of them: [{values[:40]!r}]", field=name)
     return [str(value) for value in values]
 
 

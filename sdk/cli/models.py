@@ -100,8 +100,18 @@ def show(cli: CliContext, /, model: str, **gateway: Any) -> None:
             "digest": artifact.digest,
             "size_bytes": artifact.info().size_bytes,
             "history": [move.model_dump(mode="json") for move in cli.store.history(artifact.manifest.model)],
+            **_schemas(cli, artifact.manifest.task),
         }
         cli.show(facts, lambda: _card(artifact) if CARD in artifact.manifest.files else _facts_table(facts))
+
+
+def _schemas(cli: CliContext, task: str) -> dict[str, Any]:
+    """What models of a task take and give; nothing for a task that is not installed here."""
+    if task not in cli.registry.tasks:
+        return {}
+    plugin = cli.registry.tasks.get(task)
+    forms = {"input_schema": plugin.Input, "output_schema": plugin.Output, "params_schema": plugin.Params}
+    return {name: form.model_json_schema() for name, form in forms.items()}
 
 
 @models.command()

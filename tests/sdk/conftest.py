@@ -55,7 +55,7 @@ class ScriptedGateway(inference_pb2_grpc.InferenceServicer):
                 task=self.task,
                 output=self.outputs[self.task],
             )
-            return result_to_message(result, "" if kind == "json" else kind)
+            return result_to_message(result, kind if kind == self.task else "")
         reply = pb.InferResponse(request_id=request.request_id, model=request.model, version="7", task="classification")
         reply.timings.batch_size = 1
         if kind == "classification":

@@ -190,9 +190,22 @@ def test_list_and_show(home):
     shown = json.loads(run("models", "show", "toy@1", "--json").stdout)
     assert shown["description"] == "中文"
     assert shown["aliases"] == ["candidate", "production"]
+    assert shown["input_schema"]["required"] == ["text"]
     missing = run("models", "show", "toi")
     assert missing.exit_code == 1
     assert "did you mean 'toy'" in missing.stderr
+
+
+def test_list_shows_the_primary_metric_and_how_sure_it_is(home):
+    publish(home)
+    lines = [" ".join(line.split()) for line in run("models", "list").stdout.splitlines()]
+    assert any("intent-en@1 classification 5.9 MB accuracy 0.937 (0.921–0.952) en Apache-2.0" in line for line in lines)
+    assert any(line == "toy@1 classification candidate production" for line in lines)
+
+
+def test_show_names_pictures_by_where_they_are(home):
+    shown = "".join(run("models", "show", "intent-en").stdout.split())
+    assert "intent-en/1/figures/confusion.png" in shown
 
 
 def test_config_says_where_each_setting_came_from_and_hides_secrets(home, monkeypatch, tmp_path):
