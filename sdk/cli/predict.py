@@ -12,12 +12,12 @@ import click
 from taskloom.core.errors import InvalidInputError
 from taskloom.sdk.cli.endpoint import gateway_options, json_option, open_gateway, open_in_process
 from taskloom.sdk.cli.failures import ExitCode
-from taskloom.sdk.cli.inputs import InputForm
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from taskloom.sdk.cli.context import CliContext
+    from taskloom.sdk.cli.inputs import InputForm
     from taskloom.sdk.results import ItemResult
     from taskloom.sdk.surface import SyncCalls
 
@@ -71,6 +71,8 @@ def predict(
     {"output": ...} or {"error": ...}. A run that was interrupted goes on where its output ends. Exit status 5 says that some
     rows failed.
     """
+    from taskloom.sdk.cli.inputs import InputForm
+
     _check_usage(words, source, target, in_process, gateway)
     options = {
         "params": parse_params(params),

@@ -123,9 +123,10 @@ def test_no_heavy_library_is_imported(line, tmp_path):
     assert done.stdout.endswith("HEAVY []\n")
 
 
-def test_help_needs_no_grpc_and_no_settings():
+@pytest.mark.parametrize("words", [["--help"], ["predict", "--help"]])
+def test_help_needs_no_grpc_and_no_settings(words):
     code = (
-        "import sys\nfrom taskloom.sdk.cli.main import root\nroot.main(['--help'], standalone_mode=False)\n"
+        f"import sys\nfrom taskloom.sdk.cli.main import root\nroot.main({words}, standalone_mode=False)\n"
         "print('LATE', [m for m in ('grpc', 'pydantic_settings', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
