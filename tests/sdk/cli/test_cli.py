@@ -39,11 +39,12 @@ def run(*args, obj=None):
     return CliRunner().invoke(root, list(args), obj=obj, prog_name="taskloom")
 
 
-def publish(home, note=""):
+def publish(home, note="", task="classification", **metrics):
     store = open_store(home / "models")
+    manifest = Manifest(model="toy", task=task, created="2026-11-21", description="中文", metrics=metrics)
     with store.draft("toy") as draft:
         (draft / "notes.txt").write_text(note)
-        return store.publish(draft, Manifest(model="toy", task="classification", created="2026-11-21", description="中文"))
+        return store.publish(draft, manifest)
 
 
 class Recorder:
@@ -197,10 +198,12 @@ def test_list_and_show(home):
 
 
 def test_list_shows_the_primary_metric_and_how_sure_it_is(home):
-    publish(home)
+    publish(home, a_first=0.25, accuracy=0.5)
+    publish(home, task="somebody-elses", second=0.5, first=0.25)
     lines = [" ".join(line.split()) for line in run("models", "list").stdout.splitlines()]
     assert any("intent-en@1 classification 5.9 MB accuracy 0.937 (0.921–0.952) en Apache-2.0" in line for line in lines)
-    assert any(line == "toy@1 classification candidate production" for line in lines)
+    assert "toy@1 classification accuracy 0.500 production" in lines
+    assert any(line.startswith("toy@2 somebody-elses first 0.250") for line in lines)
 
 
 def test_show_names_pictures_by_where_they_are(home):
