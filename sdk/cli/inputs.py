@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -15,6 +15,7 @@ import click
 
 from taskloom.core.errors import InvalidInputError
 from taskloom.core.types import ModelDescription
+from taskloom.sdk.cli.schemas import forms_of, is_base64
 from taskloom.sdk.files import file_bytes
 from taskloom.sdk.requests import sole_text_field
 
@@ -134,18 +135,8 @@ def _text(path: str, field: str) -> str:
 
 
 def _kind(field: Mapping[str, Any], schema: Mapping[str, Any]) -> Kind:
-    forms = list(_forms(field, schema))
-    if any("base64" in (form.get("contentEncoding"), form.get("format")) or form.get("format") == "binary" for form in forms):
+    forms = list(forms_of(field, schema))
+    if any(is_base64(form) for form in forms):
         return Kind.BINARY
     kinds = {form.get("type") for form in forms}
     return Kind.TEXT if "string" in kinds else Kind.LIST if "array" in kinds else Kind.JSON
-
-
-def _forms(field: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The field's own schema and those that it may be instead."""
-    yield field
-    for part in (*field.get("anyOf", ()), *field.get("oneOf", ()), *field.get("allOf", ())):
-        yield from _forms(part, schema)
-    reference = str(field.get("$ref", ""))
-    if reference.startswith("#/$defs/"):
-        yield from _forms(schema.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {}), schema)

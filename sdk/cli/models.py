@@ -86,10 +86,12 @@ def _intervals(artifact: Artifact) -> Mapping[str, tuple[float, float]]:
 @click.pass_obj
 def show(cli: CliContext, /, model: str, **gateway: Any) -> None:
     """All about one version: MODEL is NAME or NAME@VERSION."""
+    from rich.console import Group
+
     if any(gateway.values()):
         with open_gateway(60.0, **gateway) as client:
             facts = client.describe(model).model_dump(mode="json")
-        cli.show(facts, lambda: _facts_table(facts))
+        cli.show(facts, lambda: Group(_facts_table(facts["info"]), *_forms(facts)))
     else:
         from taskloom.core.artifact import CARD
 
@@ -100,9 +102,11 @@ def show(cli: CliContext, /, model: str, **gateway: Any) -> None:
             "digest": artifact.digest,
             "size_bytes": artifact.info().size_bytes,
             "history": [move.model_dump(mode="json") for move in cli.store.history(artifact.manifest.model)],
-            **_schemas(cli, artifact.manifest.task),
         }
-        cli.show(facts, lambda: _card(artifact) if CARD in artifact.manifest.files else _facts_table(facts))
+        told = {**facts, **_schemas(cli, artifact.manifest.task)}
+        cli.show(
+            told, lambda: Group(_card(artifact) if CARD in artifact.manifest.files else _facts_table(facts), *_forms(told))
+        )
 
 
 def _schemas(cli: CliContext, task: str) -> dict[str, Any]:
@@ -222,6 +226,14 @@ def _card(artifact: Artifact) -> Markdown:
     text = artifact.path(CARD).read_text(encoding="utf-8")
     text = _PICTURE.sub(lambda picture: f"- picture: `{artifact.folder / picture[2]}`", text)
     return Markdown(text.split("\n---\n", 1)[1] if text.startswith("---\n") else text)
+
+
+def _forms(facts: Mapping[str, Any]) -> list[Table]:
+    """What the model takes, field by field."""
+    from taskloom.sdk.cli.schemas import fields_table
+
+    titles = {"input_schema": "input", "params_schema": "parameter"}
+    return [fields_table(title, facts[name]) for name, title in titles.items() if facts.get(name, {}).get("properties")]
 
 
 def _facts_table(facts: Mapping[str, Any]) -> Table:

@@ -133,8 +133,19 @@ def test_help_needs_no_grpc_and_no_settings(words):
     assert done.stdout.endswith("LATE []\n")
 
 
-@pytest.mark.parametrize(
-    "module", ["connection", "dependencies", "results", "retries", "cli.main", "cli.predict", "cli.config", "cli.render"]
+MODULES_WITH_EXAMPLES = (
+    "connection",
+    "dependencies",
+    "results",
+    "retries",
+    "cli.main",
+    "cli.predict",
+    "cli.config",
+    "cli.render",
+    "cli.schemas",
 )
+
+
+@pytest.mark.parametrize("module", MODULES_WITH_EXAMPLES)
 def test_examples_in_docstrings(module):
     assert doctest.testmod(import_module(f"taskloom.sdk.{module}")).failed == 0

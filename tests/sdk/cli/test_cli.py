@@ -211,6 +211,21 @@ def test_show_names_pictures_by_where_they_are(home):
     assert "intent-en/1/figures/confusion.png" in shown
 
 
+def test_show_says_what_a_model_takes(home):
+    lines = [" ".join(line.split()) for line in run("models", "show", "intent-en").stdout.splitlines()]
+    assert "text text, at most 100,000 characters required" in lines
+    assert "top_k whole number, at least 1 5" in lines
+    publish(home, task="somebody-elses")
+    assert "somebody-elses" in run("models", "show", "toy").stdout
+
+
+def test_models_of_a_gateway(home, address):
+    assert "m@7" in run("models", "list", "--address", address).stdout
+    shown = [" ".join(line.split()) for line in run("models", "show", "m", "--address", address).stdout.splitlines()]
+    assert "task classification" in shown
+    assert "text text required" in shown
+
+
 def test_config_says_where_each_setting_came_from_and_hides_secrets(home, monkeypatch, tmp_path):
     (tmp_path / "taskloom.toml").write_text('[server]\nport = 50099\n[audit]\nurl = "postgresql://u:hunter2@db/a"\n')
     monkeypatch.setenv("TASKLOOM_SERVER__DRAIN_S", "5")
