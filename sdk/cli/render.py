@@ -27,7 +27,7 @@ from taskloom.sdk.results import (
     VisionResult,
 )
 
-INPUT_CHARACTERS = 320
+INPUT_CHARACTERS = 240
 """As much of a text is shown of an input."""
 EXCERPT_CHARACTERS = 70
 """As much of a context is shown on each side of an answer."""
@@ -57,11 +57,12 @@ def show_input(asked: Mapping[str, Any], kinds: Mapping[str, Kind], result: Infe
     for name, value in asked.items():
         if value in (None, "", [], (), {}):
             continue
+        kind = kinds.get(name, Kind.TEXT)
         if shown:
             shown.append("\n")
-        if len(asked) > 1:
-            shown.append(f"{name} ", style="dim")
-        shown.append_text(_input_value(name, value, kinds.get(name, Kind.TEXT), result))
+        if len(asked) > 1 or kind in {Kind.LIST, Kind.JSON}:
+            shown.append(f"{name}: ", style="dim")
+        shown.append_text(_input_value(name, value, kind, result))
     return shown
 
 
@@ -106,13 +107,16 @@ def _input_value(name: str, value: Any, kind: Kind, result: InferResult | None) 
     if isinstance(value, Mapping):
         return Text(", ".join(f"{plain(str(key))}={plain(str(item))}" for key, item in value.items()), style="cyan")
     text = plain(str(value))
-    shown = Text(text[:INPUT_CHARACTERS])
+    head = text[:INPUT_CHARACTERS]
+    if len(text) > INPUT_CHARACTERS and " " in head:
+        head = head[: head.rindex(" ")]
+    shown = Text(head)
     if result is not None and result.task == NerResult.task:
         _colour_entities(shown, text, result)
     else:
         shown.stylize("cyan")
-    if len(text) > INPUT_CHARACTERS:
-        shown.append(f"{_CUT} ({len(text):,} characters)", style="dim")
+    if len(text) > len(head):
+        shown.append(f" {_CUT} ({len(text):,} characters)", style="dim")
     return shown
 
 
@@ -125,7 +129,7 @@ def _colour_entities(shown: Text, text: str, result: InferResult) -> None:
     with suppress(InternalError):  # an answer of another version
         for entity, style in _styled(NerResult.of(result).entities):
             if plain(entity.text) == text[entity.start : entity.end]:
-                shown.stylize(f"bold {style}", entity.start, min(entity.end, INPUT_CHARACTERS))
+                shown.stylize(f"bold {style}", entity.start, min(entity.end, len(shown)))
 
 
 def _styled(entities: Sequence[Entity]) -> list[tuple[Entity, str]]:

@@ -110,12 +110,14 @@ def test_inputs_are_shortened_and_files_are_sizes():
     asked = {"question": "Who?", "context": "长" * 1000, "image": "A" * 682 + "==", "history": ["1", "2"], "user": ""}
     kinds = {"question": Kind.TEXT, "context": Kind.TEXT, "image": Kind.BINARY, "history": Kind.LIST, "user": Kind.TEXT}
     lines = shown(show_input(asked, kinds), width=2000).splitlines()
-    assert lines[0].startswith("question Who?")
+    assert lines[0].startswith("question: Who?")
     assert "… (1,000 characters)" in lines[1]
-    assert lines[1].count("长") == 320
-    assert lines[2].startswith("image <image, 511 bytes>")
-    assert lines[3].startswith("history 1, 2")
+    assert lines[1].count("长") == 240
+    assert lines[2].startswith("image: <image, 511 bytes>")
+    assert lines[3].startswith("history: 1, 2")
     assert len(lines) == 4
+    assert shown(show_input({"text": "word " * 100}, {}), width=2000).split("…")[0].endswith("word ")
+    assert shown(show_input({"history": ["5"]}, kinds)).startswith("history: 5")
 
 
 class Models:
