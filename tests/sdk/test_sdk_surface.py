@@ -17,6 +17,7 @@ HEAVY = ("torch", "ray", "faiss", "sqlalchemy", "numpy", "transformers")
 def test_public_names():
     assert taskloom.sdk.__all__ == [
         "AsyncClient",
+        "AsyncTextStream",
         "ClassificationResult",
         "Client",
         "ConfigError",
@@ -37,6 +38,7 @@ def test_public_names():
         "RateLimitedError",
         "RetryPolicy",
         "TaskloomError",
+        "TextStream",
         "Timings",
         "UnauthenticatedError",
         "UnavailableError",
