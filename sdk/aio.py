@@ -186,7 +186,7 @@ class AsyncClient:
                 priority=priority,
                 request_id=name,
                 idempotency_key=idempotency_key,
-                timeout_s=left_s,
+                timeout_s=timeout,
             )
             return self._read_text(call.model_copy(update={"partials": True}), left_s)
 

@@ -106,7 +106,8 @@ class PoisonModel(EchoModel):
 
 class WritingModel(EchoModel):
     """Writes its text word by word, a step on the device for each, and notes each word in $TASKLOOM_TEST_RAN. At the word
-    `poison` it raises, at `kill` it kills the process, at `hang` it never ends."""
+    `poison` it raises, at `kill` it kills the process, at `kill:FILE` only while FILE is not there, which it makes; at `hang`
+    it never ends."""
 
     streams = True
 
@@ -118,7 +119,7 @@ class WritingModel(EchoModel):
         time.sleep(batch.get("step_s", 0.0))
         if word == "poison":
             raise RuntimeError("a secret detail")
-        if word == "kill":
+        if word == "kill" or (word.startswith("kill:") and _made(Path(word.removeprefix("kill:")))):
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "hang":
             time.sleep(3600)
@@ -130,6 +131,14 @@ class WritingModel(EchoModel):
             run({"word": word, "step_s": params.step_s})
             yield word.upper() if params.shout else word
         return self.decode(whole, [input], [params])[0]
+
+
+def _made(path: Path) -> bool:
+    """Whether the file was not there; it is now."""
+    if path.exists():
+        return False
+    path.touch()
+    return True
 
 
 def words(text: str) -> list[str]:
