@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 from engine_fakes import make_registry, publish
@@ -63,11 +63,6 @@ class Served:
 
     def client(self, retries: int = 0) -> AsyncClient:
         return AsyncClient(self.address, api_key="key-all", timeout_s=30, retry=RetryPolicy(max_retries=retries))
-
-    async def pids(self) -> set[int]:
-        """The replicas that answer now."""
-        answers = await asyncio.gather(*(self.engine.infer(call("parrot", f"who{n}" * 200)) for n in range(12)))
-        return {answer.output["pid"] for answer in answers}
 
     def records(self, request_id: str) -> list[Any]:
         reader = open_reader(self.settings)
@@ -138,7 +133,7 @@ async def test_a_long_answer_at_full_speed_is_whole(served: Served) -> None:
     async with served.client() as client, client.stream_text("writer", text) as stream:
         pieces = [piece async for piece in stream]
     assert "".join(pieces) == text
-    assert len(pieces) > 1
+    assert 1 < len(pieces) < 1500, "each word was a message of its own"
 
 
 async def test_a_failure_in_the_middle_is_typed_and_on_record_with_what_was_written(served: Served) -> None:
@@ -203,8 +198,9 @@ async def test_a_replica_that_is_killed_in_the_middle_is_told_and_nothing_is_wri
     async with served.client(retries=5) as client:
         stream = client.stream_text("writer", asked, params={"step_s": 0.3}, request_id="killed")
         assert [await anext(stream), await anext(stream)] == ["one ", "two "]
-        for pid in await served.pids():
-            os.kill(pid, signal.SIGKILL)
+        for process in psutil.Process().children(recursive=True):
+            if process.name().startswith("ray::ServeReplica"):
+                process.kill()
         with pytest.raises(UnavailableError) as caught:
             await stream.result()
         assert isinstance(caught.value, ReplicaLostError)
