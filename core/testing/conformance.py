@@ -147,14 +147,14 @@ class TaskConformance:
     ) -> None:
         inputs = (self.inputs(task) * 5)[:9]
         poison = inputs[4].model_copy()
-        encode = predictor.model.encode
+        prepare = predictor.model.prepare
 
-        def encode_or_fail(items: Sequence[Any]) -> Any:
+        def prepare_or_fail(items: Sequence[Any], params: Sequence[Any]) -> Any:
             if any(item is poison for item in items):
                 raise RuntimeError("poison")
-            return encode(items)
+            return prepare(items, params)
 
-        monkeypatch.setattr(predictor.model, "encode", encode_or_fail)
+        monkeypatch.setattr(predictor.model, "prepare", prepare_or_fail)
         answers = predictor.predict([*inputs[:4], poison, *inputs[5:]])
         assert [isinstance(answer, TaskloomError) for answer in answers] == [i == 4 for i in range(9)]
 

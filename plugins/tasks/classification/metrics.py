@@ -18,6 +18,7 @@ from taskloom.core.task import EvaluationResult, Example
 from taskloom.plugins._shared.bootstrap import percentile_intervals
 from taskloom.plugins.tasks.classification.figures import draw_confusion, draw_reliability
 from taskloom.plugins.tasks.classification.schema import ClassificationInput, ClassificationOutput, ClassificationParams
+from taskloom.plugins.tasks.classification.zero_shot import ZeroShotModel
 
 BINS = 15
 CONFUSIONS_LISTED = 20
@@ -89,17 +90,18 @@ def judge(
     can't take."""
     if not examples:
         raise DataError("there are no rows to evaluate on")
-    labels = predictor.model.labels
+    open_labels = isinstance(predictor.model, ZeroShotModel)
+    labels = tuple(sorted({label for e in examples for label in labels_of(e)})) if open_labels else predictor.model.labels
     index = {label: i for i, label in enumerate(labels)}
     single = all(isinstance(example.target, str) for example in examples)
-    targets = [(e.target,) if isinstance(e.target, str) else tuple(e.target) for e in examples]
+    targets = [labels_of(example) for example in examples]
     for example, target in zip(examples, targets, strict=True):
         for label in target:
             if label not in index:
                 raise _bad(example, f"the model has no label {label!r}; it has {len(labels)}, such as {labels[0]!r}")
     scores = np.zeros((len(examples), len(labels)))
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input.text))
-    everything = ClassificationParams(top_k=None, threshold=0.0)
+    everything = ClassificationParams(top_k=None, threshold=0.0, labels=labels if open_labels else None)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         answers = predictor.predict([examples[i].input for i in rows], [everything] * len(rows))
@@ -115,6 +117,10 @@ def judge(
     else:
         given = scores >= DECISION
     return Judged(tuple(labels), true, given, scores, single)
+
+
+def labels_of(example: Example[ClassificationInput]) -> tuple[str, ...]:
+    return (example.target,) if isinstance(example.target, str) else tuple(example.target)
 
 
 def _bad(example: Example[ClassificationInput], problem: str) -> DataError:
