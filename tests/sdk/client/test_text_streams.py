@@ -293,6 +293,8 @@ async def test_for_asyncio_leaving_or_cancelling_stops_the_writing(aclient, writ
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert await asyncio.to_thread(writer.ended.wait, 5)
+    with pytest.raises(RequestCancelledError):
+        await stream.result()
 
 
 async def test_for_asyncio_another_task_can_close_it(aclient, writer):

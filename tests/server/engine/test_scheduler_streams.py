@@ -220,6 +220,22 @@ def test_what_dies_beside_a_stream_that_kills_while_it_writes_is_never_blamed() 
     run_virtual(main())
 
 
+def test_a_last_attempt_beside_a_stream_that_writes_is_no_proof() -> None:
+    async def main() -> None:
+        dispatcher = Mortal("killer1", "killer2", after=1, stream_slots=2)
+        target = scheduler(dispatcher, max_attempts=2)
+        killers = [Asked(target, "killer1")]  # writes at 2.0, kills at 2.1
+        await asyncio.sleep(0.5)
+        killers.append(Asked(target, "killer2"))  # writes at 2.5, kills at 2.6
+        await asyncio.sleep(1.55)
+        innocent = Asked(target, "innocent", parts=False)  # dies at 2.1; its last attempt is made when killer2 writes, at 2.5
+        assert [await asked.outcome() for asked in (*killers, innocent)] == [ReplicaLostError] * 3
+        assert dispatcher.batches == [["innocent"]] * 2
+        assert innocent.ended_s == pytest.approx(2.6)
+
+    run_virtual(main())
+
+
 def test_nothing_else_waits_for_a_last_attempt_once_it_writes() -> None:
     async def main() -> None:
         dispatcher = Mortal("s", after=0, deaths=2, takes_s=10.0)
@@ -253,14 +269,15 @@ def test_callers_that_give_up_while_no_replica_is_there_leave_nothing_behind() -
     async def main() -> None:
         dispatcher = FakeDispatcher(slots=0, stream_slots=0)
         target = scheduler(dispatcher)
+        patient = Asked(target, "patient")
         for n in range(1000):
             asked = Asked(target, f"s{n}", deadline_s=now() + 0.001)
             assert await asked.outcome() is DeadlineExceededError
-        assert target.queued == 0
+        assert target.queued == 1
         assert len(target._stream_heap) < 100
         dispatcher.free = dispatcher.stream_free = 1
         dispatcher.changed()
-        assert await Asked(target, "s").outcome() == "s"
-        assert dispatcher.streams == ["s"]
+        assert await patient.outcome() == "patient"
+        assert dispatcher.streams == ["patient"]
 
     run_virtual(main())
