@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from taskloom.sdk.results import SummarySentence as SummarySentence
     from taskloom.sdk.results import VisionResult as VisionResult
     from taskloom.sdk.retries import RetryPolicy as RetryPolicy
+    from taskloom.sdk.text_streams import AsyncTextStream as AsyncTextStream
+    from taskloom.sdk.text_streams import TextStream as TextStream
 
 _ERRORS = (
     "ConfigError",
@@ -86,16 +88,19 @@ _HOMES = {
     **dict.fromkeys(("InferResult", "ModelDescription", "ModelInfo", "Timings"), "taskloom.core.types"),
     **dict.fromkeys(_RESULTS, "taskloom.sdk.results"),
     "AsyncClient": "taskloom.sdk.aio",
+    "AsyncTextStream": "taskloom.sdk.text_streams",
     "CallOptions": "taskloom.sdk.requests",
     "Client": "taskloom.sdk.client",
     "LocalClient": "taskloom.sdk.in_process",
     "RetryPolicy": "taskloom.sdk.retries",
+    "TextStream": "taskloom.sdk.text_streams",
     "local": "taskloom.sdk.in_process",
 }
 __all__ = [
     "Answer",
     "AnswerResult",
     "AsyncClient",
+    "AsyncTextStream",
     "CallOptions",
     "ClassificationResult",
     "Client",
@@ -124,6 +129,7 @@ __all__ = [
     "SummaryResult",
     "SummarySentence",
     "TaskloomError",
+    "TextStream",
     "Timings",
     "UnauthenticatedError",
     "UnavailableError",

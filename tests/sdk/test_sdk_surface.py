@@ -21,6 +21,7 @@ def test_public_names():
         "Answer",
         "AnswerResult",
         "AsyncClient",
+        "AsyncTextStream",
         "CallOptions",
         "ClassificationResult",
         "Client",
@@ -49,6 +50,7 @@ def test_public_names():
         "SummaryResult",
         "SummarySentence",
         "TaskloomError",
+        "TextStream",
         "Timings",
         "UnauthenticatedError",
         "UnavailableError",
@@ -62,7 +64,9 @@ def test_public_names():
 TASK_CALLS = ("classify", "ner", "answer", "summarize", "recommend", "classify_image")
 
 
-@pytest.mark.parametrize("name", [*TASK_CALLS, "infer", "infer_many", "stream", "models", "describe", "wait_ready", "close"])
+@pytest.mark.parametrize(
+    "name", [*TASK_CALLS, "infer", "stream_text", "infer_many", "stream", "models", "describe", "wait_ready", "close"]
+)
 def test_the_three_clients_take_the_same_arguments(name):
     shapes = {
         cls: [(p.name, p.kind, p.default) for p in inspect.signature(getattr(cls, name)).parameters.values()]
