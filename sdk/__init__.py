@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from taskloom.sdk.client import Client as Client
     from taskloom.sdk.in_process import LocalClient as LocalClient
     from taskloom.sdk.in_process import local as local
+    from taskloom.sdk.requests import BatchOptions as BatchOptions
     from taskloom.sdk.requests import CallOptions as CallOptions
     from taskloom.sdk.results import Answer as Answer
     from taskloom.sdk.results import AnswerResult as AnswerResult
@@ -89,6 +90,7 @@ _HOMES = {
     **dict.fromkeys(_RESULTS, "taskloom.sdk.results"),
     "AsyncClient": "taskloom.sdk.aio",
     "AsyncTextStream": "taskloom.sdk.text_streams",
+    "BatchOptions": "taskloom.sdk.requests",
     "CallOptions": "taskloom.sdk.requests",
     "Client": "taskloom.sdk.client",
     "LocalClient": "taskloom.sdk.in_process",
@@ -101,6 +103,7 @@ __all__ = [
     "AnswerResult",
     "AsyncClient",
     "AsyncTextStream",
+    "BatchOptions",
     "CallOptions",
     "ClassificationResult",
     "Client",

@@ -41,6 +41,7 @@ from taskloom.sdk.connection import (
     not_ready,
 )
 from taskloom.sdk.requests import (
+    BatchOptions,
     CallOptions,
     build_call,
     check_concurrency,
@@ -125,7 +126,7 @@ class AsyncClient:
         **options: Unpack[CallOptions],
     ) -> InferResult:
         """As `Client.infer`."""
-        check_options(options)
+        check_options(options, CallOptions)
         options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
         return await self._answer(await self._call(model, input, **options), timeout_s)
 
@@ -140,32 +141,18 @@ class AsyncClient:
         self,
         model: str,
         input: Mapping[str, Any] | str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-        request_id: str | None = None,
-        idempotency_key: str | None = None,
+        **options: Unpack[CallOptions],
     ) -> AsyncTextStream:
         """As `Client.stream_text`; not to be awaited: `async with client.stream_text(...) as stream`."""
-        timeout = timeout_s if timeout_s is not None else self.timeout_s
-        name = request_id or new_request_id()
+        check_options(options, CallOptions)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        options["request_id"] = options.get("request_id") or new_request_id()  # the same for every attempt
 
         async def open_source(left_s: float) -> AsyncTextSource:
-            call = await self._call(
-                model,
-                input,
-                params=params,
-                version=version,
-                priority=priority,
-                request_id=name,
-                idempotency_key=idempotency_key,
-                timeout_s=timeout,
-            )
+            call = await self._call(model, input, **options)
             return self._read_text(call.model_copy(update={"partials": True}), left_s)
 
-        return AsyncTextStream(Attempts(self.retry, timeout), open_source, lambda: self._answered)
+        return AsyncTextStream(Attempts(self.retry, timeout_s), open_source, lambda: self._answered)
 
     async def infer_many(
         self,
@@ -173,18 +160,16 @@ class AsyncClient:
         inputs: Inputs,
         *,
         max_concurrency: int = 32,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        **options: Unpack[BatchOptions],
     ) -> AsyncIterator[ItemResult]:
         """As `Client.infer_many`; `inputs` may be asynchronous."""
         check_concurrency(max_concurrency)
+        check_options(options, BatchOptions)
         window: deque[asyncio.Task[ItemResult]] = deque()
 
         async def one(index: int, item: Mapping[str, Any] | str) -> ItemResult:
             try:
-                result = await self.infer(model, item, params=params, version=version, priority=priority, timeout_s=timeout_s)
+                result = await self.infer(model, item, **options)
             except TaskloomError as error:
                 if concerns_every_item(error, self._answered):
                     raise
@@ -209,14 +194,12 @@ class AsyncClient:
         inputs: Inputs,
         *,
         max_concurrency: int = 64,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        **options: Unpack[BatchOptions],
     ) -> AsyncIterator[ItemResult]:
         """As `Client.stream`; `inputs` may be asynchronous."""
         check_concurrency(max_concurrency)
-        timeout = timeout_s if timeout_s is not None else self.timeout_s
+        check_options(options, BatchOptions)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
         outstanding = Outstanding()
         room = asyncio.Semaphore(max_concurrency)
         failure: list[BaseException] = []
@@ -225,9 +208,7 @@ class AsyncClient:
             try:
                 async for index, item in _numbered(inputs):
                     try:
-                        call = await self._call(
-                            model, item, params=params, version=version, priority=priority, timeout_s=timeout
-                        )
+                        call = await self._call(model, item, **options)
                         message = request_to_message(call)
                     except InvalidInputError as error:
                         outstanding.refused(index, error)
@@ -239,7 +220,7 @@ class AsyncClient:
                 failure.append(exc)
                 raise
 
-        replies = self._opened().InferStream(requests(), timeout=timeout, metadata=self._metadata)
+        replies = self._opened().InferStream(requests(), timeout=timeout_s, metadata=self._metadata)
         try:
             async for reply in replies:
                 self._answered = True
@@ -250,7 +231,7 @@ class AsyncClient:
             for refused in outstanding.take_refused():
                 yield refused
         except grpc.RpcError as exc:
-            raise outstanding.broken(self._connection.explain(exc, timeout_s=timeout)) from exc
+            raise outstanding.broken(self._connection.explain(exc, timeout_s=timeout_s)) from exc
         except asyncio.CancelledError:
             if failure:
                 raise failure[0] from None

@@ -22,8 +22,8 @@ from taskloom.core.types import PRODUCTION, InferCall, ModelDescription, ModelRe
 from taskloom.core.wire.gen import inference_pb2 as pb
 
 
-class CallOptions(TypedDict, total=False):
-    """What every call may be told beside its input; each may be left out."""
+class BatchOptions(TypedDict, total=False):
+    """What a call for many inputs may be told beside them; each may be left out."""
 
     params: Mapping[str, Any] | None
     """More parameters of the task, as its params schema says (`describe` shows it)."""
@@ -33,21 +33,26 @@ class CallOptions(TypedDict, total=False):
     """-100 to 100; higher goes first."""
     timeout_s: float | None
     """Seconds until the call gives up; else the client's."""
+
+
+class CallOptions(BatchOptions, total=False):
+    """What a call for one input may be told beside it; each may be left out."""
+
     request_id: str | None
     """Your name for the request, in the audit log and in errors; else one is made."""
     idempotency_key: str | None
     """Two calls with the same key are one request: the second gets the first one's answer."""
 
 
-def check_options(options: CallOptions) -> None:
+def check_options(options: Mapping[str, Any], form: type[BatchOptions | CallOptions]) -> None:
     """Raises `TypeError`, as Python does for a misspelt argument."""
-    known = CallOptions.__annotations__
+    known = form.__annotations__
     unknown = ", ".join(sorted(options.keys() - known.keys()))
     if unknown:
-        raise TypeError(f"unexpected keyword argument {unknown}; beside its own, every call takes {', '.join(known)}")
+        raise TypeError(f"unexpected keyword argument {unknown}; there are {', '.join(known)}")
 
 
-def timeout_of(options: CallOptions, default_s: float) -> float:
+def timeout_of(options: BatchOptions, default_s: float) -> float:
     given = options.get("timeout_s")
     return default_s if given is None else given
 

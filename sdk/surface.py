@@ -13,6 +13,7 @@ from taskloom.core.errors import InvalidInputError, TaskloomError
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
 from taskloom.sdk import tasks
 from taskloom.sdk.requests import (
+    BatchOptions,
     CallOptions,
     build_call,
     check_concurrency,
@@ -113,7 +114,7 @@ class SyncCalls(ABC):
         """The answer of any model, as JSON data. `model` is NAME or NAME@VERSION; `input` is what the task's schema says
         (`describe` shows it), or a string for a task that takes one text; bytes in it become base64. `options` are those of
         every call: see `CallOptions`."""
-        check_options(options)
+        check_options(options, CallOptions)
         options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
         call = self._call(model, input, **options)
         return self._patiently(lambda left_s: self._answer(call, left_s), timeout_s)
@@ -129,28 +130,14 @@ class SyncCalls(ABC):
         self,
         model: str,
         input: Mapping[str, Any] | str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-        request_id: str | None = None,
-        idempotency_key: str | None = None,
+        **options: Unpack[CallOptions],
     ) -> TextStream:
         """As `infer`, but the text comes piece by piece while the model writes it; `result()` of the stream is what `infer`
         gives. `timeout_s` is for the whole answer. A failure is made good by another attempt only before the first piece."""
-        timeout = timeout_s if timeout_s is not None else self.timeout_s
-        call = self._call(
-            model,
-            input,
-            params=params,
-            version=version,
-            priority=priority,
-            request_id=request_id,
-            idempotency_key=idempotency_key,
-            timeout_s=timeout,
-        ).model_copy(update={"partials": True})
-        attempts = Attempts(self.retry, timeout)
+        check_options(options, CallOptions)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        call = self._call(model, input, **options).model_copy(update={"partials": True})
+        attempts = Attempts(self.retry, timeout_s)
         return TextStream(attempts, lambda left_s: self._read_text(call, left_s), lambda: self._ever_answered)
 
     def infer_many(
@@ -159,18 +146,15 @@ class SyncCalls(ABC):
         inputs: Iterable[Mapping[str, Any] | str],
         *,
         max_concurrency: int = 32,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        **options: Unpack[BatchOptions],
     ) -> Iterator[ItemResult]:
         """One `ItemResult` per input, in order, each with a result or an error. `inputs` may be endless: it is read no
         further than `max_concurrency` ahead. `timeout_s` is for each item. What no item could escape (no permission, no such
         model, no server) is raised."""
         check_concurrency(max_concurrency)
-        options = {"params": params, "version": version, "priority": priority}
-        timeout = timeout_s if timeout_s is not None else self.timeout_s
-        items = (self._begun(index, model, item, timeout, **options) for index, item in enumerate(inputs))
+        check_options(options, BatchOptions)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        items = (self._begun(index, model, item, timeout_s, options) for index, item in enumerate(inputs))
         return self._in_order(items, max_concurrency)
 
     def __enter__(self) -> Self:
@@ -204,9 +188,9 @@ class SyncCalls(ABC):
             except TaskloomError as error:
                 time.sleep(attempts.wait_after(error, hopeless=not self._ever_answered))
 
-    def _begun(self, index: int, model: str, input: Mapping[str, Any] | str, timeout_s: float, **options: Any) -> _Item:
+    def _begun(self, index: int, model: str, input: Mapping[str, Any] | str, timeout_s: float, options: BatchOptions) -> _Item:
         try:
-            call = self._call(model, input, timeout_s=timeout_s, **options)
+            call = self._call(model, input, **options)
         except TaskloomError as error:
             if concerns_every_item(error, self._ever_answered):
                 raise

@@ -202,7 +202,7 @@ def _question(
     result: type[R], model: str, input: Mapping[str, Any], params: Mapping[str, Any], options: CallOptions
 ) -> Question[R]:
     """Leaves out what was not given, so that the task's own defaults hold."""
-    check_options(options)
+    check_options(options, CallOptions)
     return Question(result, model, _given(input), _given(params), options)
 
 

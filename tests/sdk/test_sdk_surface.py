@@ -22,6 +22,7 @@ def test_public_names():
         "AnswerResult",
         "AsyncClient",
         "AsyncTextStream",
+        "BatchOptions",
         "CallOptions",
         "ClassificationResult",
         "Client",

@@ -180,9 +180,14 @@ def test_a_misspelt_option_is_a_type_error(client, gateway):
     for call in (
         lambda: client.answer("q", "c", model="m", prioritty=1),
         lambda: client.infer("m", {"text": "x"}, prioritty=1),
+        lambda: client.stream_text("m", {"text": "x"}, prioritty=1),
+        lambda: client.infer_many("m", [{"text": "x"}], prioritty=1),
+        lambda: next(client.stream("m", [{"text": "x"}], prioritty=1)),
     ):
         with pytest.raises(TypeError, match=r"prioritty.*params, version, priority, timeout_s"):
             call()
+    with pytest.raises(TypeError, match="request_id"):  # of many inputs each has its own
+        client.infer_many("m", [{"text": "x"}], request_id="r")
     assert gateway.requests == []
 
 
