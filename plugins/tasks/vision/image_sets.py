@@ -103,9 +103,11 @@ def _set_sources(path: Path) -> Iterator[Source]:
         asked = ImageSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as exc:
         raise DataError(f"{path} can't be read: {exc.strerror}", path=str(path)) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError) as exc:
-        keys = ", ".join(ImageSet.model_fields)
-        raise DataError(f"{path} describes no set of pictures: {exc}. Keys: {keys}.", path=str(path)) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise _bad_file(path, f"is not TOML: {exc}") from exc
+    except ValidationError as exc:
+        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False))
+        raise _bad_file(path, f"can't be used: {told}. Keys: {', '.join(ImageSet.model_fields)}.") from exc
     images = path.parent / asked.images.expanduser()
     packed = images.with_name(images.name + ".gz")
     if not images.exists() and packed.exists():

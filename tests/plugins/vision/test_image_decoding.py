@@ -36,9 +36,13 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+def png_header(width: int, height: int) -> bytes:
+    return png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+
+
 def png_of_size(width: int, height: int, *more: bytes) -> bytes:
     """A PNG that promises a grey picture of any size, in a few bytes."""
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    header = png_header(width, height)
     body = png_chunk(b"IDAT", zlib.compress(b"\x00" * 1000))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(more) + body + png_chunk(b"IEND", b"")
 
@@ -127,7 +131,10 @@ def test_what_is_transparent_is_white(mode: str) -> None:
         (png_of_size(0, 5), "needs at least one"),
         (png_of_size(5, 2_000), "crop it"),
         (png_of_size(500, 500), "cut off or damaged"),
-        (png_of_size(8, 8, png_chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, 8, 0, 0, 0, 0))), "header is not at the start"),
+        (
+            png_of_size(8, 8, png_chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, 8, 0, 0, 0, 0))),
+            "header is not at the start",
+        ),
         (b"\x89PNG\r\n\x1a\n", "ends in the middle"),
         (b"\xff\xd8\xff", "ends in the middle"),
         (b"\xff\xd8\xff\xd9" + b"\x00" * 9, "no picture"),
@@ -193,7 +200,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 def test_a_damaged_file_gives_a_picture_or_a_typed_error_and_never_a_warning(name: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    whole = [FILES[name](), saved(picture(), name.split()[-1].upper(), exif=exif)]
+    whole = [FILES[name](), saved(picture(), name.rsplit(maxsplit=1)[-1].upper(), exif=exif)]
     chance = random.Random(name)
     refused = 0
     for _ in range(150):
