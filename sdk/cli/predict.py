@@ -14,7 +14,7 @@ from taskloom.sdk.cli.endpoint import gateway_options, json_option, open_gateway
 from taskloom.sdk.cli.failures import ExitCode
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from taskloom.sdk.cli.context import CliContext
     from taskloom.sdk.cli.inputs import InputForm
@@ -129,7 +129,7 @@ def _answer_words(
     if len(items) == 1 and items[0].error is not None:
         raise items[0].error
     rows = [{"input": one.told, **row_of(item)} for one, item in zip(asked, items, strict=True)]
-    cli.show({"results": rows}, lambda: _table(form, inputs, items))
+    cli.show({"results": rows}, lambda: _shown(form, inputs, items))
     return ExitCode.OK if all(item.ok for item in items) else ExitCode.SOME_ROWS_FAILED
 
 
@@ -147,15 +147,17 @@ def row_of(item: ItemResult) -> dict[str, Any]:
     return {"error": facts}
 
 
-def _table(form: InputForm, inputs: Sequence[Mapping[str, Any]], items: Sequence[ItemResult]) -> Table:
-    from rich import box
-    from rich.table import Table
+def _shown(form: InputForm, inputs: Sequence[Mapping[str, Any]], items: Sequence[ItemResult]) -> RenderableType:
     from rich.text import Text
 
-    from taskloom.sdk.cli.render import show_answer, show_input
+    from taskloom.sdk.cli.render import conversation, show_answer, show_input
 
-    table = Table("input", "answer", box=box.SIMPLE_HEAD)
-    for asked, item in zip(inputs, items, strict=True):
-        answer = Text(item.error.message, style="red") if item.error else show_answer(item.value(), asked)
-        table.add_row(show_input(asked, form.kinds, item.result), answer)
-    return table
+    return conversation(
+        [
+            (
+                show_input(asked, form.kinds, item.result),
+                Text(item.error.message, style="red") if item.error else show_answer(item.value(), asked),
+            )
+            for asked, item in zip(inputs, items, strict=True)
+        ]
+    )

@@ -84,14 +84,12 @@ def _ask(client: Client, model: ModelDescription, example: Mapping[str, Any], to
 
 
 def _show(told: Console, model: ModelDescription, example: Mapping[str, Any], result: InferResult, latency_s: float) -> None:
-    from rich.padding import Padding
-
     from taskloom.sdk.cli.inputs import InputForm
-    from taskloom.sdk.cli.render import show_answer, show_input
+    from taskloom.sdk.cli.render import indented, show_answer, show_input
 
     asked = show_input(example, InputForm.of(model).kinds, result).append(f"  {latency_s * 1000:.0f} ms", style="dim")
-    told.print(Padding(asked, (0, 0, 0, 2), expand=False))
-    told.print(Padding(show_answer(result, example, limit=ANSWERS), (0, 0, 0, 6), expand=False))
+    told.print(indented(asked, 2))
+    told.print(indented(show_answer(result, example, limit=ANSWERS), 6))
 
 
 def _verify(server: RunningServer, told: Console) -> dict[str, Any]:

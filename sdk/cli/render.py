@@ -9,7 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
+from rich.constrain import Constrain
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -31,6 +34,10 @@ INPUT_CHARACTERS = 240
 """As much of a text is shown of an input."""
 EXCERPT_CHARACTERS = 70
 """As much of a context is shown on each side of an answer."""
+SHORT_CELLS = 60
+"""Inputs up to this width stand beside their answers."""
+LINE_CELLS = 100
+"""Longer lines of text are hard to read."""
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 _CUT = "…"
 
@@ -64,6 +71,20 @@ def show_input(asked: Mapping[str, Any], kinds: Mapping[str, Kind], result: Infe
             shown.append(f"{name}: ", style="dim")
         shown.append_text(_input_value(name, value, kind, result))
     return shown
+
+
+def conversation(pairs: Sequence[tuple[Text, RenderableType]]) -> RenderableType:
+    """Inputs and answers: side by side if every input is short, else one below the other."""
+    if all("\n" not in asked.plain and asked.cell_len <= SHORT_CELLS for asked, _ in pairs):
+        table = Table("input", "answer", box=box.SIMPLE_HEAD)
+        for asked, answer in pairs:
+            table.add_row(asked, answer)
+        return table
+    return Group(*(Constrain(Group(asked, indented(answer, 4)), LINE_CELLS) for asked, answer in pairs))
+
+
+def indented(shown: RenderableType, cells: int) -> RenderableType:
+    return Padding(shown, (0, 0, 0, cells), expand=False)
 
 
 def output_lines(output: Mapping[str, Any]) -> list[str]:

@@ -7,11 +7,12 @@ import io
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from taskloom.core.types import InferResult, ModelDescription, ModelInfo
 from taskloom.sdk.cli.inputs import Kind
 from taskloom.sdk.cli.quickstart import _tour
-from taskloom.sdk.cli.render import plain, show_answer, show_input
+from taskloom.sdk.cli.render import conversation, plain, show_answer, show_input
 
 
 def result(task, **output):
@@ -118,6 +119,16 @@ def test_inputs_are_shortened_and_files_are_sizes():
     assert len(lines) == 4
     assert shown(show_input({"text": "word " * 100}, {}), width=2000).split("…")[0].endswith("word ")
     assert shown(show_input({"history": ["5"]}, kinds)).startswith("history: 5")
+
+
+def test_short_inputs_stand_beside_their_answers_and_long_ones_above():
+    short = [(Text("hi"), Text("a 0.9")), (Text("图书馆"), Text("b 0.8"))]
+    lines = shown(conversation(short)).splitlines()
+    assert [" ".join(line.split()) for line in lines if line.strip()][2:] == ["hi a 0.9", "图书馆 b 0.8"]
+    lines = shown(conversation([*short, (Text("word " * 60), Text("c 0.7"))]), width=240).splitlines()
+    assert all(cell_len(line) <= 100 for line in lines)
+    assert [line.rstrip() for line in lines[:4]] == ["hi", "    a 0.9", "图书馆", "    b 0.8"]
+    assert lines[-1].rstrip() == "    c 0.7"
 
 
 class Models:
