@@ -48,7 +48,8 @@ def _distinct(scores: Tensor, places: Tensor, context: str, params: QaParams) ->
         shared = torch.minimum(end, end[i]) - torch.maximum(start, start[i])
         left[2 * shared >= torch.minimum(end - start, end[i] - start[i])] = -1.0
         first, last = whole_characters(context, int(start[i]), int(end[i]))
-        found.append(Answer(text=context[first:last], start=first, end=last, score=float(score)))
+        if first < last:  # some tokenizers have tokens for blanks
+            found.append(Answer(text=context[first:last], start=first, end=last, score=float(score)))
     return tuple(found)
 
 
@@ -63,6 +64,8 @@ def whole_characters(text: str, start: int, end: int) -> tuple[int, int]:
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1
+    if start == end:
+        return start, end
     while start > 0 and (_continues(text[start]) or text[start - 1] == ZERO_WIDTH_JOINER):
         start -= 1
     while end < len(text) and (_continues(text[end]) or text[end - 1] == ZERO_WIDTH_JOINER):

@@ -36,9 +36,7 @@ class Judged:
     no_answer: Floats
 
 
-def evaluate(
-    predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequence[Example[QaInput]]
-) -> EvaluationResult:
+def evaluate(predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequence[Example[QaInput]]) -> EvaluationResult:
     """F1 and exact match with 95% bootstrap intervals, and tables.
 
     If every row has an answer, the model must answer each, and the rules of SQuAD 1.1 hold; else it may give none, and those
@@ -56,7 +54,7 @@ def evaluate(
         "calibration": calibration_table(judged),
     }
     if v2:
-        tables["with and without an answer"] = _grouped("rows", examples, judged, lambda row: _has(row))
+        tables["with and without an answer"] = _grouped("rows", examples, judged, _has)
     return EvaluationResult(
         metrics={name: float(values.mean()) for name, values in columns.items()},
         intervals=intervals,
@@ -65,9 +63,7 @@ def evaluate(
     )
 
 
-def judge(
-    predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequence[Example[QaInput]]
-) -> tuple[Judged, bool]:
+def judge(predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequence[Example[QaInput]]) -> tuple[Judged, bool]:
     """The model's answer to every row, scored, and whether SQuAD 2's rules were used. Raises `DataError` for a row that the
     model can't take."""
     if not examples:
@@ -117,9 +113,7 @@ def _has(row: Example[QaInput]) -> str:
     return "with an answer" if row.target.answers else "without"
 
 
-def _grouped(
-    title: str, examples: Sequence[Example[QaInput]], judged: Judged, key: Callable[[Example[QaInput]], str]
-) -> Table:
+def _grouped(title: str, examples: Sequence[Example[QaInput]], judged: Judged, key: Callable[[Example[QaInput]], str]) -> Table:
     keys = [key(example) for example in examples]
     rows: list[tuple[str | float | int, ...]] = [(title, "f1", "exact_match", "rows")]
     for name in sorted(set(keys), key=lambda name: (-keys.count(name), name)):

@@ -18,7 +18,6 @@ from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, r
 from taskloom.plugins.tasks.qa.decoding import read_answers
 from taskloom.plugins.tasks.qa.heads import SpanHead, imported_head
 from taskloom.plugins.tasks.qa.schema import (
-    ANSWER_TOKENS,
     OVERLAP_TOKENS,
     WINDOW_TOKENS,
     QaInput,

@@ -25,7 +25,7 @@ LATIN_WORD = re.compile(r"\w+(?:[.,'’-]\w+)*|[^\w\s]")
 """Words between Chinese characters. The script asks NLTK's Treebank tokenizer, which also splits "don't"."""
 
 Score = Callable[..., float]
-"""`score(given, true, chinese=, v2=)`."""
+"""`score(given, true, chinese=, v2=)`: `exact_match` or `f1`."""
 
 
 def best_match(score: Score, given: str, example: Example[QaInput], *, v2: bool) -> float:
@@ -45,8 +45,8 @@ def is_chinese(row: QaInput) -> bool:
     return 3 * len(CHINESE.findall(row.context)) >= max(1, letters) and not KANA_OR_HANGUL.search(row.context)
 
 
-def exact_match(given: str, true: str, *, chinese: bool = False, v2: bool = False) -> float:
-    """1 if both are the same after normalisation.
+def exact_match(given: str, true: str, *, chinese: bool = False, v2: bool = False) -> float:  # noqa: ARG001 - as `f1`
+    """1 if both are the same after normalisation, by the rules of either SQuAD.
 
     >>> exact_match("The Eiffel Tower!", "eiffel tower")
     1.0

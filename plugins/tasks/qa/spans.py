@@ -13,8 +13,8 @@ def span_logits(logits: Tensor, lengths: Tensor, inside: Tensor, width: int) -> 
     """Logits of all spans of a ragged batch: start logit + end logit (Devlin et al. 2019, https://arxiv.org/abs/1810.04805,
     section 4.2). `logits` [T, 2] of W windows that lie end to end, `inside` [T] True for tokens that an answer may have.
 
-    Returns [T, K] with K at most `width`: at [t, k] the span of tokens t to t + k; `IMPOSSIBLE` where it would leave its window or
-    hold a token that no answer may have.
+    Returns [T, K] with K at most `width`: at [t, k] the span of tokens t to t + k; `IMPOSSIBLE` where it would leave its
+    window or hold a token that no answer may have.
     """
     total = len(logits)
     width = min(width, int(lengths.max()) if len(lengths) else 1)

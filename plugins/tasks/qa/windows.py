@@ -99,9 +99,7 @@ def _row_windows(offsets: Tensor, bounds: list[tuple[int, int]], target: QaTarge
             begin, finish = torch.nonzero(opens[inside]), torch.nonzero(closes[inside])
             if len(begin) and len(finish) and int(finish[-1]) - int(begin[0]) < how.max_answer_tokens:
                 golds[i].append((low + int(begin[0]), int(finish[-1]) - int(begin[0])))
-    return [
-        _Window(low, high, tuple(found), touch) for (low, high), found, touch in zip(bounds, golds, touched, strict=True)
-    ]
+    return [_Window(low, high, tuple(found), touch) for (low, high), found, touch in zip(bounds, golds, touched, strict=True)]
 
 
 def _batch(found: EncodedWindows, chosen: Sequence[_Window]) -> Batch:
