@@ -27,7 +27,7 @@ def model_card(manifest: Manifest, report: Report, story: ModelStory, task: Task
         story.intended_use or "Its owner has not said what it is meant for; judge by the data that it was trained on.",
         "## Limits",
         story.limits or "Its owner has not listed limits. On texts unlike its training data, expect less than is stated here.",
-        _truthful(manifest),
+        task.caution,
         "## How good it is",
         _measured(report, task),
         "## What it was made from",
@@ -103,15 +103,6 @@ def _example(manifest: Manifest, task: TaskPlugin[Any, Any, Any]) -> Mapping[str
     return next(iter(fitting or plain), {})
 
 
-def _truthful(manifest: Manifest) -> str:
-    if not manifest.labels:
-        return ""
-    return (
-        "It always chooses among its own labels: a text about something else gets one of them too, usually with a low score. "
-        "Set a threshold and decide what becomes of texts below it."
-    )
-
-
 def _measured(report: Report, task: TaskPlugin[Any, Any, Any]) -> str:
     evaluation, data, plan = report.evaluation, report.evaluation_data, report.plan
     rows = []
@@ -128,13 +119,17 @@ def _measured(report: Report, task: TaskPlugin[Any, Any, Any]) -> str:
     )
     ran = (
         f"Run with {plan.runtime} on {plan.device} in {plan.precision}, {plan.threads} threads ({report.machine.processor}, "
-        f"Python {report.machine.python}), {report.created}. `report.json` has every class and the largest confusions."
+        f"Python {report.machine.python}), {report.created}. `report.json` has every table."
     )
     pictures = "\n".join(f"![{name.rpartition('/')[2].removesuffix('.png')}]({name})" for name in evaluation.figures)
-    tables = _worst_classes(evaluation.tables.get("per_class", ()))
-    return "\n\n".join(
-        part for part in [where, _table(("Metric", "Value", "95% interval", "Meaning"), rows), ran, tables, pictures] if part
-    )
+    metrics = _table(("Metric", "Value", "95% interval", "Meaning"), rows)
+    files, classes = _each_file(evaluation.tables.get("per_file", ())), _worst_classes(evaluation.tables.get("per_class", ()))
+    return "\n\n".join(part for part in [where, metrics, ran, files, classes, pictures] if part)
+
+
+def _each_file(table: Iterable[tuple[str | float | int, ...]]) -> str:
+    rows = [tuple(str(value) for value in row) for row in table]
+    return f"Each of the files apart:\n\n{_table(rows[0], rows[1:])}" if rows else ""
 
 
 def _worst_classes(table: Iterable[tuple[str | float | int, ...]]) -> str:
