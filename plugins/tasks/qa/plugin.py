@@ -31,8 +31,8 @@ class QaTask(TaskPlugin[QaInput, QaOutput, QaParams]):
     )
     primary_metric: ClassVar[str] = "f1"
     caution: ClassVar[str] = (
-        "It copies parts of the text and knows nothing else: what the text says wrongly, it answers wrongly. Where the text comes "
-        "close to a question without answering it, an answer is likely; look at its score and at `no_answer_score`."
+        "It copies parts of the text and knows nothing else: what the text says wrongly, it answers wrongly. Where the text "
+        "comes close to a question without answering it, an answer is likely; look at its score and at `no_answer_score`."
     )
     data_formats: ClassVar[tuple[str, ...]] = ("json", "jsonl")
 
