@@ -42,7 +42,8 @@ class Executor(Protocol):
     plan: ExecutionPlan
 
     def run(self, batch: Batch) -> Outputs:
-        """`forward` on the planned device and precision. Takes CPU tensors, returns CPU tensors of at least fp32."""
+        """`forward` on the planned device and precision. Takes CPU tensors, returns CPU tensors of at least fp32; a value
+        that is no tensor goes in and comes out as it is."""
 
     def close(self) -> None: ...
 

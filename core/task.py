@@ -8,7 +8,7 @@ that trainers, optimizers, runtimes and predictors ever see of a task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -32,6 +32,10 @@ Batch = Mapping[str, Any]
 
 Outputs = Mapping[str, Any]
 """Named tensors from `forward`, on any device."""
+
+Run = Callable[[Batch], Outputs]
+"""A model's `forward` as its runtime executes it: in its turn at the device, in the planned precision. A value that is no
+tensor goes through as it is, so what a model keeps from one step to the next (a key-value cache, say) can stay where it is."""
 
 
 class MetricSpec(Frozen):
@@ -63,6 +67,22 @@ class EvaluationResult(Frozen):
     examples: int = Field(ge=0)
 
 
+class Trunk(ABC):
+    """What several loaded models run first, each on a branch of its own: an encoder with an adapter for each, say."""
+
+    @abstractmethod
+    def run(self, parts: Sequence[tuple[str, Batch]]) -> list[Any]:
+        """One pass for (branch, batch) of any number of models; what each model's `finish` takes, in order."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Where a model stands on a trunk."""
+
+    trunk: Trunk
+    name: str
+
+
 class TaskModel(ABC, Generic[In, Out, Par]):
     """A model of a task. `encode` and `decode` are CPU work and may be called from several threads; `forward` is device
     work: tensors in, tensors out, no Python values in between, so that it can be exported.
@@ -80,14 +100,41 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     labels: tuple[str, ...] = ()
     """What the model can answer, for the manifest; empty where the answer is not one of a list."""
 
+    branch: Branch | None = None
+    """Set if `forward(batch)` is `finish(branch.trunk.run([(branch.name, batch)])[0], batch)`: an executor may then run models
+    that have the trunk in common in one pass."""
+
+    streams: bool = False
+    """Whether this model writes its answers piece by piece, by `stream`; its task must say so too."""
+
     @abstractmethod
     def encode(self, inputs: Sequence[In]) -> Batch: ...
 
     @abstractmethod
     def forward(self, batch: Batch) -> Outputs: ...
 
+    def finish(self, hidden: Any, batch: Batch) -> Outputs:
+        """The rest of `forward` behind the trunk, for models that have a `branch`."""
+        raise UnsupportedError(f"{type(self).__name__} stands on no trunk: it has no `finish`")
+
     @abstractmethod
     def decode(self, outputs: Outputs, inputs: Sequence[In], params: Sequence[Par]) -> list[Out]: ...
+
+    def stream(self, input: In, params: Par, run: Run) -> Generator[str, None, Out]:
+        """Writes one answer: yields its text piece by piece and returns the Output, which is what `predict` gives for the same
+        input and params. The pieces, laid end to end, are the text of that Output, so a piece is yielded when nothing can
+        change it any more; a character that is not whole yet waits for its rest.
+
+            def stream(self, input, params, run):
+                state = run(self.encode([input]))
+                while not state["done"]:
+                    state = run(state)
+                    yield self.settled_text(state)
+                return self.output(state)
+
+        All device work goes through `run`, a step at a time: between two steps other models have their turn. A caller who is
+        gone is noticed at each `run` and each `yield`: one of them raises, and what the model holds is to be let go."""
+        raise UnsupportedError(f"{type(self).__name__} answers as a whole: it has no `stream`")
 
     @abstractmethod
     def save(self, folder: Path) -> Mapping[str, Any]:
@@ -172,6 +219,8 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
     """File name endings that `read_examples` takes, such as `("jsonl", "csv", "tsv")`."""
     text_field: ClassVar[str | None] = None
     """The input field that a bare string on the command line means; None if there is none."""
+    streams: ClassVar[bool] = False
+    """Whether there are models of the task that write their answers piece by piece (`TaskModel.streams`)."""
 
     @abstractmethod
     def cost(self, input: In, params: Par) -> int:
