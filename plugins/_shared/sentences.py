@@ -21,6 +21,9 @@ MARKS = ".!?…‼⁇⁈⁉؟۔।॥"
 WIDE_LETTER = "\u2e80-\u303f\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U000323af"
 """Chinese and Japanese characters with their punctuation: they are written without blanks."""
 
+HANGUL = range(0xAC00, 0xD7B0)
+"""Korean is written with blanks."""
+
 CANDIDATE = re.compile(
     f"(?P<wide>(?:[{WIDE_MARKS}]|……)[{WIDE_MARKS}…!?]*[{CLOSING}]*)"
     f"|(?P<mark>[{re.escape(MARKS)}]+[{CLOSING}]*(?=\\s|$|[{WIDE_LETTER}]))"
@@ -61,6 +64,12 @@ class Sentence:
 
     start: int
     end: int
+
+
+def is_wide(letter: str) -> bool:
+    """Whether a character is one of those that are written without blanks between words: Chinese, Japanese, their marks."""
+    code = ord(letter)
+    return (0x2E80 <= code <= 0xFFEF and code not in HANGUL) or 0x20000 <= code <= 0x323AF
 
 
 def split_sentences(text: str, longest: int = LONGEST_SENTENCE) -> list[Sentence]:

@@ -9,8 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from taskloom.core.types import Frozen
 from taskloom.plugins._shared.loop_config import LoopConfig
-from taskloom.plugins.backbones.saved import SavedEncoder
-from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, LoraSettings
+from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, LoraSettings, SavedEncoder
 
 MAX_CHARACTERS = 200_000
 INVISIBLE = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
@@ -121,15 +120,15 @@ class SummarizationParams(Frozen):
 
 
 class TrainConfig(LoopConfig):
-    """How to train a model that chooses sentences, or, with `form = "seq2seq"`, one that writes."""
+    """How to train a model that chooses sentences, or, with `kind = "seq2seq"`, one that writes."""
 
-    form: Literal["extractive", "seq2seq"] = "extractive"
+    kind: Literal["extractive", "seq2seq"] = "extractive"
     backbone: str = DEFAULT_BACKBONE
-    """The encoder (bundled, a Hugging Face id or a local folder); with `form = "seq2seq"`, the checkpoint to train."""
+    """The encoder (bundled, a Hugging Face id or a local folder); with `kind = "seq2seq"`, the checkpoint to train."""
     adapter: LoraSettings | None = None
     """Train a small adapter too. Without one the backbone stays as it is, and each text runs through it only once."""
-    window_tokens: int = Field(default=256, ge=16)
-    """Sentences that follow each other are read together, up to so many tokens at a time."""
+    max_length: int = Field(default=256, ge=16)
+    """Documents are read in windows of so many tokens."""
     training_tokens: int = Field(default=256, ge=16)
     """Tokens of each document that training reads: its first sentences. Answers are made from the whole document."""
     max_documents: int = Field(default=0, ge=0)
@@ -152,12 +151,11 @@ class TrainConfig(LoopConfig):
     """At most so many of the rows held out are measured after each epoch."""
 
 
-class SavedChooser(Frozen):
-    """What an artifact's manifest keeps of a model that chooses sentences."""
+class SavedChooser(SavedEncoder):
+    """What an artifact's manifest keeps of a model that chooses sentences. `max_length` is how many tokens are read
+    together."""
 
-    form: Literal["extractive"] = "extractive"
-    encoder: SavedEncoder
-    window_tokens: int = Field(ge=1)
+    kind: Literal["extractive"] = "extractive"
     head_size: int = Field(ge=1)
     head_layers: int = Field(ge=0)
     dropout: float = 0.0
@@ -171,7 +169,7 @@ class SavedWriter(Frozen):
     """What an artifact's manifest keeps of a model that writes: where it came from and how it writes if a request doesn't
     say. `prefix` stands before each document."""
 
-    form: Literal["seq2seq"] = "seq2seq"
+    kind: Literal["seq2seq"] = "seq2seq"
     backbone: str
     backbone_digest: str = ""
     prefix: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from taskloom.core.artifact import Artifact, BackboneInfo
 from taskloom.core.errors import ArtifactError, InvalidInputError, UnsupportedError
-from taskloom.core.task import Batch, Example, Outputs, TaskModel
+from taskloom.core.task import Batch, Example, Outputs, Run, TaskModel
 from taskloom.plugins.backbones.encoder import length_buckets
 from taskloom.plugins.backbones.loading import find_backbone, quiet_transformers, weights_digest
 from taskloom.plugins.backbones.tokenizer import TextTokenizer
@@ -23,12 +23,14 @@ from taskloom.plugins.tasks.summarization.schema import (
     SummarizationOutput,
     SummarizationParams,
 )
-from taskloom.plugins.tasks.summarization.streaming import WordPieces, generated_steps
+from taskloom.plugins.tasks.summarization.streaming import WordPieces
 
 MODEL_FOLDER = "model"
 LONGEST_SOURCE = 4096
 """Tokens read of a document where the checkpoint names no limit of its own."""
 DEFAULT_MAX_TOKENS = 128
+STEP_TOKENS = 4
+"""Tokens of a streamed summary that are written before other requests have their turn."""
 IGNORED = -100
 """The target that PyTorch's cross-entropy passes over."""
 
@@ -39,6 +41,8 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
     How a request wants its summary (beams, lengths) travels in the batch beside its text; requests that want the same are
     generated together.
     """
+
+    streams = True
 
     def __init__(self, module: nn.Module, tokenizer: TextTokenizer, saved: SavedWriter) -> None:
         self.module: Any = module.eval()
@@ -124,7 +128,10 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
         return plan
 
     def forward(self, batch: Batch) -> Outputs:
-        """`tokens`, the summaries' ids end to end without special ones, and `token_lengths` [N]."""
+        """`tokens`, the summaries' ids end to end without special ones, and `token_lengths` [N]. A batch with `written` is
+        one text that is being streamed: its next step."""
+        if "written" in batch:
+            return self._step(batch)
         texts = torch.split(batch["input_ids"], batch["lengths"].tolist())
         plans = plans_of(batch)
         written: list[Tensor] = [batch["input_ids"][:0]] * len(texts)
@@ -142,8 +149,7 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
         ids = nn.utils.rnn.pad_sequence(list(texts), True, pad)
         mask = nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in texts], True, 0)
         found = self.module.generate(input_ids=ids, attention_mask=mask, generation_config=self.generation_config(plan))
-        special = torch.tensor(self.tokenizer.processor.all_special_ids, device=found.device)
-        return [row[~torch.isin(row, special)] for row in found]
+        return [self._plain_ids(row) for row in found]
 
     def generation_config(self, plan: tuple[float, ...]) -> Any:
         """The checkpoint's own settings with a plan's over them; nothing is sampled."""
@@ -174,20 +180,55 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
         text: str = self.tokenizer.processor.decode(list(tokens), skip_special_tokens=True)
         return text
 
-    def stream(self, input: SummarizationInput, params: SummarizationParams) -> Iterator[str]:
-        """The summary piece by piece, as words are finished; the pieces joined are the summary that `num_beams=1` gives.
-
-        Raises `InvalidInputError` for more than one beam: until the search ends, no word of it is certain.
-        """
-        if (params.num_beams or 1) > 1:
-            raise InvalidInputError(
-                f"num_beams is {params.num_beams}; a summary is streamed with num_beams=1", field="params.num_beams"
-            )
-        batch = self.encode_with([input], [params.model_copy(update={"num_beams": 1})])
-        config = self.generation_config(plans_of(batch)[0])
+    def stream(
+        self, input: SummarizationInput, params: SummarizationParams, run: Run
+    ) -> Generator[str, None, SummarizationOutput]:
+        """The summary as its words are finished. With more than one beam it comes in one piece: until the search ends, no
+        word of it is certain."""
+        batch = self.encode_with([input], [params])
         words = WordPieces(self._text, params.max_characters)
-        ids = batch["input_ids"].unsqueeze(0).to(self.module.device)
-        yield from words.pieces(generated_steps(self.module, ids, config, set(self.tokenizer.processor.all_special_ids)))
+        if int(batch["num_beams"][0]) > 1:
+            written = run(batch)["tokens"].tolist()
+        else:
+            state: Mapping[str, Any] = {**batch, "written": torch.zeros(1, 0, dtype=torch.long)}
+            written = []
+            while not state.get("done", False) and not words.full:
+                state = run(state)
+                written = self._plain_ids(state["written"][0]).tolist()
+                yield words.more(written)
+        yield words.rest(written)
+        return SummarizationOutput(summary=words.whole(written), truncated=bool(batch["truncated"][0]))
+
+    def _step(self, state: Batch) -> Outputs:
+        """Writes the next `STEP_TOKENS` tokens of one text. The first step reads the document; what it found and the keys and
+        values of what is written stay in the state, on the device."""
+        written = state["written"]
+        known = dict(state.get("known", {}))
+        if written.shape[1] == 0:
+            inputs = {"input_ids": state["input_ids"].unsqueeze(0)}
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+            known = {"encoder_outputs": self.module.get_encoder()(**inputs), "attention_mask": inputs["attention_mask"]}
+        else:
+            known["decoder_input_ids"] = written
+        config = self.generation_config(plans_of(state)[0])
+        last = config.max_new_tokens + 1  # and the token that every text starts with
+        config.max_length, config.min_length = last, config.min_new_tokens + 1
+        config.max_new_tokens = config.min_new_tokens = None
+        config.return_dict_in_generate = True
+        found = self.module.generate(**known, generation_config=config, stopping_criteria=[_After(STEP_TOKENS)])
+        ids = found.sequences
+        ended = torch.isin(ids[:, max(1, written.shape[1]) :], self._end_tokens(ids.device)).any()
+        known["past_key_values"] = found.past_key_values
+        return {**state, "written": ids, "known": known, "done": bool(ended) or ids.shape[1] >= last}
+
+    def _end_tokens(self, device: torch.device) -> Tensor:
+        ends = self.module.generation_config.eos_token_id
+        listed = [] if ends is None else ends if isinstance(ends, list) else [ends]
+        return torch.tensor(listed, dtype=torch.long, device=device)
+
+    def _plain_ids(self, ids: Tensor) -> Tensor:
+        special = torch.tensor(self.tokenizer.processor.all_special_ids, device=ids.device)
+        return ids[~torch.isin(ids, special)]
 
     def save(self, folder: Path) -> Mapping[str, Any]:
         with quiet_transformers():
@@ -215,6 +256,18 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
             labels=nn.utils.rnn.pad_sequence(list(targets), True, IGNORED),
         ).loss
         return found
+
+
+class _After:
+    """Stops a generation after so many tokens, wherever it began."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._asked = 0
+
+    def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        self._asked += 1
+        return torch.full((ids.shape[0],), self._asked >= self._tokens, dtype=torch.bool, device=ids.device)
 
 
 def plans_of(batch: Batch) -> list[tuple[float, ...]]:
