@@ -110,11 +110,6 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     @abstractmethod
     def encode(self, inputs: Sequence[In]) -> Batch: ...
 
-    def encode_with(self, inputs: Sequence[In], params: Sequence[Par]) -> Batch:
-        """`encode` for requests with these params: what predictors call. A model whose work on the device depends on them (one
-        that searches with so many beams, say) writes it and puts what it needs into the batch; the others write `encode`."""
-        return self.encode(inputs)
-
     @abstractmethod
     def forward(self, batch: Batch) -> Outputs: ...
 
