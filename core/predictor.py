@@ -54,7 +54,7 @@ class Predictor(Generic[In, Out, Par]):
             return []
         settings = list(params) if params is not None else [self.task.Params()] * len(inputs)
         try:
-            outputs = self.executor.run(self.model.encode(inputs))
+            outputs = self.executor.run(self.model.prepare(inputs, settings))
             return list(self.model.decode(outputs, inputs, settings))
         except Exception as exc:
             if len(inputs) == 1:

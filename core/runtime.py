@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -46,6 +46,15 @@ class Executor(Protocol):
         that is no tensor goes in and comes out as it is."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class JoiningExecutor(Executor, Protocol):
+    """An executor whose runtime can run models that stand on one trunk in one pass."""
+
+    def run_together(self, parts: Sequence[tuple[Executor, Batch]]) -> list[Outputs]:
+        """What each executor's `run` gives for its batch. All are of this runtime and plan, and their models have a `branch` on
+        the same trunk."""
 
 
 class RuntimePlugin(ABC):

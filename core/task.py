@@ -113,6 +113,11 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     @abstractmethod
     def forward(self, batch: Batch) -> Outputs: ...
 
+    def prepare(self, inputs: Sequence[In], params: Sequence[Par]) -> Batch:
+        """The batch that requests are answered from. It is `encode` where params concern the answer alone; override it where
+        they change what the device does."""
+        return self.encode(inputs)
+
     def finish(self, hidden: Any, batch: Batch) -> Outputs:
         """The rest of `forward` behind the trunk, for models that have a `branch`."""
         raise UnsupportedError(f"{type(self).__name__} stands on no trunk: it has no `finish`")
