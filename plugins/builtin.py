@@ -11,11 +11,13 @@ from taskloom.core.task import TaskPlugin
 from taskloom.plugins.runtimes.python import PythonRuntime
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
+from taskloom.plugins.tasks.summarization.plugin import SummarizationTask
 
 
 @hookimpl
 def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> None:
     register(ClassificationTask())
+    register(SummarizationTask())
 
 
 @hookimpl

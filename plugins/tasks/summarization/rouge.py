@@ -19,7 +19,9 @@ METRICS = ("rouge1", "rouge2", "rougeL")
 
 OTHER_SCRIPT = re.compile(r"[^\W\d_]")
 """A letter; `_is_other` says whether rouge-score would lose it."""
-RUN = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af]|[^\W_\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]+")
+RUN = re.compile(
+    r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af]|[^\W_\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]+"
+)
 """A wide character that is a letter or digit, or a word of anything else."""
 FIRST_OTHER = "\u0370"
 """Greek, Cyrillic and everything behind them."""

@@ -35,7 +35,9 @@ NEWS = (
     "delivered next spring. Opponents said that the plan, which costs 90 million euros, was too expensive, and asked for a "
     "public vote. The mayor answered that lower running costs would pay for the new buses within nine years."
 )
-NEWS_ZH = "市议会周二投票决定,到2030年用电动公交车取代全部柴油公交车。首批二十辆将于明年春天交付。反对者认为该计划耗资过高,要求公投。"
+NEWS_ZH = (
+    "市议会周二投票决定,到2030年用电动公交车取代全部柴油公交车。首批二十辆将于明年春天交付。反对者认为该计划耗资过高,要求公投。"
+)
 
 
 class SummarizationInput(Frozen):
@@ -64,8 +66,8 @@ class SummarizationOutput(Frozen):
         json_schema_extra={
             "examples": [
                 {
-                    "summary": NEWS[:97],
-                    "sentences": [{"text": NEWS[:97], "start": 0, "end": 97, "score": 0.71}],
+                    "summary": NEWS[:96],
+                    "sentences": [{"text": NEWS[:96], "start": 0, "end": 96, "score": 0.71}],
                     "truncated": False,
                 },
                 {"summary": "A city buys electric buses.", "sentences": [], "truncated": True},

@@ -24,7 +24,9 @@ class Limits:
     tokens: int | None = None
 
 
-def choose(scores: Tensor, vectors: Tensor, texts: Sequence[str], tokens: Sequence[int], limits: Limits, penalty: float) -> list[int]:
+def choose(
+    scores: Tensor, vectors: Tensor, texts: Sequence[str], tokens: Sequence[int], limits: Limits, penalty: float
+) -> list[int]:
     """The numbers of the chosen sentences, in the document's order; none if not one fits.
 
     Maximal marginal relevance (Carbonell & Goldstein 1998, https://doi.org/10.1145/290941.291025, eq. 1) with lambda =

@@ -92,7 +92,7 @@ def _train_chooser(config: TrainConfig, kept: Rows, held: Rows, run: TrainRun) -
     model.judge, model.temperature, model.keep_weight = judge, config.temperature, config.keep_weight
     states: StateFile | None = None
     if config.adapter is None:
-        documents = list(dict.fromkeys(row.input.document for row in [*kept, *held]))
+        documents = sorted({row.input.document for row in [*kept, *held]}, key=lambda text: (len(text), text))
         states = StateFile(StateFile.folder_for(run.work_folder.parent, documents, model), documents, model)
         device = pick_device(config.device)
         model.module.to(device).eval()
@@ -138,9 +138,7 @@ def chosen_rows(rows: Rows, most: int, seed: int) -> list[Example[SummarizationI
     return [rows[i] for i in sorted(taken)]
 
 
-def beginning(
-    row: Example[SummarizationInput], model: SentenceChooser, tokens: int
-) -> Example[SummarizationInput]:
+def beginning(row: Example[SummarizationInput], model: SentenceChooser, tokens: int) -> Example[SummarizationInput]:
     """The row with only those first sentences that lie in so many tokens; at least one."""
     document = row.input.document
     found = model.parts.tokenizer.windows([document])
@@ -186,4 +184,3 @@ def training_fingerprint(config: TrainConfig, rows: Rows, held: Rows) -> str:
     content: list[Any] = [config.model_dump(mode="json")]
     content += [[[row.input.document, list(row.target)] for row in part] for part in (rows, held)]
     return sha256_hex(canonical_json(content))
-

@@ -88,9 +88,9 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
     # -- the task model -----------------------------------------------------------------------------------------------
 
     def encode(self, inputs: Sequence[SummarizationInput]) -> Batch:
-        return self.encode_with(inputs, [SummarizationParams()] * len(inputs))
+        return self.prepare(inputs, [SummarizationParams()] * len(inputs))
 
-    def encode_with(self, inputs: Sequence[SummarizationInput], params: Sequence[SummarizationParams]) -> Batch:
+    def prepare(self, inputs: Sequence[SummarizationInput], params: Sequence[SummarizationParams]) -> Batch:
         """Token ids end to end, and for each text its generation settings."""
         plans = [self._plan(wanted) for wanted in params]
         found = self.tokenizer.encode([self.saved.prefix + item.document for item in inputs])
@@ -185,7 +185,7 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
     ) -> Generator[str, None, SummarizationOutput]:
         """The summary as its words are finished. With more than one beam it comes in one piece: until the search ends, no
         word of it is certain."""
-        batch = self.encode_with([input], [params])
+        batch = self.prepare([input], [params])
         words = WordPieces(self._text, params.max_characters)
         if int(batch["num_beams"][0]) > 1:
             written = run(batch)["tokens"].tolist()
