@@ -32,28 +32,42 @@ CANDIDATE = re.compile(
 WORD_BEFORE = re.compile(r"[^\s\"'“”‘’(\[{«—–]*\Z")
 NEXT = re.compile(r"[\s\"'“‘«‹(\[{「『【《〈（]*")
 FIRST_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 LOOKBACK = 48
 """Characters before a mark that are looked at: no abbreviation is longer."""
 
-NEVER_LAST = frozenset(
-    "mr mrs ms mx dr prof gen sen rep gov pres sec lt col maj capt cmdr cpl sgt adm rev hon fr st mt ft messrs mme mlle "
-    "msgr drs profs sens reps supt det insp ald vs v cf viz e.g i.e eg ie approx resp ca c.f fig figs eq eqs sect ch chap "
-    "pp nos vol vols ed eds trans op art arts dept".split()
+NEVER_LAST = _words(
+    """
+    mr mrs ms mx dr prof gen sen rep gov pres sec lt col maj capt cmdr cpl sgt adm rev hon fr st mt ft messrs mme mlle
+    msgr drs profs sens reps supt det insp ald vs v cf viz e.g i.e eg ie approx resp ca c.f figs eq eqs sect ch chap
+    pp nos vols ed eds trans op art arts dept
+    """
 )
 """Abbreviations behind which the sentence goes on, whatever follows."""
-SELDOM_LAST = frozenset(
-    "al etc inc ltd co corp bros llc plc jr sr esq ph.d m.d b.a m.a b.sc m.sc a.m p.m a.d b.c u.s u.k u.n u.s.a e.u "
-    "jan feb mar apr jun jul aug sept sep oct nov dec mon tue tues wed thu thurs fri sat sun "
-    "ave blvd rd sq univ assn intl ala ariz ark calif colo conn del fla ga ill ind kan ky la md mass mich minn miss mo mont "
-    "neb nev okla ore pa penn tenn tex va vt wash wis wyo no p".split()
+SELDOM_LAST = _words(
+    """
+    al etc inc ltd co corp bros llc plc jr sr esq ph.d m.d b.a m.a b.sc m.sc a.m p.m a.d b.c u.s u.k u.n u.s.a e.u jan feb
+    mar apr jun jul aug sept sep oct nov dec mon tue tues wed thu thurs fri sat sun ave blvd rd sq univ assn intl ala ariz
+    ark calif colo conn del fla ga ill ind kan ky la md mass mich minn miss mo mont neb nev okla ore pa penn tenn tex va
+    vt wash wis wyo
+    """
 )
 """Abbreviations that may end a sentence: they do if a word follows that sentences start with."""
-STARTERS = frozenset(
-    "the a an this that these those it its he she they we i you his her their our my your in on at as by for from of to with "
-    "after before while when where although though however but and or so if since until during under over between among "
-    "there here then thus therefore moreover furthermore additionally also meanwhile finally first second third our not no "
-    "some many most several both each every all one two such what why how who which other another according despite "
-    "because once now today yesterday later".split()
+BEFORE_NUMBERS = frozenset({"no", "p", "vol", "fig"})
+"""Words that are abbreviations if a number follows."""
+STARTERS = _words(
+    """
+    the a an this that these those it its he she they we i you his her their our my your in on at as by for from of to
+    with after before while when where although though however but and or so if since until during under over between
+    among there here then thus therefore moreover furthermore additionally also meanwhile finally first second third our
+    not no some many most several both each every all one two such what why how who which other another according despite
+    because once now today yesterday later
+    """
 )
 """Words that start sentences and no names."""
 
@@ -115,16 +129,17 @@ def _mark_ends(text: str, begin: int, at: int, end: int) -> bool:
         return False
     if text[at] != "." or text.startswith("..", at):
         return True
+    return _period_ends(text, begin, at, then)
+
+
+def _period_ends(text: str, begin: int, at: int, then: int) -> bool:
+    """Whether one period ends the sentence, if `text[then]` is the first letter behind it and no lower-case one."""
     before = WORD_BEFORE.search(text, max(begin, at - LOOKBACK), at)
     word = before.group().lower() if before else ""
-    if not word:
-        return True
-    if word in NEVER_LAST:
+    if word in NEVER_LAST or _numbers_an_item(text, begin, at, word):
         return False
-    if _numbers_an_item(text, begin, at, word):
-        return False
-    if word == "no" or word == "p":
-        return not next_letter.isdigit()
+    if word in BEFORE_NUMBERS:
+        return not text[then].isdigit()
     if word in SELDOM_LAST or _is_initials(word):
         first = FIRST_WORD.match(text, then)
         return first is not None and first.group().lower() in STARTERS and first.group()[0].isupper()

@@ -48,15 +48,19 @@ class SummaryHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("places", torch.tensor(PLACES), persistent=False)
 
-    def forward(self, hidden: Tensor, owner: Tensor, documents: Tensor) -> Found:
+    def forward(self, hidden: Tensor, owner: Tensor, documents: Tensor, asked: Tensor | None = None) -> Found:
         """`hidden` [V, H] are the states of the tokens that belong to a sentence, `owner` [V] the number of that sentence, in
-        ascending order; `documents` [N] how many sentences each document has."""
+        ascending order; `documents` [N] how many sentences each document has. With `asked` [S] only the words of those
+        sentences are judged, and V in the answer is their tokens."""
         sentences = int(documents.sum())
         sizes = torch.bincount(owner, minlength=sentences)
         total = torch.zeros(sentences, hidden.shape[1], dtype=torch.float32, device=hidden.device)
         vectors = total.index_add(0, owner, hidden.float()) / sizes.clamp(min=1).unsqueeze(1)
         context = self._together(vectors.to(self.sentence.weight.dtype), documents)
         logits = self.choose(self.dropout(context)).squeeze(-1)
+        if asked is not None:
+            mine = asked[owner]
+            hidden, owner, sizes = hidden[mine], owner[mine], sizes * asked
         return Found(logits, vectors, self._words(hidden, owner, sizes, context))
 
     def _together(self, vectors: Tensor, documents: Tensor) -> Tensor:

@@ -16,7 +16,12 @@ from taskloom.core.task import EvaluationResult, Example
 from taskloom.plugins._shared.bootstrap import percentile_intervals
 from taskloom.plugins._shared.sentences import split_sentences
 from taskloom.plugins.tasks.summarization.rouge import METRICS, Rouge
-from taskloom.plugins.tasks.summarization.schema import SummarizationInput, SummarizationOutput, SummarizationParams
+from taskloom.plugins.tasks.summarization.schema import (
+    SavedChooser,
+    SummarizationInput,
+    SummarizationOutput,
+    SummarizationParams,
+)
 from taskloom.plugins.tasks.summarization.selection import joined
 
 BATCH = 16
@@ -72,16 +77,16 @@ def data_sets(examples: Rows) -> dict[str, NDArray[np.intp]]:
 def judge(predictor: Summarizer, examples: Rows) -> Judged:
     """Summaries of every row by the model and by what it is compared with. Raises `DataError` for a row that it can't take."""
     rouge = Rouge()
-    answers = {MODEL: _answers(predictor, examples, SummarizationParams())}
-    if any(answer.sentences for answer in answers[MODEL]):
-        answers[WHOLE] = _answers(predictor, examples, SummarizationParams(shorten=False))
-        if [answer.summary for answer in answers[WHOLE]] == [answer.summary for answer in answers[MODEL]]:
-            del answers[WHOLE]
-    summaries: dict[str, list[str]] = {name: [answer.summary for answer in given] for name, given in answers.items()}
+    chooses = isinstance(getattr(predictor.model, "saved", None), SavedChooser)
+    asked = {MODEL: SummarizationParams(), **({WHOLE: SummarizationParams(shorten=False)} if chooses else {})}
+    answers = _answers(predictor, examples, list(asked.values()))
+    summaries = {name: [answer.summary for answer in given] for name, given in zip(asked, answers, strict=True)}
+    if chooses and summaries[WHOLE] == summaries[MODEL]:
+        del summaries[WHOLE]
     sentences = [_sentences(example.input.document) for example in examples]
     for count in (1, 2, 3):
         summaries[f"lead-{count}"] = [joined(found[:count]) for found in sentences]
-    sizes = [max(1, len(answer.sentences)) for answer in answers[MODEL]]
+    sizes = [max(1, len(answer.sentences)) for answer in answers[0]]
     summaries[ORACLE] = [
         greedy_oracle(found, example.target, size, rouge)
         for found, example, size in zip(sentences, examples, sizes, strict=True)
@@ -98,18 +103,24 @@ def judge(predictor: Summarizer, examples: Rows) -> Judged:
     )
 
 
-def _answers(predictor: Summarizer, examples: Rows, params: SummarizationParams) -> list[SummarizationOutput]:
-    found: list[SummarizationOutput | None] = [None] * len(examples)
+def _answers(predictor: Summarizer, examples: Rows, asked: Sequence[SummarizationParams]) -> list[list[SummarizationOutput]]:
+    """The answers to all rows for each of the params. Where params change nothing on the device, it works once for all."""
+    found: list[dict[int, SummarizationOutput]] = [{} for _ in asked]
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input.document))
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
-        given = predictor.predict([examples[i].input for i in rows], [params] * len(rows))
-        for i, answer in zip(rows, given, strict=True):
-            if isinstance(answer, TaskloomError):
-                path, line = examples[i].path, examples[i].line
-                raise DataError(f"{path}, line {line}: {answer}", path=path, line=line) from answer
-            found[i] = answer
-    return [answer for answer in found if answer is not None]
+        inputs = [examples[i].input for i in rows]
+        try:
+            outputs = predictor.executor.run(predictor.model.prepare(inputs, [asked[0]] * len(rows)))
+            for given, params in zip(found, asked, strict=True):
+                given.update(zip(rows, predictor.model.decode(outputs, inputs, [params] * len(rows)), strict=True))
+        except Exception:
+            for i, answer in zip(rows, predictor.predict(inputs), strict=True):
+                if isinstance(answer, TaskloomError):
+                    path, line = examples[i].path, examples[i].line
+                    raise DataError(f"{path}, line {line}: {answer}", path=path, line=line) from answer
+            raise
+    return [[given[i] for i in range(len(examples))] for given in found]
 
 
 def _sentences(document: str) -> list[str]:

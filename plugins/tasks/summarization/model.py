@@ -31,6 +31,7 @@ from taskloom.plugins.tasks.summarization.selection import Limits, choose, joine
 from taskloom.plugins.tasks.summarization.shortening import Word, shortened
 from taskloom.plugins.tasks.summarization.streaming import cut_at_word
 
+SEQUENCES = ("input_ids", "token_type_ids", "lengths")
 REDUNDANCY_PENALTY = 0.3
 """Where a request doesn't say: a sentence that says what another one said must be far better than the next."""
 
@@ -167,7 +168,7 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
         for item, wanted, logits, vectors, spans, sizes in rows:
             end = begin + int(sizes.sum())
             mine = {name: outputs[name][begin:end] for name in ("keep", "sentence", "offsets", "words")}
-            document = _Read(item.document, logits.softmax(0), vectors, spans.tolist(), sizes.tolist(), mine)
+            document = _Read(item.document, logits.softmax(0), vectors, spans.tolist(), tokens=mine, sizes=sizes.tolist())
             found.append(self._summary(document, wanted))
             begin = end
         return found
@@ -185,7 +186,7 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
             document.shorten(self.saved.unsaid)
         penalty = REDUNDANCY_PENALTY if params.redundancy_penalty is None else params.redundancy_penalty
         limits = Limits(params.max_sentences or self.saved.sentences, params.max_characters, params.max_tokens)
-        chosen = choose(document.scores, document.vectors, document.texts, document.sizes, limits, penalty)
+        chosen = choose(document.scores, document.vectors, document.texts, document.sizes, limits=limits, penalty=penalty)
         if not chosen:
             chosen = [int(document.scores.argmax())]
             document.cut(chosen[0], limits)
@@ -219,17 +220,22 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy between softmax(ROUGE / temperature) over a document's sentences and the model's, and binary
         cross-entropy of the words that are asked for."""
-        found = self.finish(batch["hidden"].float(), batch) if "hidden" in batch else self.forward(batch)
-        counts: list[int] = batch["documents"].tolist()
-        parts = zip(torch.split(found["logits"].float(), counts), torch.split(batch["worth"], counts), strict=True)
+        counts = (batch["sentence"] >= 0).nonzero().squeeze(1)
+        hidden = batch["hidden"].float() if "hidden" in batch else self.module(*(batch[name] for name in SEQUENCES))
+        owner, kept = batch["sentence"][counts], batch["kept"][counts]
+        asked = torch.zeros(len(batch["spans"]), dtype=torch.bool, device=owner.device)
+        asked[owner[kept >= 0]] = True
+        found: Found = self.module.head(hidden[counts], owner, batch["documents"], asked)
+        sizes: list[int] = batch["documents"].tolist()
+        parts = zip(torch.split(found.logits.float(), sizes), torch.split(batch["worth"], sizes), strict=True)
         sentence_loss = torch.stack(
             [functional.cross_entropy(logits, (worth / self.temperature).softmax(0)) for logits, worth in parts]
         ).mean()
-        kept = batch["kept"][batch["sentence"] >= 0]
-        asked = kept >= 0
-        if self.keep_weight == 0 or not bool(asked.any()):
+        flags = kept[asked[owner]]
+        if self.keep_weight == 0 or len(flags) == 0:
             return sentence_loss
-        word_loss = functional.binary_cross_entropy_with_logits(found["keep"].float()[asked], kept[asked].float())
+        judged = flags >= 0
+        word_loss = functional.binary_cross_entropy_with_logits(found.keep.float()[judged], flags[judged].float())
         return sentence_loss + self.keep_weight * word_loss
 
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
@@ -257,6 +263,7 @@ class _Read:
         scores: Tensor,
         vectors: Tensor,
         spans: list[list[int]],
+        *,
         sizes: list[int],
         tokens: Mapping[str, Tensor],
     ) -> None:

@@ -11,7 +11,6 @@ from torch.nn.functional import normalize
 
 from taskloom.plugins._shared.sentences import CLOSING, is_wide
 
-
 OPENING = "\"'“‘「『《（("
 
 
@@ -25,7 +24,7 @@ class Limits:
 
 
 def choose(
-    scores: Tensor, vectors: Tensor, texts: Sequence[str], tokens: Sequence[int], limits: Limits, penalty: float
+    scores: Tensor, vectors: Tensor, texts: Sequence[str], tokens: Sequence[int], *, limits: Limits, penalty: float
 ) -> list[int]:
     """The numbers of the chosen sentences, in the document's order; none if not one fits.
 

@@ -10,10 +10,12 @@ CLAUSE_MARKS = frozenset(",;:–()")
 WIDE_MARKS = frozenset("，；：—（）")
 """The same without a blank."""
 PHRASE_STARTS = frozenset(
-    "about according after against ahead alongside although amid among around as at because before behind below beside between "
-    "beyond but by despite due during following for from in into near on outside over pending since so than though through "
-    "throughout toward towards under unless until upon versus via what when where whereas whether which while who whom whose "
-    "with within without".split()
+    """
+    about according after against ahead alongside although amid among around as at because before behind below beside
+    between beyond but by despite due during following for from in into near on outside over pending since so than though
+    through throughout toward towards under unless until upon versus via what when where whereas whether which while who
+    whom whose with within without
+    """.split()  # noqa: SIM905
 )
 """English words before which a sentence may end: what follows says more about what was said."""
 OPENERS = frozenset({"that"})
@@ -70,20 +72,15 @@ def _value(gain: Sequence[float], number: Sequence[int], part: tuple[int, int], 
 
 
 def _beginnings(words: Sequence[Word]) -> list[int]:
-    places = [0]
-    for i in range(1, len(words)):
-        if words[i].counts and (_is_cut(words, i - 1) or words[i - 1].text.lower() in OPENERS):
-            places.append(i)
-    return places
+    inner = range(1, len(words))
+    return [0, *(i for i in inner if words[i].counts and (_is_cut(words, i - 1) or words[i - 1].text.lower() in OPENERS))]
 
 
 def _endings(words: Sequence[Word]) -> list[int]:
     """Places before which the sentence may end; no mark is left at its end."""
-    places = [len(words)]
-    for i in range(1, len(words)):
-        if words[i - 1].counts and (_is_cut(words, i) or words[i].text.lower() in PHRASE_STARTS):
-            places.append(i)
-    return places
+    inner = range(1, len(words))
+    cuts = (i for i in inner if words[i - 1].counts and (_is_cut(words, i) or words[i].text.lower() in PHRASE_STARTS))
+    return [len(words), *cuts]
 
 
 def _is_cut(words: Sequence[Word], i: int) -> bool:

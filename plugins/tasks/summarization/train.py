@@ -98,7 +98,7 @@ def _train_chooser(config: TrainConfig, kept: Rows, held: Rows, run: TrainRun) -
         model.module.to(device).eval()
         states.fill(device, show_progress=run.show_progress)
         model.states = states
-    result = _fit(model, kept, held, config, run, rouge)
+    result = _fit(model, kept, held, config=config, run=run, rouge=rouge)
     model.states = model.judge = None
     if states is not None and not config.keep_states:
         states.remove()
@@ -107,11 +107,11 @@ def _train_chooser(config: TrainConfig, kept: Rows, held: Rows, run: TrainRun) -
 
 def _train_writer(config: TrainConfig, kept: Rows, held: Rows, run: TrainRun) -> TrainedSummarizer:
     model = SummaryWriter.import_checkpoint(config.backbone, max_source_tokens=config.training_tokens)
-    return _fit(model, kept, held, config, run, Rouge())
+    return _fit(model, kept, held, config=config, run=run, rouge=Rouge())
 
 
 def _fit(
-    model: SentenceChooser | SummaryWriter, kept: Rows, held: Rows, config: TrainConfig, run: TrainRun, rouge: Rouge
+    model: SentenceChooser | SummaryWriter, kept: Rows, held: Rows, *, config: TrainConfig, run: TrainRun, rouge: Rouge
 ) -> TrainedSummarizer:
     result = fit(
         model,

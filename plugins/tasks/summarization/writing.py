@@ -26,6 +26,7 @@ from taskloom.plugins.tasks.summarization.schema import (
 from taskloom.plugins.tasks.summarization.streaming import WordPieces
 
 MODEL_FOLDER = "model"
+SETTINGS = ("num_beams", "min_tokens", "max_tokens", "length_penalty", "no_repeat_ngram_size")
 LONGEST_SOURCE = 4096
 """Tokens read of a document where the checkpoint names no limit of its own."""
 DEFAULT_MAX_TOKENS = 128
@@ -88,22 +89,13 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
     # -- the task model -----------------------------------------------------------------------------------------------
 
     def encode(self, inputs: Sequence[SummarizationInput]) -> Batch:
-        return self.prepare(inputs, [SummarizationParams()] * len(inputs))
+        found = self.tokenizer.encode([self.saved.prefix + item.document for item in inputs])
+        own = _settings([self.saved] * len(inputs))
+        return {"input_ids": found.input_ids, "lengths": found.lengths, "truncated": found.truncated, **own}
 
     def prepare(self, inputs: Sequence[SummarizationInput], params: Sequence[SummarizationParams]) -> Batch:
         """Token ids end to end, and for each text its generation settings."""
-        plans = [self._plan(wanted) for wanted in params]
-        found = self.tokenizer.encode([self.saved.prefix + item.document for item in inputs])
-        return {
-            "input_ids": found.input_ids,
-            "lengths": found.lengths,
-            "truncated": found.truncated,
-            "num_beams": torch.tensor([plan.num_beams for plan in plans]),
-            "min_tokens": torch.tensor([plan.min_tokens for plan in plans]),
-            "max_tokens": torch.tensor([plan.max_tokens for plan in plans]),
-            "length_penalty": torch.tensor([plan.length_penalty for plan in plans], dtype=torch.float64),
-            "no_repeat_ngram_size": torch.tensor([plan.no_repeat_ngram_size for plan in plans]),
-        }
+        return {**self.encode(inputs), **_settings([self._plan(wanted) for wanted in params])}
 
     def _plan(self, params: SummarizationParams) -> SavedWriter:
         """The model's own settings with the request's over them."""
@@ -114,8 +106,7 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
                     "max_characters, length_penalty, no_repeat_ngram_size",
                     field=f"params.{name}",
                 )
-        names = ("num_beams", "min_tokens", "max_tokens", "length_penalty", "no_repeat_ngram_size")
-        asked = {name: value for name in names if (value := getattr(params, name)) is not None}
+        asked = {name: value for name in SETTINGS if (value := getattr(params, name)) is not None}
         longest = longest_target(self.module.config)
         if asked.get("max_tokens", 0) > longest:
             raise InvalidInputError(
@@ -209,7 +200,8 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             known = {"encoder_outputs": self.module.get_encoder()(**inputs), "attention_mask": inputs["attention_mask"]}
         else:
-            known["decoder_input_ids"] = written
+            known["decoder_input_ids"] = written  # with its mask, generate knows that the cache has most of them
+            known["decoder_attention_mask"] = torch.ones_like(written)
         config = self.generation_config(plans_of(state)[0])
         last = config.max_new_tokens + 1  # and the token that every text starts with
         config.max_length, config.min_length = last, config.min_new_tokens + 1
@@ -270,9 +262,14 @@ class _After:
         return torch.full((ids.shape[0],), self._asked >= self._tokens, dtype=torch.bool, device=ids.device)
 
 
+def _settings(plans: Sequence[SavedWriter]) -> dict[str, Tensor]:
+    """Each of `SETTINGS` as a tensor [N]."""
+    return {name: torch.tensor([getattr(plan, name) for plan in plans], dtype=torch.float64) for name in SETTINGS}
+
+
 def plans_of(batch: Batch) -> list[tuple[float, ...]]:
-    names = ("num_beams", "min_tokens", "max_tokens", "length_penalty", "no_repeat_ngram_size")
-    return list(zip(*(batch[name].tolist() for name in names), strict=True))
+    """The settings of each text of a batch, in the order of `SETTINGS`."""
+    return list(zip(*(batch[name].tolist() for name in SETTINGS), strict=True))
 
 
 def read_checkpoint(folder: Path, name: str, dtype: Any) -> tuple[Any, Any]:
