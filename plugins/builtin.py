@@ -14,6 +14,7 @@ from taskloom.plugins.tasks.classification.plugin import ClassificationTask
 from taskloom.plugins.tasks.ner.plugin import NerTask
 from taskloom.plugins.tasks.qa.plugin import QaTask
 from taskloom.plugins.tasks.vision.plugin import VisionTask
+from taskloom.plugins.tasks.summarization.plugin import SummarizationTask
 
 
 @hookimpl
@@ -22,6 +23,7 @@ def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> Non
     register(QaTask())
     register(VisionTask())
     register(NerTask())
+    register(SummarizationTask())
 
 
 @hookimpl
