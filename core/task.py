@@ -63,6 +63,22 @@ class EvaluationResult(Frozen):
     examples: int = Field(ge=0)
 
 
+class Trunk(ABC):
+    """What several loaded models run first, each on a branch of its own: an encoder with an adapter for each, say."""
+
+    @abstractmethod
+    def run(self, parts: Sequence[tuple[str, Batch]]) -> list[Any]:
+        """One pass for (branch, batch) of any number of models; what each model's `finish` takes, in order."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Where a model stands on a trunk."""
+
+    trunk: Trunk
+    name: str
+
+
 class TaskModel(ABC, Generic[In, Out, Par]):
     """A model of a task. `encode` and `decode` are CPU work and may be called from several threads; `forward` is device
     work: tensors in, tensors out, no Python values in between, so that it can be exported.
@@ -80,11 +96,19 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     labels: tuple[str, ...] = ()
     """What the model can answer, for the manifest; empty where the answer is not one of a list."""
 
+    branch: Branch | None = None
+    """Set if `forward(batch)` is `finish(branch.trunk.run([(branch.name, batch)])[0], batch)`: an executor may then run models
+    that have the trunk in common in one pass."""
+
     @abstractmethod
     def encode(self, inputs: Sequence[In]) -> Batch: ...
 
     @abstractmethod
     def forward(self, batch: Batch) -> Outputs: ...
+
+    def finish(self, hidden: Any, batch: Batch) -> Outputs:
+        """The rest of `forward` behind the trunk, for models that have a `branch`."""
+        raise UnsupportedError(f"{type(self).__name__} stands on no trunk: it has no `finish`")
 
     @abstractmethod
     def decode(self, outputs: Outputs, inputs: Sequence[In], params: Sequence[Par]) -> list[Out]: ...

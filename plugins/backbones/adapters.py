@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskloom.core.errors import ArtifactError, UnsupportedError
 from taskloom.plugins.backbones.loading import Backbone, quiet_transformers
 from taskloom.plugins.backbones.settings import LoraSettings
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+NOT_MIXABLE = (
+    "use_dora",
+    "alpha_pattern",
+    "rank_pattern",
+    "modules_to_save",
+    "fan_in_fan_out",
+    "lora_bias",
+    "layer_replication",
+)
+"""Settings of PEFT that make a LoRA adapter more than one addition of rank `r` to each layer."""
 LAYER_NUMBER = re.compile(r"\.\d+\.")
 
 
@@ -63,6 +78,39 @@ def load_adapter(backbone: Backbone, folder: Path) -> None:
     except (ValueError, RuntimeError, KeyError) as exc:
         raise ArtifactError(f"the adapter does not fit backbone {backbone.info.id!r}: {str(exc).splitlines()[0]}") from exc
     backbone.model = adapted.merge_and_unload()
+
+
+def mixable_adapter(folder: Path) -> bool:
+    """Whether the adapter is a plain low-rank addition to linear layers, which can be added per stretch of a batch."""
+    config = _adapter_config(folder)
+    plain = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
+    return plain and not any(config.get(name) for name in NOT_MIXABLE)
+
+
+def read_adapter(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """A mixable adapter by the path of the layer that it adds to: `down` [r, in] and `up` [out, r], its scaling in `up`."""
+    from safetensors.torch import load_file
+
+    config = _adapter_config(folder)
+    rank = int(config["r"])
+    scaling = float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    weights = load_file(folder / WEIGHTS_FILE)
+    found = {}
+    for name, down in weights.items():
+        path, middle, _ = name.partition(".lora_A.")
+        if middle:
+            found[path.removeprefix("base_model.model.")] = (down, weights[name.replace(".lora_A.", ".lora_B.")] * scaling)
+    if not found or 2 * len(found) != len(weights):
+        raise ArtifactError(f"{WEIGHTS_FILE} holds other weights than pairs of lora_A and lora_B")
+    return found
+
+
+def _adapter_config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ArtifactError(f"the adapter has no readable {CONFIG_FILE}: {exc}") from exc
+    return config
 
 
 def save_adapter(adapted: Any, backbone: Backbone, folder: Path) -> None:

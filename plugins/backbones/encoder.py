@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from taskloom.core.errors import UnsupportedError
 from taskloom.plugins.backbones.loading import Backbone, position_offset
-from taskloom.plugins.backbones.packing import ATTENTION_NAME, packed_attention, plan_row
+from taskloom.plugins.backbones.packing import ATTENTION_NAME, PackedRow, packed_attention, plan_row
 from taskloom.plugins.backbones.settings import Layout
 
 PACKABLE = frozenset({"bert", "ernie", "electra", "distilbert", "roberta", "xlm-roberta", "camembert"})
 """Architectures whose position is an embedding that the caller may give, and whose tokens meet in attention alone."""
+
+
+def can_pack(model: Any) -> bool:
+    return model.config.model_type in PACKABLE
 
 
 class TextEncoder(nn.Module):
@@ -26,7 +31,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.model = backbone.model
         config = self.model.config
-        packable = config.model_type in PACKABLE
+        packable = can_pack(self.model)
         if layout == "packed" and not packable:
             raise UnsupportedError(
                 f"a {config.model_type} model can't run packed batches (these can: {', '.join(sorted(PACKABLE))}); "
@@ -47,11 +52,13 @@ class TextEncoder(nn.Module):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, lengths: Tensor) -> Tensor:
         """Hidden states [T, H] of N sequences that lie end to end in `input_ids` [T]; `lengths` [N] adds up to T."""
         sizes: list[int] = lengths.tolist()
-        run = self._packed if self.layout == "packed" else self._padded
-        return run(input_ids, token_type_ids, sizes)
+        if self.layout == "padded":
+            return self._padded(input_ids, token_type_ids, sizes)
+        return self.run_row(input_ids, token_type_ids, plan_row(sizes))
 
-    def _packed(self, input_ids: Tensor, token_type_ids: Tensor, sizes: list[int]) -> Tensor:
-        row = plan_row(sizes).to(input_ids.device, self.model.dtype)
+    def run_row(self, input_ids: Tensor, token_type_ids: Tensor, plan: PackedRow) -> Tensor:
+        """Hidden states [T, H] of flat tokens [T] that lie in a packed row as `plan` says."""
+        row = plan.to(input_ids.device, self.model.dtype)
         types = {"token_type_ids": token_type_ids[row.source].unsqueeze(0)} if self.takes_types else {}
         found = self.model(
             input_ids=input_ids[row.source].unsqueeze(0),

@@ -43,15 +43,16 @@ def load_backbone(
     dtype: torch.dtype | Literal["auto"] = torch.float32,
     max_length: int | None = None,
     expect: BackboneInfo | None = None,
-    with_head: bool = False,
+    auto_class: str = "AutoModel",
 ) -> Backbone:
     """Reads a backbone on the CPU, with the dtype `auto` in the precision that it was saved in. `max_length` may lower the
     length at which texts are cut, never raise it.
 
-    With `expect` the weights must be those that it names, else `ArtifactError`. `with_head` keeps the classification head
-    that a checkpoint has. Raises `NotFoundError` for a name that nothing answers to.
+    With `expect` the weights must be those that it names, else `ArtifactError`. `auto_class` is the class of transformers
+    that reads it: one such as `AutoModelForSequenceClassification` keeps the head that a checkpoint has. Raises
+    `NotFoundError` for a name that nothing answers to.
     """
-    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+    import transformers
 
     folder = find_backbone(name)
     info = BackboneInfo(id=name, digest=weights_digest(folder), licence="apache-2.0" if name == DEFAULT_BACKBONE else "")
@@ -60,12 +61,12 @@ def load_backbone(
             f"the weights were trained on backbone {expect.id!r} with SHA-256 {expect.digest[:12]}..., and {name!r} here has "
             f"{info.digest[:12]}...; install the backbone that they belong to"
         )
-    loader = AutoModelForSequenceClassification if with_head else AutoModel
+    loader = getattr(transformers, auto_class)
     options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
     with quiet_transformers():
         try:
             model = loader.from_pretrained(folder, **options)
-            processor = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            processor = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError) as exc:
             raise ArtifactError(f"backbone {name!r} can't be read: {_first_line(exc)}") from exc
     config = model.config

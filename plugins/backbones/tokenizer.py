@@ -26,6 +26,20 @@ class EncodedTexts:
     truncated: Tensor
 
 
+@dataclass(frozen=True)
+class EncodedWindows:
+    """Windows of texts laid end to end. Per window [W]: `lengths`, and `owner`, the text that it was cut from. Per token [T]:
+    `input_ids`, `token_type_ids`; `offsets` [T, 2], code points of the token in its text; `words`, the number of its word in
+    the text; both are -1 for tokens that are not of the text (special ones, the question before it)."""
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    lengths: Tensor
+    owner: Tensor
+    offsets: Tensor
+    words: Tensor
+
+
 class TextTokenizer:
     """A tokenizer that cuts at `max_length` tokens and never pads. Thread-safe: it is set up once.
 
@@ -44,7 +58,13 @@ class TextTokenizer:
         self._type_vocab_size = type_vocab_size
         self._fast: Tokenizer = type(inner).from_str(inner.to_str())
         self._fast.no_padding()
+        self._whole: Tokenizer = type(inner).from_str(self._fast.to_str())
+        self._whole.no_truncation()
         self._fast.enable_truncation(max_length)
+
+    def cut_at(self, max_length: int) -> TextTokenizer:
+        """The same tokenizer with another maximum, no longer than this one's."""
+        return TextTokenizer(self.processor, min(max_length, self.max_length), self._type_vocab_size)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> EncodedTexts:
         """Raises `InvalidInputError` for a text that is no Unicode (lone surrogates)."""
@@ -54,9 +74,7 @@ class TextTokenizer:
         try:
             found = self._fast.encode_batch_fast(rows)
         except (UnicodeEncodeError, TypeError) as exc:
-            raise InvalidInputError(
-                "the text holds half of a surrogate pair, which is no character; send whole Unicode text", field="input.text"
-            ) from exc
+            raise _no_unicode() from exc
         ids = torch.tensor(list(chain.from_iterable(row.ids for row in found)), dtype=torch.long)
         if self._type_vocab_size > 1 and pairs is not None:
             types = torch.tensor(list(chain.from_iterable(row.type_ids for row in found)), dtype=torch.long)
@@ -68,3 +86,57 @@ class TextTokenizer:
             lengths=torch.tensor([len(row.ids) for row in found], dtype=torch.long),
             truncated=torch.tensor([bool(row.overflowing) for row in found]),
         )
+
+    def windows(
+        self, texts: Sequence[str], before: Sequence[str] | None = None, *, overlap: int = 0, max_length: int | None = None
+    ) -> EncodedWindows:
+        """Each text in as many windows of `max_length` tokens (special ones included) as it needs, neighbours sharing
+        `overlap` tokens of text. `before` (a question, say) stands in front of every window of its text, cut where it would
+        take more than half of the window. A text without tokens has one window without any.
+
+        Raises `InvalidInputError` for a text that is no Unicode, and for an overlap that leaves no way forward.
+        """
+        longest = min(max_length or self.max_length, self.max_length)
+        try:
+            bodies = self._whole.encode_batch(list(texts), add_special_tokens=False)
+            fronts = self._whole.encode_batch(list(before), add_special_tokens=False) if before is not None else None
+        except (UnicodeEncodeError, TypeError) as exc:
+            raise _no_unicode() from exc
+        room = longest - self._whole.num_special_tokens_to_add(is_pair=fronts is not None)
+        found: list[tuple[int, Any]] = []
+        for owner, body in enumerate(bodies):
+            front = fronts[owner] if fronts is not None else None
+            if front is not None:
+                front.truncate(room // 2)
+            left = room - (len(front.ids) if front is not None else 0)
+            if overlap >= left:
+                raise InvalidInputError(f"windows of {longest} tokens can't overlap by {overlap}: {left} are left for the text")
+            body.truncate(left, stride=overlap)
+            for window in (body, *body.overflowing):
+                whole = self._whole.post_process(*((front, window) if front is not None else (window, None)))
+                found.append((owner, whole))
+        return self._windows(found, 1 if fronts is not None else 0)
+
+    def _windows(self, found: Sequence[tuple[int, Any]], sequence: int) -> EncodedWindows:
+        ids = torch.tensor([i for _, window in found for i in window.ids], dtype=torch.long)
+        types = torch.tensor([i for _, window in found for i in window.type_ids], dtype=torch.long)
+        outside = (-1, -1)
+        marked = [
+            (offsets, word) if of == sequence and word is not None else (outside, -1)
+            for _, window in found
+            for offsets, word, of in zip(window.offsets, window.word_ids, window.sequence_ids, strict=True)
+        ]
+        return EncodedWindows(
+            input_ids=ids,
+            token_type_ids=types if self._type_vocab_size > 1 else torch.zeros_like(ids),
+            lengths=torch.tensor([len(window.ids) for _, window in found], dtype=torch.long),
+            owner=torch.tensor([owner for owner, _ in found], dtype=torch.long),
+            offsets=torch.tensor([offsets for offsets, _ in marked], dtype=torch.long).view(-1, 2),
+            words=torch.tensor([word for _, word in marked], dtype=torch.long),
+        )
+
+
+def _no_unicode() -> InvalidInputError:
+    return InvalidInputError(
+        "the text holds half of a surrogate pair, which is no character; send whole Unicode text", field="input.text"
+    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from taskloom.core.errors import UnsupportedError
-from taskloom.plugins.backbones.loading import Backbone
+from taskloom.plugins.backbones.parts import EncoderParts
 
 
 def mean_of_each(hidden: Tensor, lengths: Tensor) -> Tensor:
@@ -91,12 +91,12 @@ IMPORTED_HEADS: dict[str, type[nn.Module]] = {
 }
 
 
-def imported_head(backbone: Backbone) -> nn.Module:
-    """The head of a checkpoint that was loaded with it."""
-    kind = backbone.model.config.model_type
+def imported_head(parts: EncoderParts) -> nn.Module:
+    """The head of the checkpoint that `parts` were imported from."""
+    kind = parts.whole.config.model_type
     if kind not in IMPORTED_HEADS:
         raise UnsupportedError(
-            f"{backbone.info.id!r} is a {kind} classifier; heads are imported of: {', '.join(sorted(IMPORTED_HEADS))}. "
+            f"{parts.backbone.info.id!r} is a {kind} classifier; heads are imported of: {', '.join(sorted(IMPORTED_HEADS))}. "
             "Train a new head on it as a backbone instead"
         )
-    return IMPORTED_HEADS[kind](backbone.model)
+    return IMPORTED_HEADS[kind](parts.whole)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taskloom.core.artifact import Artifact, BackboneInfo
+from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, UnsupportedError
-from taskloom.core.task import Batch, Example, Outputs, SharedParts, TaskModel
-from taskloom.plugins.backbones.adapters import add_adapter, load_adapter, save_adapter
-from taskloom.plugins.backbones.encoder import TextEncoder
-from taskloom.plugins.backbones.loading import Backbone, load_backbone, save_backbone
-from taskloom.plugins.backbones.packing import row_length
+from taskloom.core.task import Batch, Example, Outputs, SharedParts
+from taskloom.plugins.backbones.loading import Backbone
+from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
+from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
 from taskloom.plugins.tasks.classification.heads import PooledHead, imported_head
 from taskloom.plugins.tasks.classification.schema import (
     ClassificationInput,
@@ -27,44 +25,22 @@ from taskloom.plugins.tasks.classification.schema import (
     SavedClassifier,
 )
 
-HEAD_FILE = "head.safetensors"
-ADAPTER_FOLDER = "adapter"
-BACKBONE_FOLDER = "backbone"
+AUTO_CLASS = "AutoModelForSequenceClassification"
 MULTI_LABEL_THRESHOLD = 0.5
 
 
-class TextClassifier(nn.Module):
-    """Encoder, then head; nothing else, so that several heads can stand on one encoder."""
-
-    def __init__(self, encoder: TextEncoder, head: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Logits [N, classes] of a ragged batch."""
-        hidden = self.encoder(input_ids, token_type_ids, lengths)
-        return cast("Tensor", self.head(hidden, lengths))
-
-
-class ClassificationModel(TaskModel[ClassificationInput, ClassificationOutput, ClassificationParams]):
+class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOutput, ClassificationParams]):
     """A classifier. `build` makes a new one to train, `load` reads an artifact's, `import_checkpoint` takes over a
     Hugging Face classifier with its head.
 
     `label_smoothing` and `class_weights` (one per label, or None) belong to the loss and are not saved.
     """
 
-    module: TextClassifier
+    saved: SavedClassifier
 
-    def __init__(
-        self, backbone: Backbone, head: nn.Module, saved: SavedClassifier, *, adapted: Any = None, layout: Layout | None = None
-    ) -> None:
-        self._backbone = backbone
-        self._adapted = adapted
-        self.saved = saved
+    def __init__(self, parts: EncoderParts, head: nn.Module, saved: SavedClassifier) -> None:
+        super().__init__(parts, head, saved)
         self.labels = saved.labels
-        self.backbone = backbone.info
-        self.module = TextClassifier(TextEncoder(backbone, layout), head)
         self.label_smoothing = 0.0
         self.class_weights: Tensor | None = None
         self._index = {label: i for i, label in enumerate(saved.labels)}
@@ -81,7 +57,7 @@ class ClassificationModel(TaskModel[ClassificationInput, ClassificationOutput, C
         pair: bool = False,
         adapter: LoraSettings | None = None,
         frozen_layers: int = 0,
-        pooling: str = "mean",
+        pooling: Literal["mean", "cls"] = "mean",
         dropout: float = 0.1,
         max_length: int = 256,
         layout: Layout | None = None,
@@ -90,82 +66,47 @@ class ClassificationModel(TaskModel[ClassificationInput, ClassificationOutput, C
         but its `frozen_layers` bottom layers. Seed torch first for the same head again."""
         if len(set(labels)) != len(labels) or not labels or "" in labels:
             raise InvalidInputError("labels must be unique, non-empty and at least one")
-        base = load_backbone(backbone, max_length=max_length) if isinstance(backbone, str) else backbone
-        freeze_bottom(base.model, frozen_layers)
-        adapted = add_adapter(base, adapter) if adapter is not None else None
-        unchanged = adapted is not None or not any(p.requires_grad for p in base.model.parameters())
+        parts = EncoderParts.build(backbone, adapter=adapter, frozen_layers=frozen_layers, max_length=max_length, layout=layout)
         saved = SavedClassifier(
-            form="adapter" if unchanged else "full",
+            **parts.fields(),
             labels=tuple(labels),
             multi_label=multi_label,
             pair=pair,
-            pooling=cast("Any", pooling),
+            pooling=pooling,
             dropout=dropout,
-            max_length=base.max_length,
-            backbone=base.info.id,
-            backbone_digest=base.info.digest,
-            backbone_licence=base.info.licence,
-            has_adapter=adapted is not None,
         )
-        head = PooledHead(base.hidden_size, len(labels), pooling, dropout)
-        return cls(base, head, saved, adapted=adapted, layout=layout)
+        return cls(parts, PooledHead(parts.hidden_size, len(labels), pooling, dropout), saved)
 
     @classmethod
     def import_checkpoint(
         cls, name: str, *, pair: bool = False, max_length: int | None = None, layout: Layout | None = None
     ) -> ClassificationModel:
         """A Hugging Face classifier (`AutoModelForSequenceClassification`, by id or folder) with the head that it has."""
-        checkpoint = load_backbone(name, max_length=max_length, with_head=True)
-        config = checkpoint.model.config
+        parts = EncoderParts.import_checkpoint(name, AUTO_CLASS, max_length=max_length, layout=layout)
+        config = parts.whole.config
         if config.problem_type == "regression":
             raise UnsupportedError(f"{name!r} predicts a number; import a classifier")
         saved = SavedClassifier(
-            form="imported",
+            **parts.fields(),
             labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)),
             multi_label=config.problem_type == "multi_label_classification",
             pair=pair,
-            max_length=checkpoint.max_length,
-            backbone=checkpoint.info.id,
-            backbone_digest=checkpoint.info.digest,
         )
-        return cls._with_own_head(checkpoint, saved, layout)
+        return cls(parts, imported_head(parts), saved)
 
     @classmethod
     def load(cls, artifact: Artifact, shared: SharedParts, *, layout: Layout | None = None) -> ClassificationModel:
-        """The model of an artifact. An adapter is merged into the backbone: it costs nothing then, and saving such a model
-        saves all of it."""
+        """The model of an artifact, as `EncoderParts.load` puts it together."""
         try:
             saved = SavedClassifier.model_validate(dict(artifact.manifest.config))
         except ValueError as exc:
             raise ArtifactError(f"{artifact.name} has a manifest that is no classifier's: {exc}") from exc
-        info = BackboneInfo(id=saved.backbone, digest=saved.backbone_digest, licence=saved.backbone_licence)
-        if saved.form == "adapter":
-            base = load_backbone(saved.backbone, max_length=saved.max_length, expect=info)
-            if saved.has_adapter:
-                load_adapter(base, artifact.folder / ADAPTER_FOLDER)
-        else:
-            folder = str(artifact.folder / BACKBONE_FOLDER)
-            base = load_backbone(folder, dtype="auto", max_length=saved.max_length, with_head=saved.form == "imported")
-        base.info = info
+        parts = EncoderParts.load(artifact, saved, shared, auto_class=AUTO_CLASS, layout=layout)
         if saved.form == "imported":
-            return cls._with_own_head(base, saved, layout)
-        head = PooledHead(base.hidden_size, len(saved.labels), saved.pooling, saved.dropout)
+            return cls(parts, imported_head(parts), saved)
+        head = PooledHead(parts.hidden_size, len(saved.labels), saved.pooling, saved.dropout)
         read_head(head, artifact.path(HEAD_FILE))
-        # A merged backbone is no longer the named one: what is saved from now on must hold it.
-        form = "full" if saved.has_adapter else saved.form
-        return cls(base, head, saved.model_copy(update={"form": form, "has_adapter": False}), layout=layout)
-
-    @classmethod
-    def _with_own_head(cls, checkpoint: Backbone, saved: SavedClassifier, layout: Layout | None) -> ClassificationModel:
-        head = imported_head(checkpoint)
-        whole = checkpoint.model
-        encoder = Backbone(checkpoint.info, whole.base_model, checkpoint.tokenizer)
-        model = cls(encoder, head, saved, layout=layout)
-        model._whole = whole
-        return model
-
-    _whole: Any = None
-    """The checkpoint that an imported head came in; it shares every weight with `module` and is what is saved."""
+        return cls(parts, head, saved.model_copy(update=parts.fields()))
 
     # -- the task model -----------------------------------------------------------------------------------------------
 
@@ -175,7 +116,7 @@ class ClassificationModel(TaskModel[ClassificationInput, ClassificationOutput, C
                 asked = "needs `text_pair` beside `text`" if self.saved.pair else "judges one text and takes no `text_pair`"
                 raise InvalidInputError(f"this model {asked}", field="input.text_pair")
         pairs = [item.text_pair for item in inputs] if self.saved.pair else None
-        found = self._backbone.tokenizer.encode([item.text for item in inputs], pairs)
+        found = self.parts.tokenizer.encode([item.text for item in inputs], pairs)
         return {
             "input_ids": found.input_ids,
             "token_type_ids": found.token_type_ids,
@@ -183,9 +124,8 @@ class ClassificationModel(TaskModel[ClassificationInput, ClassificationOutput, C
             "truncated": found.truncated,
         }
 
-    def forward(self, batch: Batch) -> Outputs:
-        logits = self.module(batch["input_ids"], batch["token_type_ids"], batch["lengths"])
-        return {"logits": logits, "truncated": batch["truncated"]}
+    def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
+        return {"logits": self.module.head(hidden, batch["lengths"]), "truncated": batch["truncated"]}
 
     def decode(
         self,
@@ -209,20 +149,6 @@ class ClassificationModel(TaskModel[ClassificationInput, ClassificationOutput, C
             )
             found.append(ClassificationOutput(labels=best, truncated=bool(truncated)))
         return found
-
-    def save(self, folder: Path) -> Mapping[str, Any]:
-        if self.saved.form == "imported":
-            save_backbone(self._backbone, folder / BACKBONE_FOLDER, self._whole)
-            return self.saved.model_dump(mode="json")
-        from safetensors.torch import save_file
-
-        head = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.head.state_dict().items()}
-        save_file(head, folder / HEAD_FILE)
-        if self._adapted is not None:
-            save_adapter(self._adapted, self._backbone, folder / ADAPTER_FOLDER)
-        elif self.saved.form == "full":
-            save_backbone(self._backbone, folder / BACKBONE_FOLDER)
-        return self.saved.model_dump(mode="json")
 
     def collate(self, examples: Sequence[Example[ClassificationInput]]) -> Batch:
         if self.saved.multi_label:
@@ -253,41 +179,6 @@ class ClassificationModel(TaskModel[ClassificationInput, ClassificationOutput, C
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
         return {"logits": outputs["logits"]}
 
-    def warm_up(self, max_cost: int) -> Iterator[Batch]:
-        """One batch for each length that a packed row can have: what is built per shape is built here."""
-        longest = self._backbone.max_length
-        for total in sorted({row_length(tokens) for tokens in range(1, max_cost + 1)}):
-            sizes = torch.tensor([longest] * (total // longest) + ([total % longest] if total % longest else []))
-            ids = torch.full((total,), self.module.encoder.pad_token_id, dtype=torch.long)
-            yield {
-                "input_ids": ids,
-                "token_type_ids": torch.zeros_like(ids),
-                "lengths": sizes,
-                "truncated": torch.zeros(len(sizes), dtype=torch.bool),
-            }
-
-
-def freeze_bottom(model: Any, layers: int) -> None:
-    """Stops the training of a backbone's embeddings and its bottom `layers`; 0 freezes nothing."""
-    if layers == 0:
-        return
-    stack = next((module for module in model.modules() if isinstance(module, nn.ModuleList)), None)
-    if stack is None or layers > len(stack):
-        raise InvalidInputError(f"frozen_layers is {layers}; the backbone has {0 if stack is None else len(stack)} layers")
-    model.get_input_embeddings().requires_grad_(False)
-    embeddings = getattr(model, "embeddings", None)
-    if embeddings is not None:
-        embeddings.requires_grad_(False)
-    for layer in stack[:layers]:
-        layer.requires_grad_(False)
-    if layers == len(stack):
-        model.requires_grad_(False)
-
-
-def read_head(head: nn.Module, path: Path) -> None:
-    from safetensors.torch import load_file
-
-    try:
-        head.load_state_dict(load_file(path))
-    except (RuntimeError, OSError, ValueError) as exc:
-        raise ArtifactError(f"{path.name} is not this model's head: {str(exc).splitlines()[0]}") from exc
+    def blank_batch(self, tokens: int) -> dict[str, Any]:
+        batch = super().blank_batch(tokens)
+        return {**batch, "truncated": torch.zeros(len(batch["lengths"]), dtype=torch.bool)}

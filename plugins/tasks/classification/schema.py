@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from taskloom.core.types import Frozen
-from taskloom.plugins._shared.loop_config import LoopConfig
-from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, LoraSettings
+from taskloom.plugins.backbones.settings import EncoderTrainConfig, SavedEncoder
 
 MAX_CHARACTERS = 100_000
 INVISIBLE = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
@@ -79,44 +78,26 @@ class ClassificationParams(Frozen):
     threshold: float | None = Field(default=None, ge=0, le=1)
 
 
-class TrainConfig(LoopConfig):
+class TrainConfig(EncoderTrainConfig):
     """How to train a classifier. The defaults are good for short English texts and some thousand examples."""
 
-    backbone: str = DEFAULT_BACKBONE
-    """The bundled encoder, a Hugging Face id or a local folder."""
     multi_label: bool = False
     """Any number of labels per text, instead of one."""
     pair: bool = False
     """Judge two texts at a time."""
-    adapter: LoraSettings | None = LoraSettings()
-    """Train a small adapter and leave the backbone as it is; None trains the backbone itself."""
-    frozen_layers: int = Field(default=0, ge=0)
-    """Bottom layers (embeddings included) that stay as they are, adapter or not."""
     pooling: Literal["mean", "cls"] = "mean"
     head_init: Literal["centroids", "random"] = "centroids"
     """What the head starts from: the classes' mean embeddings, or noise (always so for several labels per text)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    max_length: int = Field(default=256, ge=8)
-    """Tokens; longer texts are cut. The backbone's own maximum is kept if it is less."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
 
 
-class SavedClassifier(Frozen):
-    """What an artifact's manifest keeps of a classifier: how to put it together from its files.
+class SavedClassifier(SavedEncoder):
+    """What an artifact's manifest keeps of a classifier."""
 
-    `form` is `adapter` (a head, perhaps an adapter, on a backbone that is found by name), `full` (backbone and head in the
-    artifact) or `imported` (a Hugging Face checkpoint with a head of its own, in the artifact).
-    """
-
-    form: Literal["adapter", "full", "imported"]
     labels: tuple[str, ...] = Field(min_length=1)
     multi_label: bool = False
     pair: bool = False
     pooling: Literal["mean", "cls"] = "mean"
     dropout: float = 0.0
-    max_length: int = Field(ge=1)
-    backbone: str
-    backbone_digest: str = ""
-    backbone_licence: str = ""
-    has_adapter: bool = False

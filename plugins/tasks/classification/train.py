@@ -19,7 +19,7 @@ from taskloom.plugins._shared.datasets import LIST_SEPARATOR, Row, read_rows, st
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
 from taskloom.plugins.tasks.classification.heads import PooledHead
-from taskloom.plugins.tasks.classification.model import ClassificationModel, freeze_bottom
+from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.schema import (
     ClassificationInput,
     ClassificationOutput,
@@ -97,12 +97,11 @@ def train(
         multi_label=config.multi_label,
         pair=config.pair,
         adapter=config.adapter,
+        frozen_layers=config.frozen_layers,
         pooling=config.pooling,
         dropout=config.dropout,
         max_length=config.max_length,
     )
-    if config.frozen_layers:
-        freeze_bottom(model.module.encoder.model, config.frozen_layers)
     model.label_smoothing = config.label_smoothing
     if config.class_weights == "balanced":
         model.class_weights = balanced_weights(kept, names, config.multi_label)

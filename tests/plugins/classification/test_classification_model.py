@@ -179,7 +179,7 @@ def test_a_manifest_of_another_kind_is_refused(tiny_bert: str, tmp_path: Path) -
     artifact = publish(ClassificationTask(), model, ModelStore([tmp_path]))
     strange = artifact.manifest.model_copy(update={"config": {"form": "unheard"}})
     with pytest.raises(ArtifactError, match="no classifier's"):
-        ClassificationModel.load(Artifact(artifact.folder, strange))
+        ClassificationModel.load(Artifact(artifact.folder, strange), SharedParts())
 
 
 @pytest.mark.parametrize("kind", sorted(IMPORTED_HEADS))

@@ -1,0 +1,151 @@
+"""The encoder of a task model with what belongs to it: made to be trained, read from an artifact, written into one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from taskloom.core.artifact import Artifact, BackboneInfo
+from taskloom.core.errors import InvalidInputError, UnsupportedError
+from taskloom.core.task import SharedParts
+from taskloom.plugins.backbones.adapters import add_adapter, load_adapter, mixable_adapter, save_adapter
+from taskloom.plugins.backbones.encoder import TextEncoder, can_pack
+from taskloom.plugins.backbones.loading import Backbone, load_backbone, save_backbone
+from taskloom.plugins.backbones.settings import Layout, LoraSettings, SavedEncoder
+from taskloom.plugins.backbones.tokenizer import TextTokenizer
+from taskloom.plugins.backbones.trunk import EncoderBranch, EncoderTrunk
+
+ADAPTER_FOLDER = "adapter"
+BACKBONE_FOLDER = "backbone"
+
+
+@dataclass
+class EncoderParts:
+    """`encoder` is what a task model runs. `adapted` is the PEFT model of an adapter in training, `whole` the checkpoint that
+    an imported head came in: it shares its weights with `encoder` and is what is saved."""
+
+    backbone: Backbone
+    encoder: TextEncoder | EncoderBranch
+    saved: SavedEncoder
+    adapted: Any = None
+    whole: Any = None
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        return self.backbone.tokenizer
+
+    @property
+    def hidden_size(self) -> int:
+        return self.backbone.hidden_size
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of `SavedEncoder`, for a task's own extension of it."""
+        return self.saved.model_dump()
+
+    @classmethod
+    def build(
+        cls,
+        backbone: str | Backbone,
+        *,
+        adapter: LoraSettings | None = None,
+        frozen_layers: int = 0,
+        max_length: int = 256,
+        layout: Layout | None = None,
+    ) -> EncoderParts:
+        """An encoder to train. With `adapter` only that is trained; without, the backbone. The bottom `frozen_layers` are
+        left as they are in both."""
+        base = load_backbone(backbone, max_length=max_length) if isinstance(backbone, str) else backbone
+        adapted = add_adapter(base, adapter) if adapter is not None else None
+        freeze_bottom(base.model, frozen_layers)
+        unchanged = adapted is not None or not any(p.requires_grad for p in base.model.parameters())
+        saved = _saved(base, "adapter" if unchanged else "full", has_adapter=adapted is not None)
+        return cls(base, TextEncoder(base, layout), saved, adapted=adapted)
+
+    @classmethod
+    def import_checkpoint(
+        cls, name: str, auto_class: str, *, max_length: int | None = None, layout: Layout | None = None
+    ) -> EncoderParts:
+        """A Hugging Face checkpoint, by id or folder, with the head that it has: `whole` is the model that `auto_class`
+        read."""
+        checkpoint = load_backbone(name, max_length=max_length, auto_class=auto_class)
+        return cls._imported(checkpoint, _saved(checkpoint, "imported"), layout)
+
+    @classmethod
+    def load(
+        cls,
+        artifact: Artifact,
+        saved: SavedEncoder,
+        shared: SharedParts,
+        *,
+        auto_class: str = "AutoModel",
+        layout: Layout | None = None,
+    ) -> EncoderParts:
+        """The encoder of an artifact. If `shared` wants its backbone, it is a branch of the one copy there. Else its adapter is
+        merged into a copy of its own: it costs nothing then, and saving such a model saves all of it."""
+        info = BackboneInfo(id=saved.backbone, digest=saved.backbone_digest, licence=saved.backbone_licence)
+        kept = SavedEncoder(**{name: getattr(saved, name) for name in SavedEncoder.model_fields})
+        if saved.form != "adapter":
+            folder = str(artifact.folder / BACKBONE_FOLDER)
+            reader = auto_class if saved.form == "imported" else "AutoModel"
+            base = load_backbone(folder, dtype="auto", max_length=saved.max_length, auto_class=reader)
+            base.info = info
+            return cls._imported(base, kept, layout) if saved.form == "imported" else cls(base, TextEncoder(base, layout), kept)
+        folder_of_adapter = artifact.folder / ADAPTER_FOLDER if saved.has_adapter else None
+        if layout is None and shared.wants(info.digest) and (folder_of_adapter is None or mixable_adapter(folder_of_adapter)):
+            whole = shared.get(info.digest, lambda: load_backbone(saved.backbone, expect=info))
+            if can_pack(whole.model):
+                trunk = shared.get(f"{info.digest}/trunk", lambda: EncoderTrunk(whole))
+                own = Backbone(info, whole.model, whole.tokenizer.cut_at(saved.max_length))
+                return cls(own, trunk.grow(folder_of_adapter), kept)
+        base = load_backbone(saved.backbone, max_length=saved.max_length, expect=info)
+        if folder_of_adapter is not None:
+            load_adapter(base, folder_of_adapter)
+            # A merged backbone is no longer the named one: what is saved from now on must hold it.
+            kept = kept.model_copy(update={"form": "full", "has_adapter": False})
+        return cls(base, TextEncoder(base, layout), kept)
+
+    @classmethod
+    def _imported(cls, checkpoint: Backbone, saved: SavedEncoder, layout: Layout | None) -> EncoderParts:
+        whole = checkpoint.model
+        inner = Backbone(checkpoint.info, whole.base_model, checkpoint.tokenizer)
+        return cls(inner, TextEncoder(inner, layout), saved, whole=whole)
+
+    def save(self, folder: Path) -> None:
+        """Writes what `saved` says is in the artifact."""
+        if isinstance(self.encoder, EncoderBranch):
+            raise UnsupportedError("this model shares its backbone with others and can't be saved; load it alone first")
+        if self.adapted is not None:
+            save_adapter(self.adapted, self.backbone, folder / ADAPTER_FOLDER)
+        elif self.saved.form != "adapter":
+            save_backbone(self.backbone, folder / BACKBONE_FOLDER, self.whole)
+
+
+def _saved(base: Backbone, form: Literal["adapter", "full", "imported"], *, has_adapter: bool = False) -> SavedEncoder:
+    return SavedEncoder(
+        form=form,
+        max_length=base.max_length,
+        backbone=base.info.id,
+        backbone_digest=base.info.digest,
+        backbone_licence=base.info.licence,
+        has_adapter=has_adapter,
+    )
+
+
+def freeze_bottom(model: Any, layers: int) -> None:
+    """Stops the training of a backbone's embeddings and its bottom `layers`; 0 freezes nothing."""
+    if layers == 0:
+        return
+    stack = next((module for module in model.modules() if isinstance(module, nn.ModuleList)), None)
+    if stack is None or layers > len(stack):
+        raise InvalidInputError(f"frozen_layers is {layers}; the backbone has {0 if stack is None else len(stack)} layers")
+    model.get_input_embeddings().requires_grad_(False)
+    embeddings = getattr(model, "embeddings", None)
+    if embeddings is not None:
+        embeddings.requires_grad_(False)
+    for layer in stack[:layers]:
+        layer.requires_grad_(False)
+    if layers == len(stack):
+        model.requires_grad_(False)

@@ -1,0 +1,95 @@
+"""What every task model on a text encoder has in common: encoder, head, ragged batches, saving."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from taskloom.core.errors import ArtifactError
+from taskloom.core.task import Batch, In, Out, Outputs, Par, TaskModel
+from taskloom.plugins.backbones.encoder import TextEncoder
+from taskloom.plugins.backbones.packing import row_length
+from taskloom.plugins.backbones.parts import EncoderParts
+from taskloom.plugins.backbones.settings import SavedEncoder
+from taskloom.plugins.backbones.trunk import EncoderBranch
+
+HEAD_FILE = "head.safetensors"
+
+
+class EncoderModule(nn.Module):
+    """Encoder, then head; nothing else, so that several heads can stand on one encoder."""
+
+    def __init__(self, encoder: TextEncoder | EncoderBranch, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Hidden states [T, H] of a ragged batch."""
+        hidden: Tensor = self.encoder(input_ids, token_type_ids, lengths)
+        return hidden
+
+
+class EncoderTaskModel(TaskModel[In, Out, Par]):
+    """A model that runs a text encoder and then a head of its own: subclasses write `encode`, `finish`, `decode` and what
+    training needs.
+
+    Batches hold `input_ids` and `token_type_ids` [T] of N sequences that lie end to end, and their `lengths` [N]; anything
+    else in them is the task's. `saved` is the task's extension of `SavedEncoder` and becomes the manifest's config.
+    """
+
+    module: EncoderModule
+
+    def __init__(self, parts: EncoderParts, head: nn.Module, saved: SavedEncoder) -> None:
+        self.parts = parts
+        self.saved = saved
+        self.backbone = parts.backbone.info
+        self.module = EncoderModule(parts.encoder, head)
+        if isinstance(parts.encoder, EncoderBranch):
+            self.branch = parts.encoder.place
+
+    def forward(self, batch: Batch) -> Outputs:
+        return self.finish(self.module(batch["input_ids"], batch["token_type_ids"], batch["lengths"]), batch)
+
+    @abstractmethod
+    def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
+        """The head: hidden states [T, H], in the order of the batch's tokens, to the task's outputs."""
+
+    def save(self, folder: Path) -> Mapping[str, Any]:
+        self.parts.save(folder)
+        if self.parts.whole is None:
+            save_head(self.module.head, folder / HEAD_FILE)
+        return self.saved.model_dump(mode="json")
+
+    def warm_up(self, max_cost: int) -> Iterator[Batch]:
+        """One batch for each length that a packed row can have: what is built per shape is built here."""
+        for total in sorted({row_length(tokens) for tokens in range(1, max_cost + 1)}):
+            yield self.blank_batch(total)
+
+    def blank_batch(self, tokens: int) -> dict[str, Any]:
+        """A batch of so many tokens in the longest sequences that the model takes; a task adds what its `finish` needs."""
+        longest = self.parts.tokenizer.max_length
+        sizes = torch.tensor([longest] * (tokens // longest) + ([tokens % longest] if tokens % longest else []))
+        ids = torch.full((tokens,), self.parts.encoder.pad_token_id, dtype=torch.long)
+        return {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "lengths": sizes}
+
+
+def save_head(head: nn.Module, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, path)
+
+
+def read_head(head: nn.Module, path: Path) -> None:
+    """Raises `ArtifactError` if the file does not hold exactly this head's weights."""
+    from safetensors.torch import load_file
+
+    try:
+        head.load_state_dict(load_file(path))
+    except (RuntimeError, OSError, ValueError) as exc:
+        raise ArtifactError(f"{path.name} is not this model's head: {str(exc).splitlines()[0]}") from exc

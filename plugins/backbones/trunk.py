@@ -1,0 +1,132 @@
+"""One encoder for many models: an adapter for each, mixed in one batch.
+
+The tokens of a branch lie side by side in the packed row, so each linear layer runs once over all of them, and then adds each
+branch's low-rank part to that branch's stretch (the idea of Punica, Chen et al. 2023, https://arxiv.org/abs/2310.18547, for
+rows of any lengths).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from taskloom.core.task import Batch, Branch, Trunk
+from taskloom.plugins.backbones.adapters import read_adapter
+from taskloom.plugins.backbones.encoder import TextEncoder
+from taskloom.plugins.backbones.loading import Backbone
+from taskloom.plugins.backbones.packing import plan_row
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Where a branch's tokens lie in the row: from `start` to before `end`."""
+
+    branch: str
+    start: int
+    end: int
+
+
+class _Layout(threading.local):
+    """How the row that this thread is running is divided: threads that run at a time keep apart."""
+
+    stretches: tuple[Stretch, ...] = ()
+
+
+class AdaptedLinear(nn.Module):
+    """A linear layer and the low-rank additions of any number of branches."""
+
+    def __init__(self, base: nn.Linear, layout: _Layout) -> None:
+        super().__init__()
+        self.base = base
+        self.layout = layout
+        self.down = nn.ParameterDict()
+        self.up = nn.ParameterDict()
+
+    def grow(self, branch: str, down: Tensor, up: Tensor) -> None:
+        """`down` [r, in], `up` [out, r] with the adapter's scaling in it."""
+        self.down[branch] = nn.Parameter(down, requires_grad=False)
+        self.up[branch] = nn.Parameter(up, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, R, in] to [1, R, out]."""
+        found: Tensor = self.base(x)
+        for stretch in self.layout.stretches:
+            if stretch.branch in self.down:
+                low = linear(x[0, stretch.start : stretch.end], self.down[stretch.branch])
+                found[0, stretch.start : stretch.end].addmm_(low, self.up[stretch.branch].T)
+        return found
+
+
+class EncoderTrunk(nn.Module, Trunk):
+    """An encoder that branches stand on. It changes the backbone's model in place: linear layers that an adapter touches
+    become `AdaptedLinear`. For inference only."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.encoder = TextEncoder(backbone, "packed")
+        self._layout = _Layout()
+        self._branches = 0
+
+    def grow(self, adapter: Path | None) -> EncoderBranch:
+        """A new branch, with the adapter in a folder or, without one, with the backbone as it is."""
+        branch = f"branch{self._branches}"
+        self._branches += 1
+        for path, (down, up) in (read_adapter(adapter) if adapter is not None else {}).items():
+            self._adapted(path).grow(branch, down, up)
+        return EncoderBranch(self, Branch(self, branch))
+
+    def _adapted(self, path: str) -> AdaptedLinear:
+        outer, _, last = path.rpartition(".")
+        parent = self.encoder.model.get_submodule(outer)
+        found = getattr(parent, last)
+        if not isinstance(found, AdaptedLinear):
+            found = AdaptedLinear(found, self._layout)
+            setattr(parent, last, found)
+        return found
+
+    def run(self, parts: Sequence[tuple[str, Batch]]) -> list[Any]:
+        """Hidden states [T, H] for each part."""
+        ids = torch.cat([batch["input_ids"] for _, batch in parts])
+        types = torch.cat([batch["token_type_ids"] for _, batch in parts])
+        groups: list[list[int]] = [batch["lengths"].tolist() for _, batch in parts]
+        plan = plan_row(*groups)
+        stretches = tuple(
+            Stretch(branch, start, end) for (branch, _), (start, end) in zip(parts, plan.stretches, strict=True) if end > start
+        )
+        with self._running(stretches):
+            hidden = self.encoder.run_row(ids, types, plan)
+        return list(torch.split(hidden, [sum(group) for group in groups]))
+
+    @contextmanager
+    def _running(self, stretches: tuple[Stretch, ...]) -> Iterator[None]:
+        self._layout.stretches = stretches
+        try:
+            yield
+        finally:
+            self._layout.stretches = ()
+
+
+class EncoderBranch(nn.Module):
+    """One model's view of a trunk: runs like a `TextEncoder` with that model's adapter."""
+
+    def __init__(self, trunk: EncoderTrunk, place: Branch) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.place = place
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.trunk.encoder.pad_token_id
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, lengths: Tensor) -> Tensor:
+        batch = {"input_ids": input_ids, "token_type_ids": token_type_ids, "lengths": lengths}
+        hidden: Tensor = self.trunk.run([(self.place.name, batch)])[0]
+        return hidden
