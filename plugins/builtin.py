@@ -11,11 +11,13 @@ from taskloom.core.task import TaskPlugin
 from taskloom.plugins.runtimes.python import PythonRuntime
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
+from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
 
 
 @hookimpl
 def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> None:
     register(ClassificationTask())
+    register(RecommendationTask())
 
 
 @hookimpl
@@ -29,3 +31,5 @@ def register_commands(register: Callable[[CommandSpec], None]) -> None:
     commands = "taskloom.plugins.commands"
     register(CommandSpec(name="train", summary="Train a model from a recipe.", target=f"{commands}.train:train"))
     register(CommandSpec(name="eval", summary="Evaluate a model on a data file.", target=f"{commands}.evaluate:evaluate"))
+    items = "taskloom.plugins.tasks.recommendation.commands:items"
+    register(CommandSpec(name="items", summary="Change the items of a recommender; hold out interactions.", target=items))
