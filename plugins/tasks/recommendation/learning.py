@@ -95,9 +95,10 @@ class Learning:
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
         """Sampled softmax over the batch's own targets, each other user's being negatives, with the logQ correction (Yi et al.
-        2019, https://doi.org/10.1145/3298689.3346996, eq. 3 to 5): a logit is lowered by the log of how probable it is that
-        the item is in the batch at all, or popular items would be punished for being there often. The target is always there
-        for its own user, so its logit stays as it is. A user's other choices are no negatives. Every user weighs the same, as in recall."""
+        2019, https://doi.org/10.1145/3298689.3346996, eq. 3 to 5): a negative's logit is lowered by the log of how probable it
+        is that the item is in the batch at all, or popular items would be punished for being there often. The target is always
+        there for its own user, so its logit stays as it is. A user's other choices are no negatives. Every user weighs the
+        same, as in recall."""
         item_vectors, history_vectors = self.ids.vectors(self.item, self.config.id_dropout)
         users = self._users(history_vectors, batch)
         candidates, place = batch["targets"].unique(return_inverse=True)

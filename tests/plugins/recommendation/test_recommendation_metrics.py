@@ -40,12 +40,12 @@ def test_popularity_is_the_number_of_users() -> None:
 
 def test_neighbours_are_weighted_by_cosine() -> None:
     scores = item_neighbours(CHOSEN, neighbours=4, shrinkage=0.0)(np.array([0]))[0]
-    cosine = lambda i, j: (
-        float((CHOSEN[:, [i]].T @ CHOSEN[:, [j]]).toarray()[0, 0])
-        / np.sqrt(  # noqa: E731
-            CHOSEN[:, [i]].sum() * CHOSEN[:, [j]].sum()
-        )
-    )
+    whole = CHOSEN.toarray()
+    norms = np.linalg.norm(whole, axis=0)
+
+    def cosine(one: int, other: int) -> float:
+        return float(whole[:, one] @ whole[:, other] / norms[one] / norms[other])
+
     assert scores[2] == pytest.approx(cosine(0, 2) + cosine(1, 2))
     assert scores[3] == pytest.approx(cosine(0, 3))
 
