@@ -107,8 +107,8 @@ def _truthful(manifest: Manifest) -> str:
     if not manifest.labels:
         return ""
     return (
-        "It always chooses among its own labels: a text about something else gets one of them too, usually with a low score. "
-        "Set a threshold and decide what becomes of texts below it."
+        "It always chooses among its own labels: an input unlike its training data gets one of them too, usually with "
+        "a low score. Set a threshold and decide what becomes of inputs below it."
     )
 
 
