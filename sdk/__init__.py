@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from taskloom.sdk.results import ItemResult as ItemResult
     from taskloom.sdk.results import LabelScore as LabelScore
     from taskloom.sdk.retries import RetryPolicy as RetryPolicy
+    from taskloom.sdk.text_streams import AsyncTextStream as AsyncTextStream
+    from taskloom.sdk.text_streams import TextStream as TextStream
 
 _ERRORS = (
     "ConfigError",
@@ -60,13 +62,16 @@ _HOMES = {
     **dict.fromkeys(("InferResult", "ModelDescription", "ModelInfo", "Timings"), "taskloom.core.types"),
     **dict.fromkeys(("ClassificationResult", "ItemResult", "LabelScore"), "taskloom.sdk.results"),
     "AsyncClient": "taskloom.sdk.aio",
+    "AsyncTextStream": "taskloom.sdk.text_streams",
     "Client": "taskloom.sdk.client",
     "LocalClient": "taskloom.sdk.in_process",
     "RetryPolicy": "taskloom.sdk.retries",
+    "TextStream": "taskloom.sdk.text_streams",
     "local": "taskloom.sdk.in_process",
 }
 __all__ = [
     "AsyncClient",
+    "AsyncTextStream",
     "ClassificationResult",
     "Client",
     "ConfigError",
@@ -87,6 +92,7 @@ __all__ = [
     "RateLimitedError",
     "RetryPolicy",
     "TaskloomError",
+    "TextStream",
     "Timings",
     "UnauthenticatedError",
     "UnavailableError",

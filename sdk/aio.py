@@ -20,7 +20,7 @@ from taskloom.core.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
+from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef, new_request_id
 from taskloom.core.wire.codec import (
     description_from_message,
     model_from_message,
@@ -53,6 +53,7 @@ from taskloom.sdk.requests import (
 from taskloom.sdk.results import ClassificationResult, ItemResult
 from taskloom.sdk.retries import Attempts, RetryPolicy
 from taskloom.sdk.streams import Outstanding
+from taskloom.sdk.text_streams import AsyncTextSource, AsyncTextStream, Piece, ended_early, piece_from_message
 
 T = TypeVar("T")
 Inputs = Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str]
@@ -159,6 +160,37 @@ class AsyncClient:
             timeout_s=timeout,
         )
         return ClassificationResult.of(await self._answer(call, timeout))
+
+    def stream_text(
+        self,
+        model: str,
+        input: Mapping[str, Any] | str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncTextStream:
+        """As `Client.stream_text`; not to be awaited: `async with client.stream_text(...) as stream`."""
+        timeout = timeout_s if timeout_s is not None else self.timeout_s
+        name = request_id or new_request_id()
+
+        async def open_source(left_s: float) -> AsyncTextSource:
+            call = await self._call(
+                model,
+                input,
+                params=params,
+                version=version,
+                priority=priority,
+                request_id=name,
+                idempotency_key=idempotency_key,
+                timeout_s=timeout,
+            )
+            return self._read_text(call.model_copy(update={"partials": True}), left_s)
+
+        return AsyncTextStream(Attempts(self.retry, timeout), open_source, lambda: self._answered)
 
     async def infer_many(
         self,
@@ -305,6 +337,23 @@ class AsyncClient:
     async def _answer(self, call: InferCall, timeout_s: float) -> InferResult:
         message = request_to_message(call)
         return result_from_message(await self._patiently(self._opened().Infer, message, timeout_s, call.request_id))
+
+    def _read_text(self, call: InferCall, timeout_s: float) -> AsyncTextSource:
+        requests = iter((request_to_message(call),))
+        replies = self._opened().InferStream(requests, timeout=timeout_s, metadata=self._metadata)
+
+        async def read() -> Piece:
+            try:
+                reply = await replies.read()
+            except grpc.RpcError as exc:
+                self._answered = self._answered or not made_by_grpc(exc)
+                raise self._connection.explain(exc, call.request_id, timeout_s) from exc
+            if not isinstance(reply, pb.InferStreamResponse):  # gRPC's mark of the end
+                raise ended_early()
+            self._answered = True
+            return piece_from_message(reply)
+
+        return AsyncTextSource(read, replies.cancel)
 
     async def _patiently(
         self, method: Callable[..., Awaitable[T]], request: Any, timeout_s: float, request_id: str = ""

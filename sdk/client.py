@@ -36,6 +36,7 @@ from taskloom.sdk.results import ItemResult
 from taskloom.sdk.retries import RetryPolicy
 from taskloom.sdk.streams import Outstanding
 from taskloom.sdk.surface import Pending, SyncCalls
+from taskloom.sdk.text_streams import Piece, TextSource, ended_early, piece_from_message
 
 
 class Client(SyncCalls):
@@ -190,6 +191,19 @@ class Client(SyncCalls):
 
     def _end(self, pending: Pending, call: InferCall, timeout_s: float) -> InferResult:
         return result_from_message(self._reply(pending.result, call.request_id, timeout_s))  # type: ignore[attr-defined]
+
+    def _read_text(self, call: InferCall, timeout_s: float) -> TextSource:
+        self._check_usable()
+        requests = iter((request_to_message(call),))
+        replies = self._stub.InferStream(requests, timeout=timeout_s, metadata=self._metadata)
+
+        def read() -> Piece:
+            reply = self._reply(lambda: next(replies, None), call.request_id, timeout_s)
+            if reply is None:
+                raise ended_early()
+            return piece_from_message(reply)
+
+        return TextSource(read, replies.cancel)
 
     def _text_input(self, ref: ModelRef) -> tuple[str, str]:
         description = self.describe(str(ref))

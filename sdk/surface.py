@@ -22,6 +22,7 @@ from taskloom.sdk.requests import (
 )
 from taskloom.sdk.results import ClassificationResult, ItemResult
 from taskloom.sdk.retries import Attempts, RetryPolicy
+from taskloom.sdk.text_streams import TextSource, TextStream
 
 T = TypeVar("T")
 
@@ -55,6 +56,10 @@ class SyncCalls(ABC):
     @abstractmethod
     def _end(self, pending: Pending, call: InferCall, timeout_s: float) -> InferResult:
         """Waits for an attempt; raises a `TaskloomError`."""
+
+    @abstractmethod
+    def _read_text(self, call: InferCall, timeout_s: float) -> TextSource:
+        """Starts one attempt at an answer in parts."""
 
     @abstractmethod
     def _text_input(self, ref: ModelRef) -> tuple[str, str]:
@@ -143,6 +148,34 @@ class SyncCalls(ABC):
             timeout_s=timeout_s,
         )
         return ClassificationResult.of(self._patiently(lambda left_s: self._answer(call, left_s), timeout_s))
+
+    def stream_text(
+        self,
+        model: str,
+        input: Mapping[str, Any] | str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> TextStream:
+        """As `infer`, but the text comes piece by piece while the model writes it; `result()` of the stream is what `infer`
+        gives. `timeout_s` is for the whole answer. A failure is made good by another attempt only before the first piece."""
+        timeout = timeout_s if timeout_s is not None else self.timeout_s
+        call = self._call(
+            model,
+            input,
+            params=params,
+            version=version,
+            priority=priority,
+            request_id=request_id,
+            idempotency_key=idempotency_key,
+            timeout_s=timeout,
+        ).model_copy(update={"partials": True})
+        attempts = Attempts(self.retry, timeout)
+        return TextStream(attempts, lambda left_s: self._read_text(call, left_s), lambda: self._ever_answered)
 
     def infer_many(
         self,

@@ -77,16 +77,17 @@ def judge(
     predictor: Predictor[Any, Any, Any],
     examples: Sequence[Example[Any]],
     everything: Any,
+    labels: Sequence[str] | None = None,
     size: Callable[[Any], int] = lambda _: 0,
 ) -> Judged:
-    """Asks for every label of every row: `everything` are the params for that. `size` of an input is what rows are put into
-    batches by. Raises `DataError` for a label that the model doesn't know and for a row that it can't take."""
+    """Asks for every label of every row: `everything` are the params for that. `labels` are the model's own unless told
+    otherwise; `size` of an input is what rows are put into batches by. Raises `DataError` for a label that the model doesn't know and for a row that it can't take."""
     if not examples:
         raise DataError("there are no rows to evaluate on")
-    labels = predictor.model.labels
+    labels = labels or predictor.model.labels
     index = {label: i for i, label in enumerate(labels)}
     single = all(isinstance(example.target, str) for example in examples)
-    targets = [(e.target,) if isinstance(e.target, str) else tuple(e.target) for e in examples]
+    targets = [labels_of(example) for example in examples]
     for example, target in zip(examples, targets, strict=True):
         for label in target:
             if label not in index:
@@ -108,6 +109,10 @@ def judge(
     else:
         given = scores >= DECISION
     return Judged(tuple(labels), true, given, scores, single)
+
+
+def labels_of(example: Example[Any]) -> tuple[str, ...]:
+    return (example.target,) if isinstance(example.target, str) else tuple(example.target)
 
 
 def _bad(example: Example[Any], problem: str) -> DataError:

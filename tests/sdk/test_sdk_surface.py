@@ -17,6 +17,7 @@ HEAVY = ("torch", "ray", "faiss", "sqlalchemy", "numpy", "transformers")
 def test_public_names():
     assert taskloom.sdk.__all__ == [
         "AsyncClient",
+        "AsyncTextStream",
         "ClassificationResult",
         "Client",
         "ConfigError",
@@ -37,6 +38,7 @@ def test_public_names():
         "RateLimitedError",
         "RetryPolicy",
         "TaskloomError",
+        "TextStream",
         "Timings",
         "UnauthenticatedError",
         "UnavailableError",
@@ -46,7 +48,9 @@ def test_public_names():
         assert getattr(taskloom.sdk, name).__name__ == name
 
 
-@pytest.mark.parametrize("name", ["infer", "classify", "infer_many", "stream", "models", "describe", "wait_ready", "close"])
+@pytest.mark.parametrize(
+    "name", ["infer", "classify", "stream_text", "infer_many", "stream", "models", "describe", "wait_ready", "close"]
+)
 def test_the_three_clients_take_the_same_arguments(name):
     shapes = {
         cls: [(p.name, p.kind, p.default) for p in inspect.signature(getattr(cls, name)).parameters.values()]

@@ -24,8 +24,18 @@ from taskloom.plugins.tasks.classification.schema import (
     ClassificationParams,
     SavedClassifier,
 )
+from taskloom.plugins.tasks.classification.zero_shot import ZeroShotModel
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
+
+
+def load(artifact: Artifact, shared: SharedParts) -> ClassificationModel | ZeroShotModel:
+    """The model of an artifact, of the kind that its manifest says."""
+    try:
+        saved = SavedClassifier.model_validate(dict(artifact.manifest.config))
+    except ValueError as exc:
+        raise ArtifactError(f"{artifact.name} has a manifest that is no classifier's: {exc}") from exc
+    return (ZeroShotModel if saved.zero_shot else ClassificationModel).load(artifact, saved, shared)
 
 
 class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOutput, ClassificationParams]):
@@ -94,12 +104,10 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
         return cls(parts, imported_head(parts), saved)
 
     @classmethod
-    def load(cls, artifact: Artifact, shared: SharedParts, *, layout: Layout | None = None) -> ClassificationModel:
+    def load(
+        cls, artifact: Artifact, saved: SavedClassifier, shared: SharedParts, *, layout: Layout | None = None
+    ) -> ClassificationModel:
         """The model of an artifact, as `EncoderParts.load` puts it together."""
-        try:
-            saved = SavedClassifier.model_validate(dict(artifact.manifest.config))
-        except ValueError as exc:
-            raise ArtifactError(f"{artifact.name} has a manifest that is no classifier's: {exc}") from exc
         parts = EncoderParts.load(artifact, saved, shared, auto_class=AUTO_CLASS, layout=layout)
         if saved.form == "imported":
             return cls(parts, imported_head(parts), saved)
@@ -108,6 +116,15 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
         return cls(parts, head, saved.model_copy(update=parts.fields()))
 
     # -- the task model -----------------------------------------------------------------------------------------------
+
+    def prepare(self, inputs: Sequence[ClassificationInput], params: Sequence[ClassificationParams]) -> Batch:
+        for asked in params:
+            if asked.labels is not None:
+                raise InvalidInputError(
+                    f"this model has {len(self.labels)} labels of its own and takes no others; a zero-shot model does",
+                    field="params.labels",
+                )
+        return self.encode(inputs)
 
     def encode(self, inputs: Sequence[ClassificationInput]) -> Batch:
         for item in inputs:

@@ -42,7 +42,9 @@ class ClassificationTask(TaskPlugin[ClassificationInput, ClassificationOutput, C
     text_field: ClassVar[str | None] = "text"
 
     def cost(self, input: ClassificationInput, params: ClassificationParams) -> int:
-        return estimated_tokens(input.text, input.text_pair or "")
+        return estimated_tokens(input.text, input.text_pair or "") + sum(
+            estimated_tokens(label) for label in params.labels or ()
+        )
 
     def read_examples(self, path: Path) -> Iterator[Example[ClassificationInput]]:
         from taskloom.plugins.tasks.classification.train import read_examples
@@ -63,9 +65,9 @@ class ClassificationTask(TaskPlugin[ClassificationInput, ClassificationOutput, C
     def load(
         self, artifact: Artifact, shared: SharedParts
     ) -> TaskModel[ClassificationInput, ClassificationOutput, ClassificationParams]:
-        from taskloom.plugins.tasks.classification.model import ClassificationModel
+        from taskloom.plugins.tasks.classification.model import load
 
-        return ClassificationModel.load(artifact, shared)
+        return load(artifact, shared)
 
     def evaluate(
         self,
