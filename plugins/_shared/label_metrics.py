@@ -81,7 +81,8 @@ def judge(
     size: Callable[[Any], int] = lambda _: 0,
 ) -> Judged:
     """Asks for every label of every row: `everything` are the params for that. `labels` are the model's own unless told
-    otherwise; `size` of an input is what rows are put into batches by. Raises `DataError` for a label that the model doesn't know and for a row that it can't take."""
+    otherwise; `size` of an input is what rows are put into batches by. Raises `DataError` for a label that the model doesn't
+    know and for a row that it can't take."""
     if not examples:
         raise DataError("there are no rows to evaluate on")
     labels = labels or predictor.model.labels
