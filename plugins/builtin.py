@@ -13,9 +13,9 @@ from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
 from taskloom.plugins.tasks.ner.plugin import NerTask
 from taskloom.plugins.tasks.qa.plugin import QaTask
-from taskloom.plugins.tasks.vision.plugin import VisionTask
-from taskloom.plugins.tasks.summarization.plugin import SummarizationTask
 from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
+from taskloom.plugins.tasks.summarization.plugin import SummarizationTask
+from taskloom.plugins.tasks.vision.plugin import VisionTask
 
 
 @hookimpl
