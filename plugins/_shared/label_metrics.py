@@ -77,12 +77,12 @@ def judge(
     predictor: Predictor[Any, Any, Any],
     examples: Sequence[Example[Any]],
     everything: Any,
+    labels: Sequence[str] | None = None,
     size: Callable[[Any], int] = lambda _: 0,
-    labels: tuple[str, ...] = (),
 ) -> Judged:
-    """Asks for every label of every row: `everything` are the params for that. `size` of an input is what rows are put into
-    batches by; `labels` are the model's unless others are given. Raises `DataError` for a label that is not among them and
-    for a row that the model can't take."""
+    """Asks for every label of every row: `everything` are the params for that. `labels` are the model's own unless told
+    otherwise; `size` of an input is what rows are put into batches by. Raises `DataError` for a label that the model doesn't
+    know and for a row that it can't take."""
     if not examples:
         raise DataError("there are no rows to evaluate on")
     labels = labels or predictor.model.labels
@@ -109,11 +109,10 @@ def judge(
         given[np.arange(len(given)), scores.argmax(1)] = True
     else:
         given = scores >= DECISION
-    return Judged(labels, true, given, scores, single)
+    return Judged(tuple(labels), true, given, scores, single)
 
 
 def labels_of(example: Example[Any]) -> tuple[str, ...]:
-    """The labels of a row, whether it has one or several."""
     return (example.target,) if isinstance(example.target, str) else tuple(example.target)
 
 

@@ -28,8 +28,9 @@ def evaluate(
     figures_folder: Path | None = None,
 ) -> EvaluationResult:
     """Every metric of the task, with 95% bootstrap intervals; figures go into `figures_folder` if there is one."""
-    open_labels = isinstance(predictor.model, ZeroShotModel)
-    labels = tuple(sorted({label for e in examples for label in labels_of(e)})) if open_labels else predictor.model.labels
-    everything = ClassificationParams(top_k=None, threshold=0.0, labels=labels if open_labels else None)
-    judged = judge(predictor, examples, everything, size=lambda item: len(item.text), labels=labels)
+    asked = None
+    if isinstance(predictor.model, ZeroShotModel):  # it has no labels of its own: it is asked for those that the rows have
+        asked = tuple(sorted({label for example in examples for label in labels_of(example)}))
+    everything = ClassificationParams(top_k=None, threshold=0.0, labels=asked)
+    judged = judge(predictor, examples, everything, labels=asked, size=lambda item: len(item.text))
     return evaluate_labels(judged, MEASURED, figures_folder)

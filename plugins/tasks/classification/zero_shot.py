@@ -113,9 +113,10 @@ class ZeroShotModel(EncoderTaskModel[ClassificationInput, ClassificationOutput, 
         found = []
         for row, asked in enumerate(params):
             names = list(dict.fromkeys(asked.labels or self.labels))
-            logits = outputs["logits"][row : row + 1, [columns[name] for name in names]]
-            [labels] = best_labels(names, logits, [asked], several=False)
-            found.append(ClassificationOutput(labels=labels, truncated=bool(outputs["truncated"][row])))
+            logits = outputs["logits"][row, [columns[name] for name in names]]
+            (best,) = best_labels(names, logits.unsqueeze(0), [asked], several=False)
+            cut = bool(outputs["truncated"][row])
+            found.append(ClassificationOutput(labels=best, truncated=cut))
         return found
 
     def collate(self, examples: Sequence[Example[ClassificationInput]]) -> Batch:
