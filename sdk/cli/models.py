@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from taskloom.sdk.cli.context import CliContext
 
 
+WIDE_CELLS = 130
+"""A terminal of this width has room for a model on one line."""
 _PICTURE = re.compile(r"!\[(.*?)\]\((.*?)\)")
 
 
@@ -196,25 +198,28 @@ def _table(cli: CliContext, found: Sequence[Listed]) -> Table:
     from rich import box
     from rich.table import Table
 
+    gap = " " if cli.console.width >= WIDE_CELLS else "\n"
     table = Table("model", "task", "size", "quality, 95% interval", "languages", "licence", "aliases", box=box.SIMPLE_HEAD)
+    for column in table.columns:
+        column.overflow = "fold"  # a name that is cut can't be used
     for one in sorted(found, key=lambda one: (one.info.task, one.info.name)):
         info = one.info
         size = f"{info.size_bytes / 1e6:.1f} MB" if info.size_bytes else ""
-        row = (f"{info.name}@{info.version}", info.task, size, _quality(cli, one))
-        table.add_row(*row, " ".join(info.languages), info.licence, " ".join(info.aliases))
+        row = (f"{info.name}@{info.version}", info.task, size, gap.join(_quality(cli, one)))
+        table.add_row(*row, " ".join(info.languages), info.licence, gap.join(info.aliases))
     return table
 
 
-def _quality(cli: CliContext, one: Listed) -> str:
-    """The task's primary metric; for a task that is not installed here, the first."""
+def _quality(cli: CliContext, one: Listed) -> list[str]:
+    """The task's primary metric and its interval; for a task that is not installed here, the first metric."""
     tasks, metrics = cli.registry.tasks, one.info.metrics
     primary = tasks.get(one.info.task).primary_metric if one.info.task in tasks else ""
     name = primary if primary in metrics else next(iter(sorted(metrics)), "")
     if not name:
-        return ""
+        return []
     low, high = one.intervals.get(name, (None, None))
-    interval = f" ({low:.3f}–{high:.3f})" if low is not None and high is not None else ""
-    return f"{name} {metrics[name]:.3f}{interval}"
+    interval = [f"({low:.3f}–{high:.3f})"] if low is not None and high is not None else []
+    return [f"{name} {metrics[name]:.3f}", *interval]
 
 
 def _card(artifact: Artifact) -> Markdown:
