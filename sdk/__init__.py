@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taskloom.core.errors import ConfigError as ConfigError
     from taskloom.core.errors import DeadlineExceededError as DeadlineExceededError
+    from taskloom.core.errors import InputTooLargeError as InputTooLargeError
     from taskloom.core.errors import InternalError as InternalError
     from taskloom.core.errors import InvalidInputError as InvalidInputError
     from taskloom.core.errors import MissingDependencyError as MissingDependencyError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from taskloom.core.errors import TaskloomError as TaskloomError
     from taskloom.core.errors import UnauthenticatedError as UnauthenticatedError
     from taskloom.core.errors import UnavailableError as UnavailableError
+    from taskloom.core.errors import UnsupportedError as UnsupportedError
     from taskloom.core.types import InferResult as InferResult
     from taskloom.core.types import ModelDescription as ModelDescription
     from taskloom.core.types import ModelInfo as ModelInfo
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 _ERRORS = (
     "ConfigError",
     "DeadlineExceededError",
+    "InputTooLargeError",
     "InternalError",
     "InvalidInputError",
     "MissingDependencyError",
@@ -68,6 +71,7 @@ _ERRORS = (
     "TaskloomError",
     "UnauthenticatedError",
     "UnavailableError",
+    "UnsupportedError",
 )
 _RESULTS = (
     "Answer",
@@ -111,6 +115,7 @@ __all__ = [
     "DeadlineExceededError",
     "Entity",
     "InferResult",
+    "InputTooLargeError",
     "InternalError",
     "InvalidInputError",
     "ItemResult",
@@ -136,6 +141,7 @@ __all__ = [
     "Timings",
     "UnauthenticatedError",
     "UnavailableError",
+    "UnsupportedError",
     "VisionResult",
     "local",
 ]

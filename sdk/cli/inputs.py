@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class Asked:
     told: Any
     """What stood there, files by their names."""
     input: Mapping[str, Any]
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Where the fields of bytes were read from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,10 @@ class InputForm:
         if self.bare is None:
             example = " ".join(f"{name}=..." for name in self.kinds)
             raise click.UsageError(f"{self.model} takes no bare text; give its fields: {example}")
-        return [Asked(word, {self.bare: self._read_bare(word)}) for word in words]
+        if self.kinds.get(self.bare) is not Kind.BINARY:
+            return [Asked(word, {self.bare: word}) for word in words]
+        paths = [word.removeprefix("@") for word in words]
+        return [Asked(path, {self.bare: _content(path, self.bare)}, {self.bare: Path(path)}) for path in paths]
 
     def read_row(self, row: Any, folder: Path) -> Any:
         """A row of a file, with the files that it names for fields of bytes (`"image": "@shirt.png"`, relative to `folder`)."""
@@ -81,10 +86,6 @@ class InputForm:
 
     def _fields(self) -> str:
         return ", ".join(f"{name} ({kind.value})" for name, kind in self.kinds.items()) or "none"
-
-    def _read_bare(self, word: str) -> Any:
-        field = self.bare or ""
-        return _content(word.removeprefix("@"), field) if self.kinds.get(field) is Kind.BINARY else word
 
     def _read_fields(self, pairs: Sequence[tuple[str, str]]) -> Asked:
         told: dict[str, Any] = {}
@@ -97,7 +98,8 @@ class InputForm:
                 told[name], values[name] = f"{told[name]} {word}", [*values[name], *value]
             else:
                 raise click.UsageError(f"{name} is given twice; only lists may be: {self._fields()}")
-        return Asked(told, values)
+        files = {name: Path(word[1:]) for name, word in pairs if self.kinds[name] is Kind.BINARY and word.startswith("@")}
+        return Asked(told, values, files)
 
     def _read(self, name: str, word: str) -> Any:
         kind = self.kinds[name]

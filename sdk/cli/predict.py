@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from taskloom.sdk.cli.context import CliContext
-    from taskloom.sdk.cli.inputs import InputForm
+    from taskloom.sdk.cli.inputs import Asked, InputForm
     from taskloom.sdk.results import ItemResult
     from taskloom.sdk.surface import SyncCalls
 
@@ -124,12 +124,11 @@ def _answer_words(
     cli: CliContext, client: SyncCalls, model: str, words: Sequence[str], *, form: InputForm, options: dict[str, Any]
 ) -> int:
     asked = form.read_words(words)
-    inputs = [one.input for one in asked]
-    items = list(client.infer_many(model, inputs, **options))
+    items = list(client.infer_many(model, [one.input for one in asked], **options))
     if len(items) == 1 and items[0].error is not None:
         raise items[0].error
     rows = [{"input": one.told, **row_of(item)} for one, item in zip(asked, items, strict=True)]
-    cli.show({"results": rows}, lambda: _shown(form, inputs, items))
+    cli.show({"results": rows}, lambda: _shown(form, asked, items))
     return ExitCode.OK if all(item.ok for item in items) else ExitCode.SOME_ROWS_FAILED
 
 
@@ -147,7 +146,7 @@ def row_of(item: ItemResult) -> dict[str, Any]:
     return {"error": facts}
 
 
-def _shown(form: InputForm, inputs: Sequence[Mapping[str, Any]], items: Sequence[ItemResult]) -> RenderableType:
+def _shown(form: InputForm, asked: Sequence[Asked], items: Sequence[ItemResult]) -> RenderableType:
     from rich.text import Text
 
     from taskloom.sdk.cli.render import conversation, show_answer, show_input
@@ -155,9 +154,9 @@ def _shown(form: InputForm, inputs: Sequence[Mapping[str, Any]], items: Sequence
     return conversation(
         [
             (
-                show_input(asked, form.kinds, item.result),
-                Text(item.error.message, style="red") if item.error else show_answer(item.value(), asked),
+                show_input({**one.input, **one.files}, form.kinds, item.result),
+                Text(item.error.message, style="red") if item.error else show_answer(item.value(), one.input),
             )
-            for asked, item in zip(inputs, items, strict=True)
+            for one, item in zip(asked, items, strict=True)
         ]
     )

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -59,7 +60,7 @@ def show_answer(result: InferResult, asked: Mapping[str, Any], limit: int | None
 
 
 def show_input(asked: Mapping[str, Any], kinds: Mapping[str, Kind], result: InferResult | None = None) -> Text:
-    """The fields of an input, long ones shortened, files by their size, found entities coloured."""
+    """The fields of an input, long ones shortened, bytes by their path or size, found entities coloured."""
     shown = Text()
     for name, value in asked.items():
         if value in (None, "", [], (), {}):
@@ -121,6 +122,8 @@ def _visible(character: str) -> str:
 
 
 def _input_value(name: str, value: Any, kind: Kind, result: InferResult | None) -> Text:
+    if isinstance(value, Path):
+        return Text(plain(str(value)), style="cyan")
     if kind is Kind.BINARY:
         return Text(f"<{name}, {_size_bytes(value):,} bytes>", style="cyan")
     if isinstance(value, list | tuple):

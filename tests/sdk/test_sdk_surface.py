@@ -30,6 +30,7 @@ def test_public_names():
         "DeadlineExceededError",
         "Entity",
         "InferResult",
+        "InputTooLargeError",
         "InternalError",
         "InvalidInputError",
         "ItemResult",
@@ -55,6 +56,7 @@ def test_public_names():
         "Timings",
         "UnauthenticatedError",
         "UnavailableError",
+        "UnsupportedError",
         "VisionResult",
         "local",
     ]

@@ -79,9 +79,10 @@ def test_bytes_are_read_from_files_by_field_or_bare_path(ask, gateway, tmp_path)
     assert [row["input"] for row in json.loads(result.stdout)["results"]] == ["a.png", "b.png"]
     ask(VISION, f"image={encoded}")
     assert sent(gateway) == [{"image": encoded}]
-    shown = ask(VISION, "a.png").stdout
-    assert f"<image, {len(PNG)} bytes>" in shown
-    assert encoded not in shown
+    for words in (["a.png", "b.png"], ["image=@a.png"]):
+        shown = ask(VISION, *words).stdout
+        assert all(word.removeprefix("image=@") in shown for word in words)
+        assert encoded not in shown
 
 
 def test_a_text_with_an_equals_sign_stays_a_text(ask, gateway):
