@@ -27,13 +27,11 @@ Table = tuple[tuple[str | float | int, ...], ...]
 
 @dataclass(frozen=True)
 class Judged:
-    """Rows as columns [N]: the scores of the best answer, its probability (of "no answer", if that was given) and the
-    probability of "no answer"."""
+    """Rows as columns [N]: the scores of the best answer, and its probability (of "no answer", where none was given)."""
 
     f1: Floats
     exact_match: Floats
     confidence: Floats
-    no_answer: Floats
 
 
 def evaluate(predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequence[Example[QaInput]]) -> EvaluationResult:
@@ -70,7 +68,7 @@ def judge(predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequence[
         raise DataError("there are no rows to evaluate on")
     v2 = not all(example.target.answers for example in examples)
     params = QaParams() if v2 else QaParams(no_answer_threshold=1.0)
-    found = np.zeros((4, len(examples)))
+    found = np.zeros((3, len(examples)))
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input.context))
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
@@ -85,7 +83,6 @@ def judge(predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequence[
                 best_match(f1, text, examples[i], v2=v2),
                 best_match(exact_match, text, examples[i], v2=v2),
                 best.score if best else output.no_answer_score,
-                output.no_answer_score,
             )
     return Judged(*found), v2
 

@@ -58,16 +58,21 @@ def draw_windows(tokenizer: TextTokenizer, examples: Sequence[Example[QaInput]],
 
 def learnable(tokenizer: TextTokenizer, example: Example[QaInput], how: TrainingWindows) -> bool:
     """Whether `draw_windows` finds a window for the row at every draw."""
-    if example.target.answers and all(answer.end - answer.start <= how.max_answer_tokens for answer in example.target.answers):
-        return True  # no token is shorter than a character, and every window has room for so many
+    safe = min(how.max_answer_tokens, _overlap(how))
+    if example.target.answers and all(answer.end - answer.start <= safe for answer in example.target.answers):
+        return True  # no token is shorter than a character, and what is no longer than the overlap lies whole in some window
     windows = next(iter(_windows_of_rows(_cut(tokenizer, [example], how), [example], how)))
     return any(window.golds or not window.touched for window in windows)
+
+
+def _overlap(how: TrainingWindows) -> int:
+    return how.length // 3
 
 
 def _cut(tokenizer: TextTokenizer, examples: Sequence[Example[QaInput]], how: TrainingWindows) -> EncodedWindows:
     contexts = [example.input.context for example in examples]
     questions = [example.input.question for example in examples]
-    return tokenizer.windows(contexts, questions, overlap=how.length // 3, max_length=how.length)
+    return tokenizer.windows(contexts, questions, overlap=_overlap(how), max_length=how.length)
 
 
 def _windows_of_rows(

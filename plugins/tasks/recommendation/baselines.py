@@ -16,7 +16,7 @@ Scorer = Callable[[NDArray[np.intp]], Floats]
 
 NEIGHBOURS = (10, 20, 50)
 SHRINKAGE = 10.0
-FACTORS = ((32, 1.0, 30.0), (64, 1.0, 30.0), (64, 4.0, 60.0))
+FACTORS = ((64, 1.0, 10.0), (128, 0.5, 10.0), (128, 1.0, 20.0))
 """(factors, confidence, regularization) of the factorizations that are tried."""
 SWEEPS = 8
 SEED = 13

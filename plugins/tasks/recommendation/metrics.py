@@ -27,6 +27,7 @@ from taskloom.plugins.tasks.recommendation.start import matrix_of
 
 BATCH = 64
 SHORT, LONG = 10, 20
+PLAIN = RecommendationParams(top_k=LONG, reasons=0)
 NEWCOMER_ITEMS = (1, 3, 5)
 """Lengths of the histories that new users are played with."""
 
@@ -127,9 +128,7 @@ def evaluate(
     if not len(warm):
         raise DataError("nothing is held out in these rows; make some with `taskloom items split`, and evaluate on held.jsonl")
     asked = [examples[i].input for i in warm]
-    ours = judge(
-        _ranked(predictor, rows, asked, warm, RecommendationParams(top_k=LONG, reasons=0)), [rows.warm[i] for i in warm]
-    )
+    ours = judge(_ranked(predictor, rows, asked, warm, PLAIN), [rows.warm[i] for i in warm])
     metrics = ours.means(rows.catalogue)
     intervals = percentile_intervals(lambda drawn: ours.means(rows.catalogue, drawn), len(warm))
     tables = {"warm_items": _compared(rows, warm, ours)}
@@ -149,12 +148,14 @@ def _ranked(
     rows: _Rows,
     asked: Sequence[RecommendationInput],
     numbers: NDArray[np.intp],
-    params: RecommendationParams,
+    params: RecommendationParams | Sequence[RecommendationParams],
 ) -> Ranked:
+    """What the model recommends to the users of the rows with these `numbers`."""
+    each = [params] * len(asked) if isinstance(params, RecommendationParams) else list(params)
     found: list[list[int]] = []
     for start in range(0, len(asked), BATCH):
-        part = asked[start : start + BATCH]
-        for offset, answer in enumerate(predictor.predict(part, [params] * len(part))):
+        part = slice(start, start + BATCH)
+        for offset, answer in enumerate(predictor.predict(asked[part], each[part])):
             if isinstance(answer, TaskloomError):
                 example = rows.examples[int(numbers[start + offset])]
                 raise bad_row(example.path, example.line, str(answer)) from answer
@@ -204,24 +205,17 @@ def _cold(
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]], tuple[tuple[str | float | int, ...], ...]]:
     """Items that nobody's history has: found among themselves, and among everything. Without such items, zeros."""
     users = np.array([i for i, target in enumerate(rows.cold) if target and rows.histories[i]], dtype=np.intp)
-    header: tuple[str | float | int, ...] = (
-        "candidates",
-        "items",
-        "users",
-        "recall@10",
-        "recall@20",
-        "ndcg@10",
-        "chance_recall@10",
-    )
+    names = ("candidates", "items", "users", "recall@10", "recall@20", "ndcg@10", "recall@10_by_chance")
+    header: tuple[str | float | int, ...] = names
     if not len(users):
         return {"cold_recall@10": 0.0}, {}, (header,)
     asked = [rows.examples[i].input for i in users]
     wanted = [rows.cold[i] for i in users]
-    among = tuple(rows.names[i] for i in rows.cold_items)
-    only = judge(_ranked(predictor, rows, asked, users, RecommendationParams(top_k=LONG, reasons=0, among=among)), wanted)
-    everything = judge(_ranked(predictor, rows, asked, users, RecommendationParams(top_k=LONG, reasons=0)), wanted)
+    among_cold = PLAIN.model_copy(update={"among": tuple(rows.names[i] for i in rows.cold_items)})
+    only = judge(_ranked(predictor, rows, asked, users, among_cold), wanted)
+    everything = judge(_ranked(predictor, rows, asked, users, PLAIN), wanted)
     table: list[tuple[str | float | int, ...]] = [header]
-    for name, found, count in (("cold items", only, len(among)), ("all items", everything, rows.catalogue)):
+    for name, found, count in (("cold items", only, len(rows.cold_items)), ("all items", everything, rows.catalogue)):
         means = found.means(rows.catalogue)
         # A random order shows each item among the first ten with probability 10 / count.
         chance = np.mean([min(1.0, SHORT / count) * len(target) / min(len(target), SHORT) for target in wanted])
@@ -237,26 +231,15 @@ def _cold(
 def _newcomers(
     predictor: Predictor[RecommendationInput, RecommendationOutput, RecommendationParams], rows: _Rows, users: NDArray[np.intp]
 ) -> tuple[tuple[str | float | int, ...], ...]:
-    """The same users as if they were new: nothing is known but the latest few items of their history."""
+    """The same users as if they were new: nothing is known but a few items, from all over their history."""
     table: list[tuple[str | float | int, ...]] = [("items_known", "users", "recall@10", "recall@20", "ndcg@10")]
+    wanted = [rows.warm[i] for i in users]
+    histories = [[item for item in rows.examples[i].input.history if item in rows.number] for i in users]
     for known in NEWCOMER_ITEMS:
-        asked, wanted = [], []
-        for i in users:
-            history = [item for item in rows.examples[i].input.history if item in rows.number]
-            seen = frozenset(rows.number[item] for item in history[:-known])
-            asked.append((RecommendationInput(history=tuple(history[-known:])), seen))
-            wanted.append(rows.warm[i])
-        ranked = []
-        for start in range(0, len(asked), BATCH):
-            part = asked[start : start + BATCH]
-            params = [
-                RecommendationParams(top_k=LONG, reasons=0, exclude=tuple(rows.names[n] for n in seen)) for _, seen in part
-            ]
-            for offset, answer in enumerate(predictor.predict([given for given, _ in part], params)):
-                if isinstance(answer, TaskloomError):
-                    example = rows.examples[int(users[start + offset])]
-                    raise bad_row(example.path, example.line, str(answer)) from answer
-                ranked.append([rows.number[item.item] for item in answer.items])
-        means = judge(ranked, wanted).means(rows.catalogue)
+        few = [history[:: max(1, len(history) // known)][:known] for history in histories]
+        asked = [RecommendationInput(history=tuple(told)) for told in few]
+        # What else they have chosen is no wrong answer, and no right one.
+        params = [PLAIN.model_copy(update={"exclude": tuple(history)}) for history in histories]
+        means = judge(_ranked(predictor, rows, asked, users, params), wanted).means(rows.catalogue)
         table.append((known, len(users), *(round(means[name], 4) for name in ("recall@10", "recall@20", "ndcg@10"))))
     return tuple(table)

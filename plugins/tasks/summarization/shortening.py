@@ -18,6 +18,12 @@ PHRASE_STARTS = frozenset(
     """.split()  # noqa: SIM905
 )
 """English words before which a sentence may end: what follows says more about what was said."""
+NEVER_FIRST = PHRASE_STARTS | frozenset({"and", "or", "nor", "to", "of", "that", "is", "are", "was", "were"})
+"""Words with which nothing begins that was cut out of a sentence: they lean on what stood before them."""
+NEVER_LAST = NEVER_FIRST | frozenset(
+    {"the", "a", "an", "its", "his", "her", "their", "not", "be", "has", "have", "had", "will"}
+)
+"""Words with which nothing ends."""
 OPENERS = frozenset({"that"})
 """Words behind which a sentence may begin: what was said, without who said it."""
 SHORTEST = 5
@@ -72,15 +78,14 @@ def _value(gain: Sequence[float], number: Sequence[int], part: tuple[int, int], 
 
 
 def _beginnings(words: Sequence[Word]) -> list[int]:
-    inner = range(1, len(words))
-    return [0, *(i for i in inner if words[i].counts and (_is_cut(words, i - 1) or words[i - 1].text.lower() in OPENERS))]
+    inner = (i for i in range(1, len(words)) if words[i].counts and words[i].text.lower() not in NEVER_FIRST)
+    return [0, *(i for i in inner if _is_cut(words, i - 1) or words[i - 1].text.lower() in OPENERS)]
 
 
 def _endings(words: Sequence[Word]) -> list[int]:
     """Places before which the sentence may end; no mark is left at its end."""
-    inner = range(1, len(words))
-    cuts = (i for i in inner if words[i - 1].counts and (_is_cut(words, i) or words[i].text.lower() in PHRASE_STARTS))
-    return [len(words), *cuts]
+    inner = (i for i in range(1, len(words)) if words[i - 1].counts and words[i - 1].text.lower() not in NEVER_LAST)
+    return [len(words), *(i for i in inner if _is_cut(words, i) or words[i].text.lower() in PHRASE_STARTS)]
 
 
 def _is_cut(words: Sequence[Word], i: int) -> bool:

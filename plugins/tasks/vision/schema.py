@@ -96,8 +96,8 @@ class NetworkSettings(Frozen):
     stages of blocks of two 3x3 convolutions. Each stage after the first halves the picture."""
 
     stem_width: int = Field(default=32, ge=1)
-    stem_kernel: int = Field(default=3, ge=1)
-    stem_stride: int = Field(default=1, ge=1)
+    stem_kernel: int = Field(default=3, ge=1, le=11)
+    stem_stride: int = Field(default=1, ge=1, le=4)
     widths: tuple[int, ...] = Field(default=(32, 64, 128), min_length=1)
     blocks: tuple[int, ...] = Field(default=(1, 1, 1), min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -143,6 +143,12 @@ class TrainConfig(LoopConfig):
     learning_rate: float = Field(default=2e-3, gt=0)
     head_learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_freeze(self) -> TrainConfig:
+        if self.frozen_backbone and not self.backbone:
+            raise ValueError("frozen_backbone is set, but there is no backbone: a network of our own is trained whole")
+        return self
 
 
 class SavedVision(Frozen):

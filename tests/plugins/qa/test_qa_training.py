@@ -76,6 +76,11 @@ def test_rows_without_a_window_are_left_out_and_named(tiny_bert: str) -> None:
     assert not learnable(tokenizer, long_answer, how)
     with pytest.raises(DataError, match="max_answer_tokens"):
         draw_windows(tokenizer, [long_answer], how)
+    # Longer than the 8 tokens that windows share, and so placed that both windows of the context hold a part of it alone.
+    split = " ".join([*["the"] * 9, *"abcdefghijklm", *["the"] * 8])
+    wide = TrainingWindows(length=24, max_answer_tokens=40)
+    assert not learnable(tokenizer, row(split, "a b c d e f g h i j k l m"), wide)
+    assert learnable(tokenizer, row(split, "a b c d"), wide)
     assert learnable(tokenizer, row("the card is lost hello refund"), how)
     assert learnable(tokenizer, row("the card is lost", "card is"), how)
 

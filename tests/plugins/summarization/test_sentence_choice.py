@@ -76,6 +76,13 @@ def test_a_number_is_no_place_to_cut() -> None:
     assert left(text, "the city bought 50 000 electric buses") == "the city bought 50,000 electric buses"
 
 
+def test_nothing_begins_or_ends_with_a_word_that_leans_on_another() -> None:
+    text = "The party won a seat, but not enough to take the council, as expected"
+    assert left(text, "enough take council").startswith("The party")
+    text = "He will go back to the city of buses and the, in spite of cost"
+    assert left(text, "He go back city buses") != "He will go back to the city of buses and the"
+
+
 def test_who_said_it_may_go() -> None:
     assert left("The mayor of Oslo said that buses cost too much money now", "buses cost too much money").startswith("buses")
 

@@ -24,11 +24,13 @@ from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, SharedParts
 from taskloom.core.testing.conformance import publish
+from taskloom.core.types import InferCall, ModelRef
+from taskloom.core.wire.codec import request_from_message, request_to_message
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.vision.image_files import MAX_BYTES
 from taskloom.plugins.tasks.vision.model import VisionModel
 from taskloom.plugins.tasks.vision.plugin import VisionTask
-from taskloom.plugins.tasks.vision.schema import NetworkSettings, VisionInput, VisionOutput, VisionParams
+from taskloom.plugins.tasks.vision.schema import NetworkSettings, TrainConfig, VisionInput, VisionOutput, VisionParams
 
 SMALL = NetworkSettings(stem_width=8, widths=(8, 16), blocks=(1, 1))
 
@@ -61,6 +63,15 @@ def test_bytes_and_base64_are_the_same_input() -> None:
 
 def test_a_picture_is_not_printed_into_logs() -> None:
     assert len(repr(VisionInput(image=shade("dark", 0)))) < 40
+
+
+def test_a_picture_travels_as_bytes_and_comes_back_whole() -> None:
+    data = shade("light", 2)
+    call = InferCall(model=ModelRef(name="m"), input={"image": encoded(data)}, typed_as="vision")
+    message = request_to_message(call)
+    assert message.vision.image == data
+    received = request_from_message(type(message).FromString(message.SerializeToString()), None)
+    assert validated(VisionInput, received.input, "input").image == data
 
 
 @pytest.mark.parametrize(
@@ -224,6 +235,8 @@ def test_an_own_artifact_is_one_file_and_weights_that_do_not_fit_are_refused(tmp
         VisionTask().load(Artifact(artifact.folder, strange), SharedParts())
 
 
-def test_a_network_needs_as_many_widths_as_blocks() -> None:
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValidationError, match="there is no backbone"):
+        TrainConfig(frozen_backbone=True)
     with pytest.raises(ValidationError, match="one of each a stage"):
         NetworkSettings(widths=(8, 16), blocks=(1,))
