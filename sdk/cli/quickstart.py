@@ -55,14 +55,15 @@ def command(context: CliContext, as_json: bool, dispatcher: str) -> None:
 
 def _tour(client: Client, told: Console) -> list[dict[str, Any]]:
     """Asks every model its own examples, as its description gives them, task by task."""
+    from rich.text import Text
+
     results: list[dict[str, Any]] = []
     task = ""
     for info in sorted(client.models(), key=lambda info: (info.task, info.name)):
         if info.task != task:
             task = info.task
             told.rule(f"[bold]{task}[/bold]", align="left")
-        told.print(f"[bold]{info.name}@{info.version}[/bold]", end=" ")
-        told.print(info.description, markup=False)
+        told.print(Text.assemble((f"{info.name}@{info.version}", "bold"), " ", info.description))
         description = client.describe(info.name)
         results += [_ask(client, description, example, told) for example in description.examples[:EXAMPLES]]
         told.print()

@@ -136,7 +136,7 @@ class Models:
 
     def models(self):
         return [
-            ModelInfo(name="seer", version="1", task="vision", description="Sees [things]."),
+            ModelInfo(name="seer", version="1", task="vision", description="Sees [things]. " + "And says so. " * 12),
             ModelInfo(name="b", version="2", task="classification"),
         ]
 
