@@ -131,7 +131,7 @@ class TaskModel(ABC, Generic[In, Out, Par]):
         change it any more; a character that is not whole yet waits for its rest.
 
             def stream(self, input, params, run):
-                state = run(self.encode([input]))
+                state = run(self.prepare([input], [params]))
                 while not state["done"]:
                     state = run(state)
                     yield self.settled_text(state)

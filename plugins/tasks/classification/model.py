@@ -12,6 +12,7 @@ from torch.nn import functional
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
+from taskloom.plugins._shared.label_scores import best_labels
 from taskloom.plugins.backbones.loading import Backbone
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
@@ -21,13 +22,11 @@ from taskloom.plugins.tasks.classification.schema import (
     ClassificationInput,
     ClassificationOutput,
     ClassificationParams,
-    LabelScore,
     SavedClassifier,
 )
 from taskloom.plugins.tasks.classification.zero_shot import ZeroShotModel
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
-MULTI_LABEL_THRESHOLD = 0.5
 
 
 def load(artifact: Artifact, shared: SharedParts) -> ClassificationModel | ZeroShotModel:
@@ -150,22 +149,9 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
         inputs: Sequence[ClassificationInput],
         params: Sequence[ClassificationParams],
     ) -> list[ClassificationOutput]:
-        logits = outputs["logits"].float()
-        scores = logits.sigmoid() if self.saved.multi_label else logits.softmax(-1)
-        ranked = scores.sort(dim=-1, descending=True, stable=True)
-        floor = MULTI_LABEL_THRESHOLD if self.saved.multi_label else 0.0
-        found = []
-        rows = zip(ranked.values.tolist(), ranked.indices.tolist(), outputs["truncated"].tolist(), params, strict=True)
-        for values, indices, truncated, wanted in rows:
-            threshold = floor if wanted.threshold is None else wanted.threshold
-            top = slice(0, wanted.top_k)
-            best = tuple(
-                LabelScore(label=self.labels[i], score=score)
-                for score, i in zip(values[top], indices[top], strict=True)
-                if score >= threshold
-            )
-            found.append(ClassificationOutput(labels=best, truncated=bool(truncated)))
-        return found
+        ranked = best_labels(self.labels, outputs["logits"], params, several=self.saved.multi_label)
+        cut = outputs["truncated"].tolist()
+        return [ClassificationOutput(labels=labels, truncated=truncated) for labels, truncated in zip(ranked, cut, strict=True)]
 
     def collate(self, examples: Sequence[Example[ClassificationInput]]) -> Batch:
         if self.saved.multi_label:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from taskloom.core.types import Frozen
+from taskloom.plugins._shared.label_scores import LabelScore
 from taskloom.plugins.backbones.settings import EncoderTrainConfig, SavedEncoder
 
 MAX_CHARACTERS = 100_000
@@ -42,13 +43,6 @@ class ClassificationInput(Frozen):
 
     text: Text
     text_pair: Text | None = None
-
-
-class LabelScore(Frozen):
-    """A label and its probability."""
-
-    label: str
-    score: float = Field(ge=0, le=1)
 
 
 class ClassificationOutput(Frozen):

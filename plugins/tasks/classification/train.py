@@ -16,10 +16,10 @@ from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.errors import ConfigError, DataError
 from taskloom.core.task import Example, Trained, TrainRun
 from taskloom.plugins._shared.datasets import LIST_SEPARATOR, Row, read_rows, stratified_split
+from taskloom.plugins._shared.label_metrics import labels_of
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
 from taskloom.plugins.tasks.classification.heads import PooledHead
-from taskloom.plugins.tasks.classification.metrics import labels_of
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.schema import (
     MAX_LABELS,

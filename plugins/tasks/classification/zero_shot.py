@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
+from taskloom.plugins._shared.label_scores import best_labels
 from taskloom.plugins.backbones.loading import Backbone
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout
@@ -21,7 +22,6 @@ from taskloom.plugins.tasks.classification.schema import (
     ClassificationInput,
     ClassificationOutput,
     ClassificationParams,
-    LabelScore,
     SavedClassifier,
 )
 
@@ -113,15 +113,10 @@ class ZeroShotModel(EncoderTaskModel[ClassificationInput, ClassificationOutput, 
         found = []
         for row, asked in enumerate(params):
             names = list(dict.fromkeys(asked.labels or self.labels))
-            scores = outputs["logits"][row, [columns[name] for name in names]].softmax(-1)
-            ranked = scores.sort(descending=True, stable=True)
-            best = tuple(
-                LabelScore(label=names[i], score=score)
-                for score, i in zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
-                if score >= (asked.threshold or 0.0)
-            )
+            logits = outputs["logits"][row, [columns[name] for name in names]]
+            (best,) = best_labels(names, logits.unsqueeze(0), [asked], several=False)
             cut = bool(outputs["truncated"][row])
-            found.append(ClassificationOutput(labels=best[: asked.top_k], truncated=cut))
+            found.append(ClassificationOutput(labels=best, truncated=cut))
         return found
 
     def collate(self, examples: Sequence[Example[ClassificationInput]]) -> Batch:
