@@ -128,15 +128,6 @@ def _example(manifest: Manifest, task: TaskPlugin[Any, Any, Any]) -> Mapping[str
     return next(iter(fitting or plain), {})
 
 
-def _truthful(manifest: Manifest) -> str:
-    if not manifest.labels:
-        return ""
-    return (
-        "It always chooses among its own labels: an input unlike its training data gets one of them too, usually with "
-        "a low score. Set a threshold and decide what becomes of inputs below it."
-    )
-
-
 def _measured(report: Report, task: TaskPlugin[Any, Any, Any]) -> str:
     evaluation, data, plan = report.evaluation, report.evaluation_data, report.plan
     rows = []
