@@ -110,13 +110,16 @@ class Predictor(Generic[In, Out, Par]):
         if isinstance(written, self.task.Output):
             return written
         raise PluginError(
-            f"`stream` of a model of task {self.task.name!r} gave {type(written).__name__}; it yields text, and returns the "
-            f"whole answer ({self.task.Output.__name__})"
+            f"`stream` of a model of task {self.task.name!r} returned {type(written).__name__}; it must yield text and return "
+            f"the whole answer, a {self.task.Output.__name__}"
         )
 
     def _next(self, writing: Generator[str, None, Out]) -> str | Out:
         try:
-            return next(writing)
+            written = next(writing)
+            if isinstance(written, str):
+                written.encode()  # half a surrogate pair is no text: no message could carry it
+            return written
         except StopIteration as end:
             answer: Out = end.value
             return answer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -29,19 +29,33 @@ log = logging.getLogger(__name__)
 
 
 class _Turn:
-    """The device, which runs one forward at a time, and how long this thread has waited for it."""
+    """The device, which runs one forward at a time, and how long this thread has waited for it. First come, first served:
+    with a plain lock, a thread that asks again as soon as it is done, step after step, would leave the others standing."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._taken = False
+        self._line: deque[threading.Lock] = deque()
         self._waited = threading.local()
 
     def __enter__(self) -> None:
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            called = threading.Lock()
+            called.acquire()
+            self._line.append(called)
         asked = time.perf_counter()
-        self._lock.acquire()
+        called.acquire()
         self._waited.seconds = self.waited_s() + time.perf_counter() - asked
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        self._lock.release()
+        with self._lock:
+            if self._line:
+                self._line.popleft().release()
+            else:
+                self._taken = False
 
     def waited_s(self) -> float:
         return float(getattr(self._waited, "seconds", 0.0))
@@ -139,6 +153,21 @@ class ModelHost:
                 results[place] = _result(part.held.version, outcome)
         took_s = time.perf_counter() - started - (self._turn.waited_s() - waited)
         return BatchResult([result for result in results if result is not None], took_s)
+
+    def stream(self, item: WorkItem, send: Callable[[str], None], check: Callable[[], None]) -> BatchResult:
+        """As `run` for one item. What its model writes on the way goes to `send`, if it is one that streams: at the device it
+        takes a turn for each step. `check` is called before each, and ends the work by raising a `TaskloomError`."""
+        started, waited = time.perf_counter(), self._turn.waited_s()
+        version, outcome = "", None
+        try:
+            held = self._find(item.model)
+            version, task = held.version, held.predictor.task
+            given, params = validated(task.Input, item.input, "input"), validated(task.Params, item.params, "params")
+            outcome = held.predictor.stream(given, send, params, check=check)
+        except TaskloomError as exc:
+            outcome = exc
+        took_s = time.perf_counter() - started - (self._turn.waited_s() - waited)
+        return BatchResult([_result(version, outcome)], took_s)
 
     def _asked(
         self, model: str, places: Sequence[int], items: Sequence[WorkItem], results: list[WorkResult | None]
