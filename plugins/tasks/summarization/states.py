@@ -33,7 +33,7 @@ class StateFile:
             document: (int(end) - size, int(end)) for document, size, end in zip(documents, sizes, ends, strict=True)
         }
         self._documents = documents
-        self._shape = (int(ends[-1]), model.parts.hidden_size)
+        self._shape: tuple[int, int] = (int(ends[-1]), int(model.parts.hidden_size))
 
     @staticmethod
     def folder_for(parent: Path, documents: Sequence[str], model: Any) -> Path:
@@ -48,7 +48,11 @@ class StateFile:
         self.folder.mkdir(parents=True, exist_ok=True)
         done = self._done()
         mode: Literal["r+", "w+"] = "r+" if done else "w+"
+<<<<<<< HEAD
         self._states = np.memmap(self.folder / STATES, dtype=np.float16, mode=mode, shape=self._shape)
+=======
+        self._states = np.memmap(self.folder / STATES, dtype=np.dtype("float16"), mode=mode, shape=self._shape)
+>>>>>>> summ
         with TrainingProgress(len(self._documents), done, show=show_progress) as progress:
             while done < len(self._documents):
                 count = self._next(done)
