@@ -48,11 +48,7 @@ class StateFile:
         self.folder.mkdir(parents=True, exist_ok=True)
         done = self._done()
         mode: Literal["r+", "w+"] = "r+" if done else "w+"
-<<<<<<< HEAD
         self._states = np.memmap(self.folder / STATES, dtype=np.float16, mode=mode, shape=self._shape)
-=======
-        self._states = np.memmap(self.folder / STATES, dtype=np.dtype("float16"), mode=mode, shape=self._shape)
->>>>>>> summ
         with TrainingProgress(len(self._documents), done, show=show_progress) as progress:
             while done < len(self._documents):
                 count = self._next(done)
