@@ -29,7 +29,7 @@ from taskloom.core.artifact import (
     file_digest,
     folder_files,
 )
-from taskloom.core.errors import ArtifactError
+from taskloom.core.errors import ArtifactError, InvalidInputError
 from taskloom.core.model_card import model_card
 from taskloom.core.predictor import load_predictor, validated
 from taskloom.core.registry import Registry
@@ -129,8 +129,9 @@ def publish_model(
     *,
     steps: Sequence[LineageStep],
     data: Sequence[DataInfo],
-    evaluation: Sequence[Example[Any]],
-    evaluation_data: DataInfo,
+    evaluation: Sequence[Example[Any]] = (),
+    evaluation_data: DataInfo | None = None,
+    report: Report | None = None,
     history: Sequence[Mapping[str, float]] = (),
     parent: ParentInfo | None = None,
     demanded_runtime: str = "",
@@ -139,7 +140,10 @@ def publish_model(
     aliases: Sequence[str] = ("candidate",),
 ) -> Artifact:
     """Publishes a model with its whole lineage (`steps`). `files` are put into the artifact as they are, by name;
-    `demanded_runtime` is the one that must serve it, empty for any. Nothing is published if any part of it fails."""
+    `demanded_runtime` is the one that must serve it, empty for any. Nothing is published if any part of it fails.
+
+    It is measured on `evaluation`, rows of `evaluation_data`; or it takes over a parent's `report`, and is then only loaded,
+    to see that it can be: for changes that are no matter of quality. Its story should say so."""
     with store.draft(story.name) as draft:
         saved = model.save(draft)
         for name, path in (files or {}).items():
@@ -163,16 +167,21 @@ def publish_model(
             data=tuple(data),
             packages=packages_in_use(),
         )
-        report = measure(
-            draft,
-            manifest,
-            registry,
-            task,
-            evaluation=evaluation,
-            evaluation_data=evaluation_data,
-            history=history,
-            runtime=runtime,
-        )
+        if report is not None:
+            load_predictor(registry, _draft_artifact(draft, manifest), runtime).close()
+        elif evaluation_data is not None:
+            report = measure(
+                draft,
+                manifest,
+                registry,
+                task,
+                evaluation=evaluation,
+                evaluation_data=evaluation_data,
+                history=history,
+                runtime=runtime,
+            )
+        else:
+            raise InvalidInputError("a model is published with rows to measure it on, or with a report to take over")
         manifest = manifest.model_copy(update={"metrics": dict(report.evaluation.metrics)})
         (draft / REPORT).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (draft / CARD).write_text(model_card(manifest, report, story, task), encoding="utf-8")
@@ -198,9 +207,7 @@ def measure(
     runtime: RuntimeConfig | None = None,
 ) -> Report:
     """Loads the files in `draft` as a server would and evaluates what they make; figures go into the draft."""
-    files = {name: file_digest(path) for name, path in folder_files(draft).items() if name != MANIFEST}
-    artifact = Artifact(draft, manifest.model_copy(update={"files": files}))
-    predictor = load_predictor(registry, artifact, runtime)
+    predictor = load_predictor(registry, _draft_artifact(draft, manifest), runtime)
     try:
         began = time.perf_counter()
         result = task.evaluate(predictor, evaluation, draft / FIGURES)
@@ -221,6 +228,11 @@ def measure(
         timings=Timings(evaluation_s=round(took, 3), examples_per_s=round(result.examples / took, 1)),
         history=tuple(history),
     )
+
+
+def _draft_artifact(draft: Path, manifest: Manifest) -> Artifact:
+    files = {name: file_digest(path) for name, path in folder_files(draft).items() if name != MANIFEST}
+    return Artifact(draft, manifest.model_copy(update={"files": files}))
 
 
 def read_report(artifact: Artifact) -> Report:

@@ -224,6 +224,8 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
     """File name endings that `read_examples` takes, such as `("jsonl", "csv", "tsv")`."""
     text_field: ClassVar[str | None] = None
     """The input field that a bare string on the command line means; None if there is none."""
+    caution: ClassVar[str] = ""
+    """What users of any model of the task should beware of: it stands in model cards, under their limits."""
     streams: ClassVar[bool] = False
     """Whether there are models of the task that write their answers piece by piece (`TaskModel.streams`)."""
 

@@ -11,13 +11,21 @@ from taskloom.core.task import TaskPlugin
 from taskloom.plugins.runtimes.python import PythonRuntime
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
+from taskloom.plugins.tasks.ner.plugin import NerTask
+from taskloom.plugins.tasks.qa.plugin import QaTask
+from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
+from taskloom.plugins.tasks.summarization.plugin import SummarizationTask
 from taskloom.plugins.tasks.vision.plugin import VisionTask
 
 
 @hookimpl
 def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> None:
     register(ClassificationTask())
+    register(QaTask())
     register(VisionTask())
+    register(NerTask())
+    register(SummarizationTask())
+    register(RecommendationTask())
 
 
 @hookimpl
@@ -31,3 +39,5 @@ def register_commands(register: Callable[[CommandSpec], None]) -> None:
     commands = "taskloom.plugins.commands"
     register(CommandSpec(name="train", summary="Train a model from a recipe.", target=f"{commands}.train:train"))
     register(CommandSpec(name="eval", summary="Evaluate a model on a data file.", target=f"{commands}.evaluate:evaluate"))
+    items = "taskloom.plugins.tasks.recommendation.commands:items"
+    register(CommandSpec(name="items", summary="Change the items of a recommender; hold out interactions.", target=items))

@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from taskloom.core.errors import DeadlineExceededError, MissingDependencyError, RequestCancelledError, UnsupportedError
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
 from taskloom.sdk.dependencies import missing_dependency
-from taskloom.sdk.requests import model_ref
+from taskloom.sdk.requests import BatchOptions, model_ref
 from taskloom.sdk.results import ItemResult
 from taskloom.sdk.retries import RetryPolicy
 from taskloom.sdk.surface import Pending, SyncCalls
@@ -122,21 +122,10 @@ class LocalClient(SyncCalls):
         inputs: Iterable[Mapping[str, Any] | str],
         *,
         max_concurrency: int = 64,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        **options: Unpack[BatchOptions],
     ) -> Iterator[ItemResult]:
         """As `Client.stream`: answers as they are ready; here they come in order."""
-        return self.infer_many(
-            model,
-            inputs,
-            max_concurrency=max_concurrency,
-            params=params,
-            version=version,
-            priority=priority,
-            timeout_s=timeout_s,
-        )
+        return self.infer_many(model, inputs, max_concurrency=max_concurrency, **options)
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         self._ready()

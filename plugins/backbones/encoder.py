@@ -52,6 +52,8 @@ class TextEncoder(nn.Module):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, lengths: Tensor) -> Tensor:
         """Hidden states [T, H] of N sequences that lie end to end in `input_ids` [T]; `lengths` [N] adds up to T."""
         sizes: list[int] = lengths.tolist()
+        if not sizes:
+            return torch.zeros(0, self.hidden_size, dtype=self.model.dtype, device=input_ids.device)
         if self.layout == "padded":
             return self._padded(input_ids, token_type_ids, sizes)
         return self.run_row(input_ids, token_type_ids, plan_row(sizes))

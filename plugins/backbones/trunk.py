@@ -97,6 +97,8 @@ class EncoderTrunk(nn.Module, Trunk):
         ids = torch.cat([batch["input_ids"] for _, batch in parts])
         types = torch.cat([batch["token_type_ids"] for _, batch in parts])
         groups: list[list[int]] = [batch["lengths"].tolist() for _, batch in parts]
+        if not any(groups):
+            return [self.encoder(ids, types, batch["lengths"]) for _, batch in parts]
         plan = plan_row(*groups)
         stretches = tuple(
             Stretch(branch, start, end) for (branch, _), (start, end) in zip(parts, plan.stretches, strict=True) if end > start

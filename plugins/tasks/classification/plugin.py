@@ -40,6 +40,10 @@ class ClassificationTask(TaskPlugin[ClassificationInput, ClassificationOutput, C
     primary_metric: ClassVar[str] = "accuracy"
     data_formats: ClassVar[tuple[str, ...]] = ("jsonl", "csv", "tsv")
     text_field: ClassVar[str | None] = "text"
+    caution: ClassVar[str] = (
+        "It always chooses among its own labels: a text about something else gets one of them too, usually with a low score. "
+        "Set a threshold and decide what becomes of texts below it."
+    )
 
     def cost(self, input: ClassificationInput, params: ClassificationParams) -> int:
         return estimated_tokens(input.text, input.text_pair or "") + sum(

@@ -1,0 +1,1 @@
+"""Which items a user will like next: the task plugin, its two towers, the item index, and the commands that change it."""

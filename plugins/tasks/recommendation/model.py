@@ -1,0 +1,398 @@
+"""The recommendation model: two towers, the items and their index, as the one surface that trainers and runtimes see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from taskloom.core.artifact import Artifact
+from taskloom.core.errors import ArtifactError, UnsupportedError
+from taskloom.core.task import Batch, Example, Outputs, SharedParts
+from taskloom.plugins.backbones.loading import Backbone, load_backbone
+from taskloom.plugins.backbones.parts import EncoderParts
+from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
+from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head, save_head
+from taskloom.plugins.tasks.recommendation.catalogue import Catalogue, Item
+from taskloom.plugins.tasks.recommendation.index import ItemIndex
+from taskloom.plugins.tasks.recommendation.known_users import KnownUsers
+from taskloom.plugins.tasks.recommendation.learning import Choices, ItemIds, Learning, rows_of
+from taskloom.plugins.tasks.recommendation.schema import (
+    Reason,
+    Recommendation,
+    RecommendationInput,
+    RecommendationOutput,
+    RecommendationParams,
+    SavedRecommender,
+    TowerConfig,
+)
+from taskloom.plugins.tasks.recommendation.towers import ItemTower, UserTower
+
+ITEMS_FILE = "items.jsonl"
+VECTORS_FILE = "vectors.safetensors"
+USERS_FILE = "users.jsonl"
+EMBEDDED_AT_ONCE = 32
+
+
+class TwoTowers(nn.Module):
+    """Both towers; the encoder's hidden states come in from outside. `ids` are those of a model in training."""
+
+    item: ItemTower
+    user: UserTower
+    ids: ItemIds | None
+
+    def __init__(self, content: int, saved: SavedRecommender) -> None:
+        super().__init__()
+        self.item = ItemTower(content, saved.towers)
+        self.user = UserTower(saved.towers, saved.users, len(saved.features))
+        self.ids = None
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """What the item tower made of each item, by place: `item` [I, D] is scored, `history` [I, D] is what histories are made
+    of. Rounded to half precision, in which they are saved, so that a model answers alike before and after."""
+
+    item: Tensor
+    history: Tensor
+
+    @classmethod
+    def rounded(cls, item: Tensor, history: Tensor) -> ItemVectors:
+        return cls(item.detach().cpu().half().float().clone(), history.detach().cpu().half().float().clone())
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the model knows of an input: places of the history (oldest first), texts, the user, features; and what not."""
+
+    history: list[int]
+    texts: list[str]
+    user: int
+    features: list[int]
+    unknown: tuple[str, ...]
+
+
+class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOutput, RecommendationParams]):
+    """A recommender. `build` makes a new one to train, `load` reads an artifact's; `with_items` and `without_items` give a
+    model of the same towers with other items.
+
+    Its encoder is never trained. A model in training has `learning`, which `settle` ends: it makes the vectors.
+    """
+
+    saved: SavedRecommender
+
+    def __init__(
+        self,
+        parts: EncoderParts,
+        head: TwoTowers,
+        saved: SavedRecommender,
+        *,
+        catalogue: Catalogue,
+        users: KnownUsers,
+        vectors: ItemVectors,
+    ) -> None:
+        super().__init__(parts, head, saved)
+        self.catalogue = catalogue
+        self.users = users
+        self.towers = head
+        self.learning: Learning | None = None
+        self._values = {value: column for column, value in enumerate(saved.values)}
+        self._features = {feature: number for number, feature in enumerate(saved.features)}
+        self._take(vectors)
+
+    def _take(self, vectors: ItemVectors) -> None:
+        self.vectors = vectors
+        self._index = ItemIndex(vectors.item.numpy())
+        self._directions: NDArray[np.float32] = normalize(vectors.item, dim=-1).numpy()
+
+    # -- making one ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        catalogue: Catalogue,
+        *,
+        towers: TowerConfig | None = None,
+        backbone: str | Backbone = DEFAULT_BACKBONE,
+        users: KnownUsers | None = None,
+        features: Sequence[str] = (),
+    ) -> RecommendationModel:
+        """New towers with random weights, and vectors of zeros. Seed torch first for the same towers again."""
+        towers = towers or TowerConfig()
+        base = load_backbone(backbone, max_length=towers.max_length) if isinstance(backbone, str) else backbone
+        base.model.requires_grad_(False)
+        parts = EncoderParts.build(base, max_length=towers.max_length)
+        users = users or KnownUsers()
+        saved = SavedRecommender(
+            **parts.fields(),
+            catalogue=catalogue.config,
+            towers=towers,
+            values=tuple(sorted({value for item in catalogue.items for value in item.values()})),
+            features=tuple(features),
+            users=len(users),
+        )
+        nothing = ItemVectors(torch.zeros(len(catalogue), towers.dimensions), torch.zeros(len(catalogue), towers.dimensions))
+        return cls(
+            parts,
+            TwoTowers(parts.hidden_size + len(saved.values), saved),
+            saved,
+            catalogue=catalogue,
+            users=users,
+            vectors=nothing,
+        )
+
+    @classmethod
+    def load(cls, artifact: Artifact, shared: SharedParts) -> RecommendationModel:
+        """The model of an artifact; its backbone is the one in `shared` where that wants it."""
+        try:
+            saved = SavedRecommender.model_validate(dict(artifact.manifest.config))
+        except ValueError as exc:
+            raise ArtifactError(f"{artifact.name} has a manifest that is no recommender's: {exc}") from exc
+        parts = EncoderParts.load(artifact, saved, shared)
+        head = TwoTowers(parts.hidden_size + len(saved.values), saved)
+        read_head(head, artifact.path(HEAD_FILE))
+        catalogue = Catalogue.load(artifact.path(ITEMS_FILE), saved.catalogue)
+        users = KnownUsers.load(artifact.path(USERS_FILE)) if saved.users else KnownUsers()
+        vectors = _read_vectors(artifact.path(VECTORS_FILE), len(catalogue), saved.towers)
+        kept = saved.model_copy(update=parts.fields())
+        return cls(parts, head, kept, catalogue=catalogue, users=users, vectors=vectors)
+
+    def save(self, folder: Path) -> Mapping[str, Any]:
+        from safetensors.torch import save_file
+
+        self.parts.save(folder)
+        save_head(self.module.head, folder / HEAD_FILE)
+        vectors = {"item": self.vectors.item.half().contiguous(), "history": self.vectors.history.half().contiguous()}
+        save_file(vectors, folder / VECTORS_FILE)
+        self.catalogue.save(folder / ITEMS_FILE)
+        if self.saved.users:
+            self.users.save(folder / USERS_FILE)
+        return self.saved.model_dump(mode="json")
+
+    # -- other items --------------------------------------------------------------------------------------------------
+
+    def with_items(self, items: Sequence[Item]) -> RecommendationModel:
+        """With more items. They have no id that was trained, so the item tower makes their vectors of text and attributes;
+        an attribute value that it does not know tells it nothing, but can be filtered by."""
+        catalogue = self.catalogue.adding(items)
+        with torch.inference_mode():
+            item, history = self.towers.item(self.content(items, self.embed([item.text() for item in items])))
+        new = ItemVectors.rounded(item, history)
+        joined = ItemVectors(torch.cat([self.vectors.item, new.item]), torch.cat([self.vectors.history, new.history]))
+        return self._changed(catalogue, joined)
+
+    def without_items(self, ids: Sequence[str]) -> RecommendationModel:
+        """Without some items: they are not recommended, and unknown in histories."""
+        catalogue, kept = self.catalogue.removing(ids)
+        places = torch.from_numpy(kept)
+        return self._changed(catalogue, ItemVectors(self.vectors.item[places], self.vectors.history[places]))
+
+    def _changed(self, catalogue: Catalogue, vectors: ItemVectors) -> RecommendationModel:
+        return RecommendationModel(self.parts, self.towers, self.saved, catalogue=catalogue, users=self.users, vectors=vectors)
+
+    # -- texts --------------------------------------------------------------------------------------------------------
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors [N, E] of texts from the backbone: its tokens' mean."""
+        found = torch.zeros(len(texts), self.parts.hidden_size)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        with torch.inference_mode():
+            for start in range(0, len(order), EMBEDDED_AT_ONCE):
+                rows = order[start : start + EMBEDDED_AT_ONCE]
+                read = self.parts.tokenizer.encode([texts[i] for i in rows])
+                hidden = self.module.encoder(read.input_ids, read.token_type_ids, read.lengths)
+                found[rows] = pooled(hidden, read.lengths).float()
+        return found
+
+    def content(self, items: Sequence[Item], embedded: Tensor) -> Tensor:
+        """What the item tower is told [N, C]: the text's embedding, then which attribute values the item has, scaled to
+        length 1."""
+        values = torch.zeros(len(items), len(self._values))
+        for row, item in enumerate(items):
+            columns = [self._values[value] for value in item.values() if value in self._values]
+            values[row, columns] = 1 / max(1, len(columns)) ** 0.5
+        return torch.cat([embedded, values], dim=-1)
+
+    # -- the task model -----------------------------------------------------------------------------------------------
+
+    def encode(self, inputs: Sequence[RecommendationInput]) -> Batch:
+        known = [self._known(item) for item in inputs]
+        read = (
+            self.parts.tokenizer.encode([text for row in known for text in row.texts]) if any(k.texts for k in known) else None
+        )
+        nothing = torch.zeros(0, dtype=torch.long)
+        return {
+            "input_ids": read.input_ids if read else nothing,
+            "token_type_ids": read.token_type_ids if read else nothing,
+            "lengths": read.lengths if read else nothing,
+            "text_rows": rows_of([len(row.texts) for row in known]),
+            "history": torch.tensor([place for row in known for place in row.history], dtype=torch.long),
+            "history_rows": rows_of([len(row.history) for row in known]),
+            "from_end": torch.cat([nothing, *(torch.arange(len(row.history) - 1, -1, -1) for row in known)]),
+            "users": torch.tensor([row.user for row in known], dtype=torch.long),
+            "features": torch.tensor([number for row in known for number in row.features], dtype=torch.long),
+            "feature_rows": rows_of([len(row.features) for row in known]),
+        }
+
+    def _known(self, item: RecommendationInput) -> _Known:
+        """What of an input means something to this model. A like that is a title counts as the history's latest item."""
+        number, before = self.users.find(item.user)
+        unknown = [item.user] if item.user and not number else []
+        titled = {text: self.catalogue.titled(text) for text in item.likes}
+        places: list[int] = []
+        for name in (*before, *item.history):
+            place = self.catalogue.places.get(name)
+            if place is not None:
+                places.append(place)
+            elif name in item.history:
+                unknown.append(name)
+        places += [place for place in titled.values() if place is not None]
+        features = {f"{name}={value}": self._features.get(f"{name}={value}") for name, value in item.features.items()}
+        unknown += [feature for feature, place in features.items() if place is None]
+        # An item that was chosen twice counts once, at its latest place.
+        latest = list(dict.fromkeys(reversed(places)))[: self.saved.towers.max_history]
+        return _Known(
+            history=latest[::-1],
+            texts=[text for text, place in titled.items() if place is None],
+            user=number,
+            features=[place for place in features.values() if place is not None],
+            unknown=tuple(dict.fromkeys(unknown)),
+        )
+
+    def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
+        """`user` [N, D]."""
+        towers = self.towers
+        weight = towers.user.out.weight
+        table = self.vectors.history.to(weight.device, weight.dtype)
+        liked = self._liked(hidden, batch)
+        history = torch.cat([table[batch["history"]], liked])
+        rows = torch.cat([batch["history_rows"], batch["text_rows"]])
+        from_end = torch.cat([batch["from_end"], torch.zeros_like(batch["text_rows"])])
+        known = {"users": batch["users"], "features": batch["features"], "owners": batch["feature_rows"]}
+        return {"user": towers.user(history, rows, from_end, **known)}
+
+    def _liked(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Texts as if they were items without attributes: history vectors [L, D]."""
+        towers = self.towers
+        embedded = pooled(hidden, batch["lengths"]).to(towers.user.out.weight.dtype)
+        blank = embedded.new_zeros(len(embedded), len(self._values))
+        _, history = towers.item(torch.cat([embedded, blank], dim=-1))
+        found: Tensor = history
+        return found
+
+    def decode(
+        self, outputs: Outputs, inputs: Sequence[RecommendationInput], params: Sequence[RecommendationParams]
+    ) -> list[RecommendationOutput]:
+        vectors = outputs["user"].float().numpy()
+        return [self._answer(vector, item, wanted) for vector, item, wanted in zip(vectors, inputs, params, strict=True)]
+
+    def _answer(
+        self, vector: NDArray[np.float32], item: RecommendationInput, wanted: RecommendationParams
+    ) -> RecommendationOutput:
+        known = self._known(item)
+        scores, places = self._index.search(vector, wanted.top_k, self._allowed(known.history, wanted))
+        return RecommendationOutput(
+            items=tuple(
+                Recommendation(
+                    item=self.catalogue.items[place].item,
+                    title=self.catalogue.items[place].title_in(wanted.language),
+                    score=score,
+                    reasons=self._reasons(place, known.history, wanted),
+                )
+                for score, place in zip(scores.tolist(), places.tolist(), strict=True)
+            ),
+            unknown=known.unknown,
+        )
+
+    def _allowed(self, history: Sequence[int], wanted: RecommendationParams) -> NDArray[np.bool_]:
+        """[items]: which may be recommended."""
+        find = self.catalogue.places
+        allowed = self.catalogue.matching(wanted.where, "params.where")
+        allowed &= ~self.catalogue.matching_any(wanted.where_not, "params.where_not")
+        if wanted.among:
+            chosen = np.zeros_like(allowed)
+            chosen[[find[name] for name in wanted.among if name in find]] = True
+            allowed &= chosen
+        allowed[[find[name] for name in wanted.exclude if name in find]] = False
+        if not wanted.include_seen:
+            allowed[list(history)] = False
+        return allowed
+
+    def _reasons(self, place: int, history: Sequence[int], wanted: RecommendationParams) -> tuple[Reason, ...]:
+        others = np.array([other for other in history if other != place], dtype=np.intp)
+        if not wanted.reasons or not len(others):
+            return ()
+        cosines = self._directions[others] @ self._directions[place]
+        nearest = np.lexsort((others, -cosines))[: wanted.reasons]
+        return tuple(
+            Reason(
+                item=self.catalogue.items[others[i]].item,
+                title=self.catalogue.items[others[i]].title_in(wanted.language),
+                similarity=float(cosines[i]),
+            )
+            for i in nearest
+        )
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def collate(self, examples: Sequence[Example[RecommendationInput]]) -> Batch:
+        learning = self._in_training()
+        known = [self._known(example.input) for example in examples]
+        return learning.collate([Choices(row.history, row.user, row.features) for row in known])
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self._in_training().loss(batch)
+
+    def _in_training(self) -> Learning:
+        if self.learning is None:
+            raise UnsupportedError(
+                "this recommender is finished: what its ids learnt is in its items' vectors. Train a new one: taskloom train"
+            )
+        return self.learning
+
+    def settle(self) -> None:
+        """Ends the training: makes every item's vectors, which from now on are all that is known of its id."""
+        learning = self._in_training()
+        with torch.inference_mode():
+            item, history = learning.ids.vectors(learning.item)
+        self._take(ItemVectors.rounded(item, history))
+        self.learning = self.towers.ids = None
+
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
+        """Scores of every item [N, items]."""
+        return {"logits": outputs["user"] @ self.vectors.item.to(outputs["user"].device, outputs["user"].dtype).T}
+
+    def blank_batch(self, tokens: int) -> dict[str, Any]:
+        batch = super().blank_batch(tokens)
+        nothing = torch.zeros(0, dtype=torch.long)
+        one = torch.zeros(1, dtype=torch.long)
+        rest = {"history": nothing, "history_rows": nothing, "from_end": nothing, "features": nothing, "feature_rows": nothing}
+        return {**batch, **rest, "users": one, "text_rows": torch.zeros_like(batch["lengths"])}
+
+
+def pooled(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """The mean of each sequence's hidden states [T, H], at length 1: [N, H]."""
+    owners = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
+    sums = torch.zeros(len(lengths), hidden.shape[1], dtype=hidden.dtype, device=hidden.device).index_add(0, owners, hidden)
+    return normalize(sums / lengths.unsqueeze(-1), dim=-1)
+
+
+def _read_vectors(path: Path, items: int, towers: TowerConfig) -> ItemVectors:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(path)
+        vectors = ItemVectors(found["item"].float(), found["history"].float())
+    except (SafetensorError, KeyError, OSError) as exc:
+        raise ArtifactError(f"{path.name} holds no item vectors: {exc}") from exc
+    if vectors.item.shape != (items, towers.dimensions) or vectors.history.shape != vectors.item.shape:
+        raise ArtifactError(f"{path.name} and {ITEMS_FILE} belong to different models: their numbers of items differ")
+    return vectors

@@ -1,0 +1,170 @@
+"""How two towers learn: the closed form that they start from, what a batch asks, the loss, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from torch.nn.functional import cross_entropy
+
+from taskloom.core.errors import UnsupportedError
+from taskloom.core.task import TrainRun
+from taskloom.plugins.tasks.recommendation.interactions import read_examples
+from taskloom.plugins.tasks.recommendation.learning import Choices, ItemIds, Learning, expected_targets
+from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
+from taskloom.plugins.tasks.recommendation.schema import TowerConfig, TrainConfig
+from taskloom.plugins.tasks.recommendation.start import linear_vectors
+from taskloom.plugins.tasks.recommendation.towers import ItemTower, UserTower
+
+ITEMS, DIMENSIONS = 30, 6
+
+
+def random_choices(users: int = 60) -> sp.csr_matrix:
+    draw = np.random.default_rng(3)
+    return sp.csr_matrix((draw.random((users, ITEMS)) < draw.random(ITEMS)).astype(np.float32))
+
+
+def learning(everybody: list[list[int]], **changes: Any) -> Learning:
+    torch.manual_seed(4)
+    towers = TowerConfig(dimensions=DIMENSIONS, hidden=4)
+    config = TrainConfig.model_validate({"towers": towers, "words_share": 0.0, "id_dropout": 0.0, **changes})
+    ids = ItemIds(torch.randn(ITEMS, 3), torch.randn(ITEMS, 3), torch.ones(ITEMS, dtype=torch.bool), DIMENSIONS)
+    torch.nn.init.normal_(ids.item, std=0.5)
+    torch.nn.init.normal_(ids.history, std=0.5)
+    return Learning(ItemTower(3, towers), UserTower(towers, 0, 0), ids, config, everybody)
+
+
+def test_the_first_weights_are_the_linear_autoencoder_where_dimensions_are_many_enough() -> None:
+    chosen = random_choices()
+    history, scored = linear_vectors(chosen, ITEMS, 5.0, seed=1)
+    gram = (chosen.T @ chosen).toarray()
+    precision = np.linalg.inv(gram + 5.0 * np.eye(ITEMS))
+    expected = -precision / np.diag(precision)
+    found = history @ scored.T
+    off = ~np.eye(ITEMS, dtype=bool)
+    # One singular vector is missing: the solver gives one fewer than there are.
+    assert np.corrcoef(found[off], expected[off])[0, 1] > 0.99
+    assert np.abs(found - expected)[off].max() < 0.05
+
+
+def test_the_same_choices_give_the_same_first_weights() -> None:
+    one, other = (linear_vectors(random_choices(), 4, 5.0, seed=1) for _ in range(2))
+    assert np.array_equal(one[0], other[0])
+    assert np.array_equal(one[1], other[1])
+
+
+def test_nothing_that_must_be_found_is_told() -> None:
+    everybody = [list(range(n)) for n in (1, 2, 9, 20)]
+    drawn = learning(everybody, targets_per_user=7)
+    for _ in range(20):
+        batch = drawn.collate([Choices(history, 0, ()) for history in everybody])
+        for row, history in enumerate(everybody):
+            told = batch["history"][batch["history_rows"] == row].tolist()
+            targets = batch["targets"][batch["target_rows"] == row].tolist()
+            assert not set(told) & set(targets)
+            assert set(told) | set(targets) <= set(history)
+            assert 1 <= len(targets) <= 7
+            assert told == sorted(told)  # the order of the history
+            assert batch["from_end"][batch["history_rows"] == row].tolist() == list(range(len(told)))[::-1]
+
+
+def test_expected_targets_are_what_batches_hold() -> None:
+    everybody = [list(range(n)) for n in (1, 2, 9, 20, 30)]
+    drawn = learning(everybody, targets_per_user=7)
+    expected = expected_targets(everybody, ITEMS, drawn.config)
+    counts = torch.zeros(ITEMS)
+    rounds = 300
+    for _ in range(rounds):
+        counts += torch.bincount(drawn.collate([Choices(h, 0, ()) for h in everybody])["targets"], minlength=ITEMS)
+    assert torch.allclose(counts / rounds / len(everybody), expected, atol=0.08)
+
+
+def test_the_sampled_loss_is_the_whole_softmax_on_average() -> None:
+    """With the logQ correction the sum over a batch's items stands for the sum over all items."""
+    draw = np.random.default_rng(1)
+    everybody = [sorted(draw.choice(ITEMS, size=6, replace=False, p=np.arange(1, 31) / 465).tolist()) for _ in range(400)]
+    drawn = learning(everybody, targets_per_user=1)
+    with torch.no_grad():
+        item, history = drawn.ids.vectors(drawn.item)
+        sampled, whole = [], []
+        for _ in range(40):
+            rows = [everybody[i] for i in draw.choice(len(everybody), 24)]
+            batch = drawn.collate([Choices(row, 0, ()) for row in rows])
+            sampled.append(float(drawn.loss(batch)))
+            logits = drawn._users(history, batch) @ item.T
+            for row, chosen in enumerate(rows):
+                target = int(batch["targets"][batch["target_rows"] == row])
+                logits[row, [other for other in chosen if other != target]] = -1e9
+            whole.append(float(cross_entropy(logits, batch["targets"])))
+    assert np.mean(sampled) == pytest.approx(np.mean(whole), abs=0.25)
+
+
+def test_hard_negatives_raise_the_loss_and_are_never_the_users_own() -> None:
+    everybody = [list(range(n % 5, n % 5 + 12)) for n in range(16)]
+    plain, hard = learning(everybody), learning(everybody, hard_negatives=3)
+    torch.manual_seed(9)
+    batch = plain.collate([Choices(history, 0, ()) for history in everybody])
+    assert float(hard.loss(batch)) > float(plain.loss(batch))
+    item, history = hard.ids.vectors(hard.item)
+    own = torch.zeros(16, ITEMS, dtype=torch.bool)
+    own[batch["chosen_rows"], batch["chosen"]] = True
+    users = hard._users(history, batch)
+    found = hard._hard(users, item, own)
+    best = (users @ item.T).masked_fill(own, -1e9).topk(3).values
+    assert torch.allclose(found, best, atol=1e-4)
+
+
+def test_training_lowers_the_loss_and_can_be_interrupted(
+    world: Any, settings: Callable[..., TrainConfig], tmp_path: Any
+) -> None:
+    task, rows = RecommendationTask(), list(read_examples(world.choices))
+    config = settings(epochs=4, validation_fraction=0.2, hard_negatives=2, words_share=0.2, id_dropout=0.2)
+    whole = task.train(config, rows, [], TrainRun(work_folder=tmp_path / "whole", show_progress=False))
+    losses = [row["loss"] for row in whole.history]
+    assert losses[-1] < losses[0]
+    assert whole.facts["validation_rows"] == 18
+    assert "recall@10" in whole.history[0]
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(event: Any) -> None:
+        if event["event"] == "checkpoint" and event["step"] > 9:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        task.train(config, rows, [], TrainRun(work_folder=tmp_path / "cut", show_progress=False, on_event=stop))
+    resumed = task.train(config, rows, [], TrainRun(work_folder=tmp_path / "cut", show_progress=False))
+    assert resumed.facts["resumed_at_steps"]
+    assert torch.equal(resumed.model.vectors.item, whole.model.vectors.item)  # type: ignore[attr-defined]
+
+
+def test_a_finished_recommender_says_why_it_cannot_be_trained_on(trained: Any) -> None:
+    with pytest.raises(UnsupportedError, match="taskloom train"):
+        trained.model.collate([])
+
+
+def test_features_of_users_can_be_learnt_from(
+    world: Any, settings: Callable[..., TrainConfig], ready: Callable[[Any], Any], tmp_path: Any
+) -> None:
+    rows = [
+        example.model_copy(
+            update={
+                "input": example.input.model_copy(update={"features": {"shop": example.input.history[0].partition("-")[0]}})
+            }
+        )
+        for example in read_examples(world.choices)
+    ]
+    config = settings(
+        epochs=30, learning_rate=1e-2, head_learning_rate=1e-2, towers={"dimensions": 8, "hidden": 8, "recency": 3}
+    )
+    trained = RecommendationTask().train(config, rows, [], TrainRun(work_folder=tmp_path, show_progress=False))
+    ask = ready(trained.model).predict_one
+    for shop in ("card", "order", "hello"):
+        given = RecommendationTask.Input.model_validate({"features": {"shop": shop}})
+        assert ask(given).items[0].item.startswith(shop)
+        assert ask(given).unknown == ()
