@@ -16,9 +16,9 @@ Scorer = Callable[[NDArray[np.intp]], Floats]
 
 NEIGHBOURS = (10, 20, 50)
 SHRINKAGE = 10.0
-FACTORS = ((64, 1.0, 10.0), (128, 0.5, 10.0), (128, 1.0, 20.0))
+FACTORS = ((64, 1.0, 20.0), (128, 1.0, 20.0), (256, 1.0, 40.0))
 """(factors, confidence, regularization) of the factorizations that are tried."""
-SWEEPS = 8
+SWEEPS = 6
 SEED = 13
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +30,9 @@ class ItemIndex:
             return np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
         parameters = None
         if allowed is not None:
-            bits = np.packbits(allowed, bitorder="little")
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+            library: Any = faiss  # its stubs are those of the C++ classes, without what its Python layer adds
+            selector = library.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+            parameters = library.SearchParameters(sel=selector)
         scores, places = self._flat.search(vector.reshape(1, -1).astype(np.float32), count, params=parameters)
         order = np.lexsort((places[0], -scores[0]))
         return scores[0][order], places[0][order]

@@ -19,30 +19,28 @@ NEVER = -1e9
 
 
 class ItemIds(nn.Module):
-    """What ids add to what the item tower makes of content: `item` and `history` [I, D]. Items in nobody's history have
+    """What ids add to what the item tower makes of content: `item` [I, D] and `weight` [I, 1]. Items in nobody's history have
     nothing to learn an id from: `met` [I] is False for them.
 
-    `content` and `words` [I, C] are what the item tower is told: of the item, and of a user's words for something like it.
+    `content` [I, C] is what the item tower is told.
     """
 
     content: Tensor
-    words: Tensor
     met: Tensor
 
-    def __init__(self, content: Tensor, words: Tensor, met: Tensor, dimensions: int) -> None:
+    def __init__(self, content: Tensor, met: Tensor, dimensions: int) -> None:
         super().__init__()
         self.item = nn.Parameter(torch.zeros(len(content), dimensions))
-        self.history = nn.Parameter(torch.zeros(len(content), dimensions))
+        self.weight = nn.Parameter(torch.zeros(len(content), 1))
         # Made from data, so of no use to a checkpoint.
         self.register_buffer("content", content, persistent=False)
-        self.register_buffer("words", words, persistent=False)
         self.register_buffer("met", met, persistent=False)
 
     def vectors(self, tower: ItemTower, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
-        """(item, history) [I, D] of every item, with the ids of a random part hidden."""
-        item, history = tower(self.content)
+        """Every item's vector [I, D] and its weight in a history [I, 1], with the ids of a random part hidden."""
+        item, weight = tower(self.content)
         with_id = (self.met & (torch.rand(len(self.met), device=item.device) >= dropout)).unsqueeze(-1).to(item.dtype)
-        return item + self.item * with_id, history + self.history * with_id
+        return item + self.item * with_id, weight + self.weight * with_id
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,8 @@ class Learning:
         is that the item is in the batch at all, or popular items would be punished for being there often. The target is always
         there for its own user, so its logit stays as it is. A user's other choices are no negatives. Every user weighs the
         same, as in recall."""
-        item_vectors, history_vectors = self.ids.vectors(self.item, self.config.id_dropout)
-        users = self._users(history_vectors, batch)
+        item_vectors, weights = self.ids.vectors(self.item, self.config.id_dropout)
+        users = self._users(item_vectors * weights, batch)
         candidates, place = batch["targets"].unique(return_inverse=True)
         logits = users @ item_vectors[candidates].T / self.config.temperature
         inclusion = -torch.expm1(-self.log_expected.to(logits.device)[candidates].exp() * len(users))
@@ -112,15 +110,11 @@ class Learning:
             against = torch.logaddexp(against, self._hard(users, item_vectors, own).logsumexp(-1))
         rows = batch["target_rows"]
         losses = softplus(against[rows] - logits[rows, place])
-        weights = torch.bincount(rows, minlength=len(users)).to(losses.dtype).reciprocal()[rows]
-        return (losses * weights).sum() / weights.sum()
+        shares = torch.bincount(rows, minlength=len(users)).to(losses.dtype).reciprocal()[rows]
+        return (losses * shares).sum() / shares.sum()
 
     def _users(self, history_vectors: Tensor, batch: Mapping[str, Any]) -> Tensor:
         history = history_vectors[batch["history"]]
-        if self.config.words_share:
-            _, worded = self.item(self.ids.words[batch["history"]])
-            spoken = torch.rand(len(history), device=history.device) < self.config.words_share
-            history = torch.where(spoken.unsqueeze(-1), worded, history)
         return user_vectors(self.user, history, batch)
 
     def _hard(self, users: Tensor, item_vectors: Tensor, own: Tensor) -> Tensor:

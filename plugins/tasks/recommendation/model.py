@@ -34,38 +34,38 @@ from taskloom.plugins.tasks.recommendation.schema import (
     TowerConfig,
 )
 from taskloom.plugins.tasks.recommendation.towers import ItemTower, UserTower
+from taskloom.plugins.tasks.recommendation.vectors import ItemVectors
 
 ITEMS_FILE = "items.jsonl"
 VECTORS_FILE = "vectors.safetensors"
 USERS_FILE = "users.jsonl"
 EMBEDDED_AT_ONCE = 32
+NEIGHBOURS = 50
+"""Items by whose texts a user's words are understood."""
+SHARPNESS = 10.0
+"""What the cosines of texts are multiplied by, before a softmax makes shares of them."""
+WORDS_COUNT = 5
+"""Items that a like in words counts as."""
+WELL_KNOWN = 0.9
+"""Of all items, the share that weighs less in a history than one that everybody knows."""
 
 
 class TwoTowers(nn.Module):
-    """Both towers; the encoder's hidden states come in from outside. `ids` are those of a model in training."""
+    """Both towers, and `reading`, which compresses texts; the encoder's hidden states come in from outside. `ids` are those
+    of a model in training."""
 
     item: ItemTower
     user: UserTower
+    reading: nn.Linear
     ids: ItemIds | None
 
-    def __init__(self, content: int, saved: SavedRecommender) -> None:
+    def __init__(self, reading: int, saved: SavedRecommender) -> None:
         super().__init__()
-        self.item = ItemTower(content, saved.towers)
+        self.item = ItemTower(reading + len(saved.values), saved.towers)
         self.user = UserTower(saved.towers, saved.users, len(saved.features))
+        self.reading = nn.Linear(reading, saved.towers.reading)
+        self.reading.requires_grad_(False)
         self.ids = None
-
-
-@dataclass(frozen=True)
-class ItemVectors:
-    """What the item tower made of each item, by place: `item` [I, D] is scored, `history` [I, D] is what histories are made
-    of. Rounded to half precision, in which they are saved, so that a model answers alike before and after."""
-
-    item: Tensor
-    history: Tensor
-
-    @classmethod
-    def rounded(cls, item: Tensor, history: Tensor) -> ItemVectors:
-        return cls(item.detach().cpu().half().float().clone(), history.detach().cpu().half().float().clone())
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
 
     def _take(self, vectors: ItemVectors) -> None:
         self.vectors = vectors
+        self._told = vectors.item * vectors.weight
         self._index = ItemIndex(vectors.item.numpy())
         self._directions: NDArray[np.float32] = normalize(vectors.item, dim=-1).numpy()
 
@@ -138,10 +139,10 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
             features=tuple(features),
             users=len(users),
         )
-        nothing = ItemVectors(torch.zeros(len(catalogue), towers.dimensions), torch.zeros(len(catalogue), towers.dimensions))
+        nothing = ItemVectors(*(torch.zeros(len(catalogue), size) for size in (towers.dimensions, 1, towers.reading)))
         return cls(
             parts,
-            TwoTowers(parts.hidden_size + len(saved.values), saved),
+            TwoTowers(parts.hidden_size, saved),
             saved,
             catalogue=catalogue,
             users=users,
@@ -156,21 +157,18 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         except ValueError as exc:
             raise ArtifactError(f"{artifact.name} has a manifest that is no recommender's: {exc}") from exc
         parts = EncoderParts.load(artifact, saved, shared)
-        head = TwoTowers(parts.hidden_size + len(saved.values), saved)
+        head = TwoTowers(parts.hidden_size, saved)
         read_head(head, artifact.path(HEAD_FILE))
         catalogue = Catalogue.load(artifact.path(ITEMS_FILE), saved.catalogue)
         users = KnownUsers.load(artifact.path(USERS_FILE)) if saved.users else KnownUsers()
-        vectors = _read_vectors(artifact.path(VECTORS_FILE), len(catalogue), saved.towers)
+        vectors = ItemVectors.load(artifact.path(VECTORS_FILE), len(catalogue), saved.towers)
         kept = saved.model_copy(update=parts.fields())
         return cls(parts, head, kept, catalogue=catalogue, users=users, vectors=vectors)
 
     def save(self, folder: Path) -> Mapping[str, Any]:
-        from safetensors.torch import save_file
-
         self.parts.save(folder)
-        save_head(self.module.head, folder / HEAD_FILE)
-        vectors = {"item": self.vectors.item.half().contiguous(), "history": self.vectors.history.half().contiguous()}
-        save_file(vectors, folder / VECTORS_FILE)
+        save_head(self.towers, folder / HEAD_FILE)
+        self.vectors.save(folder / VECTORS_FILE)
         self.catalogue.save(folder / ITEMS_FILE)
         if self.saved.users:
             self.users.save(folder / USERS_FILE)
@@ -182,17 +180,16 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         """With more items. They have no id that was trained, so the item tower makes their vectors of text and attributes;
         an attribute value that it does not know tells it nothing, but can be filtered by."""
         catalogue = self.catalogue.adding(items)
+        embedded = self.embed([item.text() for item in items])
         with torch.inference_mode():
-            item, history = self.towers.item(self.content(items, self.embed([item.text() for item in items])))
-        new = ItemVectors.rounded(item, history)
-        joined = ItemVectors(torch.cat([self.vectors.item, new.item]), torch.cat([self.vectors.history, new.history]))
-        return self._changed(catalogue, joined)
+            item, weight = self.towers.item(self.content(items, embedded))
+            new = ItemVectors.rounded(item, weight, self._read(embedded))
+        return self._changed(catalogue, self.vectors.followed_by(new))
 
     def without_items(self, ids: Sequence[str]) -> RecommendationModel:
         """Without some items: they are not recommended, and unknown in histories."""
         catalogue, kept = self.catalogue.removing(ids)
-        places = torch.from_numpy(kept)
-        return self._changed(catalogue, ItemVectors(self.vectors.item[places], self.vectors.history[places]))
+        return self._changed(catalogue, self.vectors.at(torch.from_numpy(kept)))
 
     def _changed(self, catalogue: Catalogue, vectors: ItemVectors) -> RecommendationModel:
         return RecommendationModel(self.parts, self.towers, self.saved, catalogue=catalogue, users=self.users, vectors=vectors)
@@ -210,6 +207,20 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
                 hidden = self.module.encoder(read.input_ids, read.token_type_ids, read.lengths)
                 found[rows] = pooled(hidden, read.lengths).float()
         return found
+
+    def learn_to_read(self, embedded: Tensor) -> None:
+        """Sets how texts are compressed: the leading principal components of the items' embeddings [I, E]."""
+        middle = embedded.mean(0)
+        _, _, directions = torch.linalg.svd(embedded - middle, full_matrices=False)
+        reading = self.towers.reading
+        with torch.no_grad():
+            reading.weight.zero_()
+            reading.weight[: len(directions)] = directions[: reading.out_features]
+            reading.bias.copy_(-(reading.weight @ middle))
+
+    def _read(self, embedded: Tensor) -> Tensor:
+        """Compressed texts [N, R] at length 1."""
+        return normalize(self.towers.reading(embedded), dim=-1)
 
     def content(self, items: Sequence[Item], embedded: Tensor) -> Tensor:
         """What the item tower is told [N, C]: the text's embedding, then which attribute values the item has, scaled to
@@ -270,21 +281,22 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         """`user` [N, D]."""
         towers = self.towers
         weight = towers.user.out.weight
-        table = self.vectors.history.to(weight.device, weight.dtype)
-        liked = self._liked(hidden, batch)
-        history = torch.cat([table[batch["history"]], liked])
-        rows = torch.cat([batch["history_rows"], batch["text_rows"]])
-        from_end = torch.cat([batch["from_end"], torch.zeros_like(batch["text_rows"])])
+        table = self._told.to(weight.device, weight.dtype)
+        liked = self._liked(pooled(hidden, batch["lengths"]).to(weight.dtype), table)
+        history = torch.cat([table[batch["history"]], liked.repeat_interleave(WORDS_COUNT, dim=0)])
+        rows = torch.cat([batch["history_rows"], batch["text_rows"].repeat_interleave(WORDS_COUNT)])
+        from_end = torch.cat([batch["from_end"], torch.zeros_like(rows[len(batch["from_end"]) :])])
         known = {"users": batch["users"], "features": batch["features"], "owners": batch["feature_rows"]}
         return {"user": towers.user(history, rows, from_end, **known)}
 
-    def _liked(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Texts as if they were items without attributes: history vectors [L, D]."""
-        towers = self.towers
-        embedded = pooled(hidden, batch["lengths"]).to(towers.user.out.weight.dtype)
-        blank = embedded.new_zeros(len(embedded), len(self._values))
-        _, history = towers.item(torch.cat([embedded, blank], dim=-1))
-        found: Tensor = history
+    def _liked(self, embedded: Tensor, table: Tensor) -> Tensor:
+        """Texts as items of a history [L, D]: in the direction of the items whose texts are like them, each by its share, and
+        with the weight of a well-known item."""
+        texts = self.vectors.text.to(table.device, table.dtype)
+        near = (self._read(embedded) @ texts.T).topk(min(NEIGHBOURS, len(texts)), dim=-1)
+        shares = (SHARPNESS * near.values).softmax(-1)
+        mixed = torch.einsum("lk,lkd->ld", shares, table[near.indices])
+        found: Tensor = normalize(mixed, dim=-1) * table.norm(dim=-1).float().quantile(WELL_KNOWN).to(table.dtype)
         return found
 
     def decode(
@@ -361,8 +373,9 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         """Ends the training: makes every item's vectors, which from now on are all that is known of its id."""
         learning = self._in_training()
         with torch.inference_mode():
-            item, history = learning.ids.vectors(learning.item)
-        self._take(ItemVectors.rounded(item, history))
+            item, weight = learning.ids.vectors(learning.item)
+            text = self._read(learning.ids.content[:, : self.parts.hidden_size])
+        self._take(ItemVectors.rounded(item, weight, text))
         self.learning = self.towers.ids = None
 
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
@@ -382,17 +395,3 @@ def pooled(hidden: Tensor, lengths: Tensor) -> Tensor:
     owners = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
     sums = torch.zeros(len(lengths), hidden.shape[1], dtype=hidden.dtype, device=hidden.device).index_add(0, owners, hidden)
     return normalize(sums / lengths.unsqueeze(-1), dim=-1)
-
-
-def _read_vectors(path: Path, items: int, towers: TowerConfig) -> ItemVectors:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        found = load_file(path)
-        vectors = ItemVectors(found["item"].float(), found["history"].float())
-    except (SafetensorError, KeyError, OSError) as exc:
-        raise ArtifactError(f"{path.name} holds no item vectors: {exc}") from exc
-    if vectors.item.shape != (items, towers.dimensions) or vectors.history.shape != vectors.item.shape:
-        raise ArtifactError(f"{path.name} and {ITEMS_FILE} belong to different models: their numbers of items differ")
-    return vectors

@@ -154,10 +154,12 @@ class CatalogueConfig(Frozen):
 class TowerConfig(Frozen):
     """The shape of the two towers."""
 
-    dimensions: int = Field(default=256, ge=2)
+    dimensions: int = Field(default=384, ge=2)
     """Of the vectors whose inner product is the score."""
     hidden: int = Field(default=128, ge=2)
     """Of the layers between."""
+    reading: int = Field(default=64, ge=2)
+    """Of the compressed texts by which a user's words find items like them."""
     recency: int = Field(default=0, ge=0)
     """How many of the latest items get a learnt weight by their place; 0 where histories have no order."""
     max_history: int = Field(default=2_000, ge=1)
@@ -176,9 +178,9 @@ class TrainConfig(LoopConfig):
     towers: TowerConfig = TowerConfig()
     backbone: str = DEFAULT_BACKBONE
     """Embeds titles and attributes once, and what users say they like at each request; it stays as it is."""
-    epochs: int = Field(default=4, ge=1)
+    epochs: int = Field(default=2, ge=1)
     batch_size: int = Field(default=256, ge=2)
-    head_learning_rate: float = Field(default=5e-5, gt=0)
+    head_learning_rate: float = Field(default=1e-5, gt=0)
     """Small: the towers start from the best linear model of their size, and noise would wash it away."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     validation_fraction: float = Field(default=0.1, ge=0, lt=1)
@@ -188,8 +190,6 @@ class TrainConfig(LoopConfig):
     targets_per_user: int = Field(default=64, ge=1)
     id_dropout: float = Field(default=0.05, ge=0, lt=1)
     """Items whose id is hidden in a step, so that text and attributes alone make a usable vector."""
-    words_share: float = Field(default=0.05, ge=0, lt=1)
-    """Items of a history that are replaced by words (a title or attributes), so that `likes` are understood."""
     hard_negatives: int = Field(default=0, ge=0)
     """A user: the best-scored items of the current index that are not in the history, beside the batch's own."""
     temperature: float = Field(default=1.0, gt=0)
@@ -200,6 +200,8 @@ class TrainConfig(LoopConfig):
     """Regularization of the linear model that the towers start from; more for more users."""
     content_ridge: float = Field(default=30.0, gt=0)
     """Regularization of the item tower's first weights."""
+    damping: float = Field(default=0.1, ge=0, lt=1)
+    """First scores are divided by popularity to this power: what everybody has is no sign of taste."""
     sharpness: float = Field(default=14.0, gt=0)
     """What the linear model's scores, which are 0 to 1 or so, are multiplied by to be logits."""
     keep_users: bool = False

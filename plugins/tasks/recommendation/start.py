@@ -15,7 +15,10 @@ from taskloom.plugins.tasks.recommendation.learning import ItemIds
 from taskloom.plugins.tasks.recommendation.schema import TrainConfig
 from taskloom.plugins.tasks.recommendation.towers import ItemTower, UserTower
 
-PRIOR_RIDGE = 1.0
+COMMON = 0.5
+"""How much of the mean user is added to one of whom nothing is known; with n items known, it is that / (1 + n)."""
+WELL_KNOWN = 100
+"""Users of an item from which on its vector is as good as it gets."""
 TYPICAL = 0.3
 """Root mean square of the first vectors' entries: of the order that an optimizer step is a small change of."""
 
@@ -26,40 +29,39 @@ def start_from_linear(item: ItemTower, user: UserTower, ids: ItemIds, chosen: sp
     The linear autoencoder without a diagonal has a closed form (Steck 2019, https://doi.org/10.1145/3308558.3313710, eq. 8):
     with P = (X'X + lambda I)^-1, item j scores -sum_i P_ij / P_jj over the history's i. With X = U S V', off the diagonal
     -lambda P = V diag(s^2 / (s^2 + lambda)) V', which falls off quickly, so D leading singular vectors make two towers of
-    it: E = V diag(s / sqrt(s^2 + lambda)) for histories, F_j = E_j / (lambda P_jj) for scores. Ridge regressions of both on the
-    content are the item tower's first weights; what they leave over is the ids'. The user of whom nothing is known starts from
-    the log popularity.
+    it: E = V diag(s / sqrt(s^2 + lambda)) for histories, F_j = E_j / (lambda P_jj) for scores. E_j is F_j times a number, so an
+    item needs one vector and one weight. Ridge regressions of both on the content are the item tower's first weights; what
+    they leave over is the ids'. What users have in common is their mean; it stands for about half an item.
     """
-    history, scored = linear_vectors(chosen, ids.item.shape[1], config.ridge, config.seed)
-    size = TYPICAL / max(float(np.sqrt((history**2).mean())), 1e-9)
+    device = ids.content.device
+    counts = np.asarray(chosen.sum(0), dtype=np.float64).ravel()
+    scored, weights = linear_vectors(chosen, ids.item.shape[1], config.ridge, config.seed)
+    damping = np.maximum(counts, 1.0)[:, None] ** config.damping
+    scored, weights = scored / damping, weights * damping
+    size = TYPICAL / max(float(np.sqrt((scored**2).mean())), 1e-9)
+    everybody = (chosen @ (scored * weights)).mean(0) * size
+    known = torch.from_numpy(np.sqrt(counts.clip(max=WELL_KNOWN))).float().to(device)
     with torch.no_grad():
         user.scale.fill_(config.sharpness / size**2)
-        counts = torch.from_numpy(np.asarray(chosen.sum(0), dtype=np.float32).ravel()).to(ids.content.device)
-        for layer, vectors, left in ((item.to_item, scored, ids.item), (item.to_history, history, ids.history)):
-            target = torch.from_numpy(vectors * size).float().to(ids.content.device)
-            weight, bias = weighted_ridge(ids.content, target, counts.clamp(max=100).sqrt(), config.content_ridge)
+        user.prior.copy_(torch.from_numpy(everybody).float() * COMMON * user.scale.cpu())
+        for layer, values, left in ((item.to_item, scored * size, ids.item), (item.to_weight, weights, ids.weight)):
+            target = torch.from_numpy(values).float().to(device)
+            weight, bias = weighted_ridge(ids.content, target, known, config.content_ridge)
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
             left.copy_((target - layer(ids.content)) * ids.met.unsqueeze(-1))
-        # Of somebody unknown, the best guess is what is popular.
-        popular, _ = weighted_ridge(
-            torch.from_numpy(scored * size).float().to(ids.content.device),
-            counts.log1p().unsqueeze(-1),
-            ids.met.float(),
-            PRIOR_RIDGE,
-        )
-        user.prior.copy_(popular.squeeze(0))
 
 
 def linear_vectors(
     chosen: sp.csr_matrix, size: int, ridge: float, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(E, F) [items, size] as above; zeros in the columns that a small matrix hasn't got."""
+    """F [items, size] as above, and the number [items, 1] that makes each row E's; zeros in the columns that a small matrix
+    hasn't got."""
     items = chosen.shape[1]
     rank = min(size, min(chosen.shape) - 1)
     history = np.zeros((items, size))
     if rank < 1:
-        return history, history.copy()
+        return history, np.ones((items, 1))
     first = np.random.default_rng(seed).standard_normal(min(chosen.shape))
     _, strengths, right = svds(chosen.astype(np.float64), k=rank, v0=first)
     order = np.argsort(-strengths)
@@ -69,8 +71,8 @@ def linear_vectors(
     directions = directions * np.where(largest < 0, -1.0, 1.0)
     kept = strengths[order] ** 2 / (strengths[order] ** 2 + ridge)
     history[:, :rank] = directions * np.sqrt(kept)
-    diagonal = 1 - (directions**2 * kept).sum(1)
-    return history, history / np.maximum(diagonal, 1e-3)[:, None]
+    diagonal = np.maximum(1 - (directions**2 * kept).sum(1), 1e-3)[:, None]
+    return history / diagonal, diagonal
 
 
 def weighted_ridge(content: Tensor, target: Tensor, weights: Tensor, ridge: float) -> tuple[Tensor, Tensor]:

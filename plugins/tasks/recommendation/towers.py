@@ -13,18 +13,18 @@ STRONGEST = 3.0
 
 class ItemTower(nn.Module):
     """From what is known of items without an id (`content` [N, C]: the text's embedding, then one column per attribute value)
-    to two vectors [N, D] each: the one that is scored, and the one that stands for the item in a history."""
+    to their vectors [N, D], and to how much each weighs in a history [N, 1]."""
 
     def __init__(self, content: int, config: TowerConfig) -> None:
         super().__init__()
         size = config.dimensions
         self.to_item = nn.Linear(content, size)
-        self.to_history = nn.Linear(content, size)
+        self.to_weight = nn.Linear(content, 1)
         self.bend = nn.Sequential(nn.Linear(content, config.hidden), nn.GELU(), nn.Linear(config.hidden, size))
         silence(self.bend[-1])
 
     def forward(self, content: Tensor) -> tuple[Tensor, Tensor]:
-        return self.to_item(content) + self.bend(content), self.to_history(content)
+        return self.to_item(content) + self.bend(content), self.to_weight(content)
 
 
 class UserTower(nn.Module):
@@ -43,7 +43,7 @@ class UserTower(nn.Module):
         self.out = nn.Linear(config.hidden, size)
         silence(self.out)
         self.prior = nn.Parameter(torch.zeros(size))
-        """Stands for what is not known of a user; fades with the square of what is."""
+        """What users have in common; it fades as more is known of one."""
         self.users = nn.Embedding(users + 1, size, padding_idx=0) if users else None
         self.features = nn.Embedding(features, size) if features else None
         for table in (self.users, self.features):
@@ -67,8 +67,8 @@ class UserTower(nn.Module):
             mixed = mixed.index_add(0, owners, self.features(features))
         sizes = history.new_zeros(count).index_add(0, rows, torch.ones_like(logits))
         known = torch.cat([mixed / sizes.clamp(min=1).sqrt().unsqueeze(-1), (1 + sizes).log().unsqueeze(-1)], dim=-1)
-        unknown = self.prior * (1 + sizes).pow(-2).unsqueeze(-1)
-        found: Tensor = self.scale * mixed + self.out(torch.tanh(self.hidden(known))) + unknown
+        common = self.prior / (1 + sizes).unsqueeze(-1)
+        found: Tensor = self.scale * mixed + self.out(torch.tanh(self.hidden(known))) + common
         return found
 
 

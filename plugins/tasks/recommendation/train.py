@@ -80,44 +80,32 @@ def train(
     return Trained(model, result.history, facts)
 
 
-def start_learning(
-    model: RecommendationModel, texts: tuple[Tensor, Tensor], histories: Sequence[Sequence[int]], config: TrainConfig
-) -> None:
-    """Gives the model what it needs to be trained. `texts` are embeddings [I, E] of the items' texts and descriptions."""
-    full, described = texts
+def start_learning(model: RecommendationModel, texts: Tensor, histories: Sequence[Sequence[int]], config: TrainConfig) -> None:
+    """Gives the model what it needs to be trained. `texts` are embeddings [I, E] of the items' texts."""
     items = model.catalogue.items
     met = torch.zeros(len(items), dtype=torch.bool)
     met[torch.tensor([place for history in histories for place in history], dtype=torch.long)] = True
-    content = model.content(items, full)
-    # Words of a user have no attributes beside them: half of the items are told by their description alone, half by all.
-    worded = torch.where(torch.rand(len(items), 1) < 0.5, described, full)
-    words = torch.cat([worded, torch.zeros(len(items), content.shape[1] - worded.shape[1])], dim=-1)
-    ids = ItemIds(content, words, met, config.towers.dimensions)
-    head = model.towers
-    head.ids = ids
-    model.learning = Learning(head.item, head.user, ids, config, histories)
+    ids = ItemIds(model.content(items, texts), met, config.towers.dimensions)
+    model.learn_to_read(texts)
+    model.towers.ids = ids
+    model.learning = Learning(model.towers.item, model.towers.user, ids, config, histories)
 
 
-def embedded_texts(model: RecommendationModel, folder: Path) -> tuple[Tensor, Tensor]:
-    """The backbone's vectors of each item's text and of its description alone; kept in `folder`, since an interrupted training
-    would need them again."""
+def embedded_texts(model: RecommendationModel, folder: Path) -> Tensor:
+    """The backbone's vectors [I, E] of the items' texts; kept in `folder`, since an interrupted training would need them
+    again."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
     texts = [item.text() for item in model.catalogue.items]
-    described = [item.description() or item.title for item in model.catalogue.items]
-    path = folder / f"{sha256_hex(canonical_json([model.saved.backbone_digest, texts, described]))[:16]}-{EMBEDDINGS_FILE}"
+    path = folder / f"{sha256_hex(canonical_json([model.saved.backbone_digest, texts]))[:16]}-{EMBEDDINGS_FILE}"
     try:
-        found = load_file(path)
-        return found["texts"], found["descriptions"]
+        return load_file(path)["texts"]
     except (OSError, SafetensorError, KeyError):
-        unique = sorted(set(texts) | set(described))
-        place = {text: i for i, text in enumerate(unique)}
-        vectors = model.embed(unique)
-        first, second = (vectors[[place[text] for text in part]].contiguous() for part in (texts, described))
+        found = model.embed(texts)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"texts": first, "descriptions": second}, path)
-        return first, second
+        save_file({"texts": found}, path)
+        return found
 
 
 def _measure(model: RecommendationModel, held: Examples) -> Callable[[], dict[str, float]]:
@@ -135,7 +123,8 @@ def _measure(model: RecommendationModel, held: Examples) -> Callable[[], dict[st
         learning = model.learning
         assert learning is not None
         with torch.inference_mode():
-            vectors, histories = learning.ids.vectors(model.towers.item)
+            vectors, weights = learning.ids.vectors(model.towers.item)
+            histories = vectors * weights
             found: list[float] = []
             for start in range(0, len(halves), 256):
                 part = halves[start : start + 256]

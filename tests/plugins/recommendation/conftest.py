@@ -73,7 +73,7 @@ def settings(tiny_bert: str) -> Callable[..., TrainConfig]:
         plain: dict[str, Any] = {
             "backbone": tiny_bert,
             "catalogue": {"attributes": ["kind", "age"]},
-            "towers": {"dimensions": 8, "hidden": 8},
+            "towers": {"dimensions": 8, "hidden": 8, "reading": 8},
             "epochs": 3,
             "batch_size": 16,
             "ridge": 30.0,
@@ -92,7 +92,7 @@ def settings(tiny_bert: str) -> Callable[..., TrainConfig]:
 def trained(world: World, settings: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A recommender of the small world that knows its users."""
     run = TrainRun(work_folder=tmp_path_factory.mktemp("work"), show_progress=False)
-    config = settings(keep_users=True, epochs=12, learning_rate=5e-3, head_learning_rate=5e-3, words_share=0.3)
+    config = settings(keep_users=True, epochs=12, learning_rate=5e-3, head_learning_rate=5e-3)
     return RecommendationTask().train(config, list(read_examples(world.choices)), [], run)
 
 

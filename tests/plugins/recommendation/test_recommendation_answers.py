@@ -111,9 +111,9 @@ def test_a_title_among_the_likes_counts_as_the_item_in_any_language(predictor: P
     assert "order-3" not in {item.item for item in by_id.items}
 
 
-def test_words_alone_make_a_user(predictor: Predictor[Any, Any, Any]) -> None:
-    assert kinds(ask(predictor, likes=["card, item. new"]), 1) == ["card"]
-    assert kinds(ask(predictor, likes=["order, item. old"]), 1) == ["order"]
+@pytest.mark.parametrize("kind", ["card", "order", "hello"])
+def test_words_alone_make_a_user(predictor: Predictor[Any, Any, Any], kind: str) -> None:
+    assert kinds(ask(predictor, likes=[f"the {kind} b. {kind}, item. new", f"the {kind} e. {kind}, item. new"]), 1) == [kind]
 
 
 def test_what_is_unknown_is_told_and_passed_over(predictor: Predictor[Any, Any, Any]) -> None:

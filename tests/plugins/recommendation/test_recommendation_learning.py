@@ -31,20 +31,20 @@ def random_choices(users: int = 60) -> sp.csr_matrix:
 def learning(everybody: list[list[int]], **changes: Any) -> Learning:
     torch.manual_seed(4)
     towers = TowerConfig(dimensions=DIMENSIONS, hidden=4)
-    config = TrainConfig.model_validate({"towers": towers, "words_share": 0.0, "id_dropout": 0.0, **changes})
-    ids = ItemIds(torch.randn(ITEMS, 3), torch.randn(ITEMS, 3), torch.ones(ITEMS, dtype=torch.bool), DIMENSIONS)
+    config = TrainConfig.model_validate({"towers": towers, "id_dropout": 0.0, **changes})
+    ids = ItemIds(torch.randn(ITEMS, 3), torch.ones(ITEMS, dtype=torch.bool), DIMENSIONS)
     torch.nn.init.normal_(ids.item, std=0.5)
-    torch.nn.init.normal_(ids.history, std=0.5)
+    torch.nn.init.uniform_(ids.weight, 0.1, 0.5)
     return Learning(ItemTower(3, towers), UserTower(towers, 0, 0), ids, config, everybody)
 
 
 def test_the_first_weights_are_the_linear_autoencoder_where_dimensions_are_many_enough() -> None:
     chosen = random_choices()
-    history, scored = linear_vectors(chosen, ITEMS, 5.0, seed=1)
+    scored, weights = linear_vectors(chosen, ITEMS, 5.0, seed=1)
     gram = (chosen.T @ chosen).toarray()
     precision = np.linalg.inv(gram + 5.0 * np.eye(ITEMS))
     expected = -precision / np.diag(precision)
-    found = history @ scored.T
+    found = (scored * weights) @ scored.T
     off = ~np.eye(ITEMS, dtype=bool)
     # One singular vector is missing: the solver gives one fewer than there are.
     assert np.corrcoef(found[off], expected[off])[0, 1] > 0.99
@@ -89,18 +89,20 @@ def test_the_sampled_loss_is_the_whole_softmax_on_average() -> None:
     everybody = [sorted(draw.choice(ITEMS, size=6, replace=False, p=np.arange(1, 31) / 465).tolist()) for _ in range(400)]
     drawn = learning(everybody, targets_per_user=1)
     with torch.no_grad():
-        item, history = drawn.ids.vectors(drawn.item)
+        drawn.user.scale.fill_(0.1)  # scores of about 1: the mean of a few samples must do
+        drawn.ids.item.mul_(0.5)
+        item, weight = drawn.ids.vectors(drawn.item)
         sampled, whole = [], []
         for _ in range(40):
             rows = [everybody[i] for i in draw.choice(len(everybody), 24)]
             batch = drawn.collate([Choices(row, 0, ()) for row in rows])
             sampled.append(float(drawn.loss(batch)))
-            logits = drawn._users(history, batch) @ item.T
+            logits = drawn._users(item * weight, batch) @ item.T
             for row, chosen in enumerate(rows):
                 target = int(batch["targets"][batch["target_rows"] == row])
                 logits[row, [other for other in chosen if other != target]] = -1e9
             whole.append(float(cross_entropy(logits, batch["targets"])))
-    assert np.mean(sampled) == pytest.approx(np.mean(whole), abs=0.25)
+    assert np.mean(sampled) == pytest.approx(np.mean(whole), abs=0.2)
 
 
 def test_hard_negatives_raise_the_loss_and_are_never_the_users_own() -> None:
@@ -108,11 +110,11 @@ def test_hard_negatives_raise_the_loss_and_are_never_the_users_own() -> None:
     plain, hard = learning(everybody), learning(everybody, hard_negatives=3)
     torch.manual_seed(9)
     batch = plain.collate([Choices(history, 0, ()) for history in everybody])
-    assert float(hard.loss(batch)) > float(plain.loss(batch))
-    item, history = hard.ids.vectors(hard.item)
+    assert float(hard.loss(batch).detach()) > float(plain.loss(batch).detach())
+    item, weight = hard.ids.vectors(hard.item)
     own = torch.zeros(16, ITEMS, dtype=torch.bool)
     own[batch["chosen_rows"], batch["chosen"]] = True
-    users = hard._users(history, batch)
+    users = hard._users(item * weight, batch)
     found = hard._hard(users, item, own)
     best = (users @ item.T).masked_fill(own, -1e9).topk(3).values
     assert torch.allclose(found, best, atol=1e-4)
@@ -122,7 +124,7 @@ def test_training_lowers_the_loss_and_can_be_interrupted(
     world: Any, settings: Callable[..., TrainConfig], tmp_path: Any
 ) -> None:
     task, rows = RecommendationTask(), list(read_examples(world.choices))
-    config = settings(epochs=4, validation_fraction=0.2, hard_negatives=2, words_share=0.2, id_dropout=0.2)
+    config = settings(epochs=6, head_learning_rate=1e-2, validation_fraction=0.2, hard_negatives=2, id_dropout=0.2)
     whole = task.train(config, rows, [], TrainRun(work_folder=tmp_path / "whole", show_progress=False))
     losses = [row["loss"] for row in whole.history]
     assert losses[-1] < losses[0]
@@ -160,7 +162,7 @@ def test_features_of_users_can_be_learnt_from(
         for example in read_examples(world.choices)
     ]
     config = settings(
-        epochs=30, learning_rate=1e-2, head_learning_rate=1e-2, towers={"dimensions": 8, "hidden": 8, "recency": 3}
+        epochs=20, head_learning_rate=3e-2, target_share=0.9, towers={"dimensions": 8, "hidden": 8, "reading": 8, "recency": 3}
     )
     trained = RecommendationTask().train(config, rows, [], TrainRun(work_folder=tmp_path, show_progress=False))
     ask = ready(trained.model).predict_one
