@@ -220,8 +220,8 @@ def _recommendations(reply: _Reply) -> RenderableType:
     lines: list[Text] = []
     for item in typed.items[: reply.limit]:
         lines.append(Text(f"{plain(item.title or item.item)} {item.score:.3f}").append(f" [{plain(item.item)}]", "dim"))
-        if item.reasons:
-            near = ", ".join(f"{plain(reason.title or reason.item)} {reason.similarity:.2f}" for reason in item.reasons)
+        near = ", ".join(f"{plain(r.title or r.item)} {r.similarity:.2f}" for r in item.reasons if r.similarity > 0)
+        if near:  # what points the other way is no reason for people
             lines.append(Text(f"  near to {near}", style="dim"))
     if not typed.items:
         lines.append(Text("no item is left", style="dim"))

@@ -119,7 +119,9 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         null = null_logits(logits, lengths)
         windows = torch.bincount(owner, minlength=len(inputs)).tolist()
         tokens = torch.zeros(len(inputs), dtype=torch.long).index_add(0, owner, lengths).tolist()
-        parts = zip(spans.split(tokens), null.split(windows), offsets.split(tokens), inputs, params, strict=True)
+        parts = zip(
+            torch.split(spans, tokens), torch.split(null, windows), torch.split(offsets, tokens), inputs, params, strict=True
+        )
         return [
             read_answers(own, float(nulls.min()), places, item.context, wanted) for own, nulls, places, item, wanted in parts
         ]
@@ -138,7 +140,8 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         null = null_logits(logits, lengths)
         reach = batch["gold_reach"]
         gold = torch.where(reach < 0, null[batch["gold_window"]], spans[batch["gold_token"], reach.clamp(min=0)])
-        return (log_partition(spans, null, lengths).sum() - (gold * batch["gold_weight"]).sum()) / len(lengths)
+        total: Tensor = log_partition(spans, null, lengths).sum() - (gold * batch["gold_weight"]).sum()
+        return total / len(lengths)
 
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
         return {"logits": outputs["logits"]}

@@ -31,6 +31,8 @@ class SummaryHead(nn.Module):
     Liu & Lapata 2019 (https://arxiv.org/abs/1908.08345, section 3.2). A word is judged by its state, its neighbours' and its
     sentence's."""
 
+    places: Tensor
+
     def __init__(self, hidden_size: int, size: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.sentence = nn.Linear(hidden_size, size)

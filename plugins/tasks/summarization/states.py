@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class StateFile:
             document: (int(end) - size, int(end)) for document, size, end in zip(documents, sizes, ends, strict=True)
         }
         self._documents = documents
-        self._shape = (int(ends[-1]), model.parts.hidden_size)
+        self._shape: tuple[int, int] = (int(ends[-1]), int(model.parts.hidden_size))
 
     @staticmethod
     def folder_for(parent: Path, documents: Sequence[str], model: Any) -> Path:
@@ -47,7 +47,7 @@ class StateFile:
     def fill(self, device: torch.device, *, show_progress: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         done = self._done()
-        mode = "r+" if done else "w+"
+        mode: Literal["r+", "w+"] = "r+" if done else "w+"
         self._states = np.memmap(self.folder / STATES, dtype=np.float16, mode=mode, shape=self._shape)
         with TrainingProgress(len(self._documents), done, show=show_progress) as progress:
             while done < len(self._documents):

@@ -44,7 +44,8 @@ class ReferenceJudge:
         for number in {0, *order[:ASKED]}:
             sentence = sentences[number]
             for run in RUN.finditer(document, sentence.start, sentence.end):
-                flags[run.start() : run.end()] = int(any(token in known for token in self._tokens(run.group())))
+                if any(letter.isalnum() for letter in run.group()):  # Chinese marks are wide characters too
+                    flags[run.start() : run.end()] = int(any(token in known for token in self._tokens(run.group())))
         self.matched += sum(token in known for token in texts[order[0]])
         self.referred += len(reference)
         return scores, flags

@@ -35,6 +35,7 @@ def load_checkpoint(
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
+    processors: Any = AutoImageProcessor  # its methods have no types
     folder = find_backbone(name)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with quiet_transformers():
@@ -46,7 +47,7 @@ def load_checkpoint(
                 options |= {"num_labels": len(names), "id2label": names, "label2id": {x: i for i, x in names.items()}}
                 options["ignore_mismatched_sizes"] = True
             model = AutoModelForImageClassification.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
-            processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+            processor = processors.from_pretrained(folder, backend="pil", local_files_only=True)
         except (OSError, KeyError, RuntimeError, ImportError) as exc:
             raise ArtifactError(f"checkpoint {name!r} can't be read: {str(exc).strip().splitlines()[0]}") from exc
         except ValueError as exc:

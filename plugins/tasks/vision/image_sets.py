@@ -8,6 +8,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from math import floor
 from pathlib import Path
@@ -189,9 +190,8 @@ def _idx_sources(path: Path, labels: tuple[str, ...]) -> Iterator[Source]:
         if names and number >= len(names):
             raise bad_row(str(beside), place + 1, f"label {number} is none of the {len(names)} that have names (from 0)")
         digest = hashlib.sha256(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode() + pixels.tobytes()).hexdigest()
-        yield Source(
-            names[number] if names else str(number), digest, lambda pixels=pixels: _as_png(pixels), str(path), place + 1
-        )
+        label = names[number] if names else str(number)
+        yield Source(label, digest, partial(_as_png, pixels), str(path), place + 1)
 
 
 def _idx_array(path: Path, magic: int, dimensions: int) -> NDArray[np.uint8]:

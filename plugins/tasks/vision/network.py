@@ -61,7 +61,7 @@ class ImageNetwork(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         self.head = nn.Linear(width, classes)
         # Colours beside each other are what the CPU's and the GPU's convolutions like best.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch takes it, its types do not
 
     def forward(self, pixels: Tensor) -> Tensor:
         maps = (pixels.to(self.mean.dtype) - self.mean) / self.std

@@ -93,7 +93,7 @@ class VisionParams(Frozen):
 
 class NetworkSettings(Frozen):
     """A residual network (He et al. 2015, https://arxiv.org/abs/1512.03385) of our own, for small pictures: a stem, then
-    stages of blocks of two 3x3 convolutions. Each stage after the first halves the picture."""
+    stages of blocks of two 3x3 convolutions. Each stage after the first halves the picture; the first may have no blocks."""
 
     stem_width: int = Field(default=32, ge=1)
     stem_kernel: int = Field(default=3, ge=1, le=11)
@@ -106,8 +106,8 @@ class NetworkSettings(Frozen):
     def _one_number_a_stage(self) -> NetworkSettings:
         if len(self.widths) != len(self.blocks):
             raise ValueError(f"widths has {len(self.widths)} numbers and blocks {len(self.blocks)}; give one of each a stage")
-        if min(self.widths) < 1 or min(self.blocks) < 1:
-            raise ValueError("widths and blocks must be at least 1")
+        if min(self.widths) < 1 or min(self.blocks[1:], default=1) < 1 or self.blocks[0] < 0:
+            raise ValueError("widths and blocks must be at least 1; only the first stage may have 0 blocks")
         return self
 
 

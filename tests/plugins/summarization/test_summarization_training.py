@@ -15,6 +15,7 @@ from taskloom.core.predictor import Predictor
 from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.task import Example, TrainRun
 from taskloom.plugins._shared.sentences import split_sentences
+from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.summarization.metrics import LEAD, MODEL, ORACLE, WHOLE, evaluate, judge
 from taskloom.plugins.tasks.summarization.model import SentenceChooser
@@ -66,8 +67,9 @@ def ready(model: Any) -> Predictor[Any, Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def learnt(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return trained(marked(), tmp_path_factory.mktemp("learnt"), tiny_bert)
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """On the bundled encoder: a random one has little to say about what a sentence means."""
+    return trained(marked(), tmp_path_factory.mktemp("learnt"), DEFAULT_BACKBONE, epochs=30)
 
 
 def test_it_learns_which_sentence_and_which_part_of_it(learnt: Any) -> None:
@@ -79,9 +81,9 @@ def test_it_learns_which_sentence_and_which_part_of_it(learnt: Any) -> None:
     assert sum(answer.summary.endswith("refund") for answer in short) >= 7
 
 
-def test_the_same_seed_gives_the_same_model_and_leaves_nothing_behind(learnt: Any, tiny_bert: str, tmp_path: Path) -> None:
-    again = trained(marked(), tmp_path, tiny_bert)
-    pairs = zip(learnt.model.module.parameters(), again.model.module.parameters(), strict=True)
+def test_the_same_seed_gives_the_same_model_and_leaves_nothing_behind(tiny_bert: str, tmp_path: Path) -> None:
+    first, again = (trained(marked(8), tmp_path, tiny_bert, epochs=2) for _ in range(2))
+    pairs = zip(first.model.module.parameters(), again.model.module.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

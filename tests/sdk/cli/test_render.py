@@ -82,8 +82,9 @@ def test_a_summary_is_wrapped_to_the_width():
 
 
 def test_recommendations_have_reasons_and_say_what_is_unknown():
+    reasons = [{"item": "5", "title": "", "similarity": 0.614}, {"item": "7", "title": "Trigun", "similarity": -0.06}]
     items = [
-        {"item": "20", "title": "Cowboy Bebop", "score": 7.25, "reasons": [{"item": "5", "title": "", "similarity": 0.614}]},
+        {"item": "20", "title": "Cowboy Bebop", "score": 7.25, "reasons": reasons},
         {"item": "6", "title": "", "score": 1.5, "reasons": []},
     ]
     answer = result("recommendation", items=items, unknown=["nope"])
