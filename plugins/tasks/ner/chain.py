@@ -42,8 +42,8 @@ class Chain:
     def plus(self, transitions: Tensor, start: Tensor, end: Tensor) -> Chain:
         return Chain(self.transitions + transitions, self.start + start, self.end + end)
 
-    def to(self, device: torch.device) -> Chain:
-        return Chain(self.transitions.to(device), self.start.to(device), self.end.to(device))
+    def to(self, place: torch.device | torch.dtype) -> Chain:
+        return Chain(self.transitions.to(place), self.start.to(place), self.end.to(place))
 
     def log_partition(self, emissions: Tensor, counts: Tensor) -> Tensor:
         """The log-sum over all sequences, [N], for padded emissions [N, L, K] of which `counts` [N] are real; L at least 1.
@@ -74,20 +74,30 @@ class Chain:
             sequences.append(sequence[::-1])
         return sequences
 
-    def forward_backward(self, emissions: Tensor) -> Lattice:
-        """The sums over all sequences through each place of one text, from [L, K] emissions."""
-        forward, backward = [self.start + emissions[0]], [self.end]
-        for row in emissions[1:]:
-            forward.append(torch.logsumexp(forward[-1].unsqueeze(1) + self.transitions, 0) + row)
-        for row in emissions.flip(0)[:-1]:
-            backward.append(torch.logsumexp(self.transitions + row + backward[-1], 1))
-        return Lattice(
-            emissions=emissions.double().numpy(),
-            forward=torch.stack(forward).double().numpy(),
-            backward=torch.stack(backward[::-1]).double().numpy(),
-            transitions=self.transitions.double().numpy(),
-            total=float(torch.logsumexp(forward[-1] + self.end, 0)),
-        )
+    def lattices(self, emissions: Tensor, counts: Tensor) -> list[Lattice]:
+        """The sums over all sequences through each place of each text, from [N, L, K] emissions of which `counts` [N], each
+        at least 1, are real. What comes after a place is what comes before it in the text read backwards."""
+        places = torch.arange(emissions.shape[1], device=emissions.device)
+        mirror = (counts.unsqueeze(1) - 1 - places).clamp(min=0).unsqueeze(2).expand_as(emissions)
+        rows = torch.stack([emissions, emissions.gather(1, mirror)])
+        steps = torch.stack([self.transitions, self.transitions.T]).unsqueeze(1)
+        sums = [torch.stack([self.start, self.end]).unsqueeze(1) + rows[:, :, 0]]
+        for place in range(1, emissions.shape[1]):
+            sums.append(torch.logsumexp(sums[-1].unsqueeze(3) + steps, 2) + rows[:, :, place])
+        forward, mirrored = torch.stack(sums, 2)
+        backward = mirrored.gather(1, mirror) - emissions
+        last = forward[torch.arange(len(counts)), counts - 1]
+        totals = torch.logsumexp(last + self.end, 1).tolist()
+        return [
+            Lattice(
+                emissions[n, :size].numpy(),
+                forward[n, :size].numpy(),
+                backward[n, :size].numpy(),
+                self.transitions.numpy(),
+                total,
+            )
+            for n, (size, total) in enumerate(zip(counts.tolist(), totals, strict=True))
+        ]
 
 
 @dataclass(frozen=True)
@@ -112,13 +122,13 @@ class Lattice:
     def _before(self, place: int, tag: int, tags: TagSet) -> float:
         if place == 0:
             return float(self.forward[0, tag])
-        others = [i for i in range(len(tags.tags)) if not tags.goes_on(i, tag)]
+        others = tags.apart_before[tag]
         return _log_sum(self.forward[place - 1, others] + self.transitions[others, tag]) + float(self.emissions[place, tag])
 
     def _after(self, place: int, tag: int, tags: TagSet) -> float:
         if place == len(self.emissions) - 1:
             return float(self.backward[place, tag])
-        others = [i for i in range(len(tags.tags)) if not tags.goes_on(tag, i)]
+        others = tags.apart_after[tag]
         onward = self.transitions[tag, others] + self.emissions[place + 1, others] + self.backward[place + 1, others]
         return _log_sum(onward)
 

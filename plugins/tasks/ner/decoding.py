@@ -7,10 +7,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from taskloom.plugins.tasks.ner.chain import Chain, padded
+from taskloom.plugins.backbones.encoder import length_buckets
+from taskloom.plugins.tasks.ner.chain import Chain
 from taskloom.plugins.tasks.ner.tags import TagSet, WordSpan
 
+PADDING = 0.5
+"""The share of empty places that is worth it to go through texts together: each place is a few calls, however many texts."""
 LEAST = 0.01
 """The least probability of a span that is looked at: without it, a threshold of 0 would ask for every span there is."""
 
@@ -21,15 +25,20 @@ Found = tuple[WordSpan, float]
 def tagged_spans(logits: Tensor, counts: Tensor, chain: Chain, tags: TagSet) -> list[list[Found]]:
     """The entities of the best legal tag sequence of each text, from [W, tags] logits of texts that lie end to end. Each
     has its probability under the chain: that of all sequences in which exactly these words are an entity of that label."""
-    sequences = chain.best(padded(logits, counts), counts)
-    found: list[list[Found]] = []
-    for sequence, rows in zip(sequences, torch.split(logits, counts.tolist()), strict=True):
-        spans = tags.read(sequence)
-        if not spans:
-            found.append([])
+    rows = torch.split(logits.double(), counts.tolist())
+    found: list[list[Found]] = [[] for _ in rows]
+    filled = [n for n, row in enumerate(rows) if len(row)]
+    chain = chain.to(torch.float64)
+    for bucket in length_buckets([len(rows[n]) for n in filled], PADDING):
+        members = [filled[i] for i in bucket]
+        emissions = pad_sequence([rows[n] for n in members], batch_first=True)
+        sizes = counts[members]
+        spans = [tags.read(sequence) for sequence in chain.best(emissions, sizes)]
+        naming = [i for i, some in enumerate(spans) if some]
+        if not naming:
             continue
-        lattice = chain.forward_backward(rows)
-        found.append([(span, lattice.probability(span, tags)) for span in spans])
+        for i, lattice in zip(naming, chain.lattices(emissions[naming], sizes[naming]), strict=True):
+            found[members[i]] = [(span, lattice.probability(span, tags)) for span in spans[i]]
     return found
 
 

@@ -90,6 +90,18 @@ class TagSet:
     def may_follow(self, before: int, after: int) -> bool:
         return self.goes_on(before, after) or (self.ends(before) and self.begins(after))
 
+    @cached_property
+    def apart_before(self) -> tuple[list[int], ...]:
+        """For each tag, those that may stand before it but are not in its entity, or may not stand there at all."""
+        size = range(len(self.tags))
+        return tuple([i for i in size if not self.goes_on(i, tag)] for tag in size)
+
+    @cached_property
+    def apart_after(self) -> tuple[list[int], ...]:
+        """The same for those after it."""
+        size = range(len(self.tags))
+        return tuple([i for i in size if not self.goes_on(tag, i)] for tag in size)
+
     def path(self, label: str, words: int) -> list[int]:
         """The tags of an entity of so many words."""
         first, middle, last = self._forms(label)

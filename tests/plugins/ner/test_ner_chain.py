@@ -57,7 +57,9 @@ def test_a_crf_is_what_enumeration_says(tags: TagSet, words: int) -> None:
     assert float(chain.log_partition(emissions.unsqueeze(0), counts)) == pytest.approx(total, abs=1e-4)
     best = max(weights, key=weights.__getitem__)
     assert chain.best(emissions.unsqueeze(0), counts) == [list(best)]
-    lattice = chain.forward_backward(emissions)
+    longer = torch.cat([emissions, torch.randn(3, len(tags.tags))])
+    padding = torch.full((3, len(tags.tags)), 7.0)
+    lattice = chain.lattices(torch.stack([longer, torch.cat([emissions, padding])]), torch.tensor([words + 3, words]))[1]
     assert lattice.total == pytest.approx(total, abs=1e-4)
     spans = {span for sequence in weights for span in tags.read(sequence)}
     for span in spans:
