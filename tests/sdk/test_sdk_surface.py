@@ -3,6 +3,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -111,7 +112,7 @@ def test_type_checkers_see_arguments_and_results_of_both_clients(tmp_path):
     environment = {**os.environ, "MYPYPATH": str(typing), "MYPY_FORCE_COLOR": "0"}
     options = ["--namespace-packages", "--explicit-package-bases", "--config-file="]
     done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-    lines = [line.split(":")[1] for line in done.stdout.splitlines() if ": error:" in line]
+    lines = [line.split(":")[1] for line in done.stdout.splitlines() if re.match(r"program.py:\d+: error:", line)]
     assert lines == ["9", "10", "11", "12"], done.stdout
 
 
