@@ -4,6 +4,7 @@ https://arxiv.org/abs/1810.03993), made from the manifest, the report and what i
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ def model_card(manifest: Manifest, report: Report, story: ModelStory, task: Task
         story.intended_use or "Its owner has not said what it is meant for; judge by the data that it was trained on.",
         "## Limits",
         story.limits or "Its owner has not listed limits. On texts unlike its training data, expect less than is stated here.",
-        _truthful(manifest),
+        task.caution,
         "## How good it is",
         _measured(report, task),
         "## What it was made from",
@@ -71,45 +72,60 @@ def _backbone(backbone: BackboneInfo) -> str:
 
 def _calls(manifest: Manifest, task: TaskPlugin[Any, Any, Any]) -> str:
     example = _example(manifest, task)
-    text = example.get(task.text_field) if task.text_field else None
-    shell = f"{json.dumps(text, ensure_ascii=False)}" if text and len(example) == 1 else "--input in.jsonl --output out.jsonl"
+    files = _file_fields(task)
+    fields = ", ".join(f"{name!r}: {_in_python(name, value, files)}" for name, value in example.items())
     return "\n".join(
         [
             "From the command line, in this process:",
             "",
             "```bash",
-            f"taskloom predict {manifest.model} {shell} --local",
+            f"taskloom predict {manifest.model} {_in_shell(example, task, files)} --local",
             "```",
             "",
             "From Python, through a gateway (`taskloom serve`):",
             "",
             "```python",
+            *(["from pathlib import Path", ""] if files & example.keys() else []),
             "from taskloom.sdk import Client",
             "",
             "with Client() as client:",
-            f"    result = client.infer({manifest.model!r}, {example!r})",
+            f"    result = client.infer({manifest.model!r}, {{{fields}}})",
             "    print(result.output)",
             "```",
         ]
     )
 
 
+def _file_fields(task: TaskPlugin[Any, Any, Any]) -> frozenset[str]:
+    """The input fields that are the bytes of a file; examples have them in base64, which nobody wants to read."""
+    fields = task.Input.model_json_schema().get("properties", {})
+    return frozenset(name for name, field in fields.items() if "base64" in (field.get("contentEncoding"), field.get("format")))
+
+
+def _in_shell(example: Mapping[str, Any], task: TaskPlugin[Any, Any, Any], files: frozenset[str]) -> str:
+    if list(example) == [task.text_field]:
+        return shlex.quote(str(example[str(task.text_field)]))
+    words = []
+    for name, value in example.items():
+        text = "@FILE" if name in files else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        words.append(f"{name}={shlex.quote(text)}")
+    return " ".join(words)
+
+
+def _in_python(name: str, value: Any, files: frozenset[str]) -> str:
+    return "Path('FILE').read_bytes()" if name in files else repr(value)
+
+
 def _example(manifest: Manifest, task: TaskPlugin[Any, Any, Any]) -> Mapping[str, Any]:
-    """The schema's first example in one of the model's languages, as well as can be told from the letters."""
+    """The model's own first example; else the schema's first in one of the model's languages, as well as can be told from the
+    letters."""
+    if manifest.examples:
+        return manifest.examples[0]
     extra = task.Input.model_json_schema().get("examples", [])
     plain = [e for e in extra if isinstance(e, dict)]
     chinese = any(language.startswith("zh") for language in manifest.languages)
     fitting = [e for e in plain if json.dumps(e, ensure_ascii=False).isascii() != chinese]
     return next(iter(fitting or plain), {})
-
-
-def _truthful(manifest: Manifest) -> str:
-    if not manifest.labels:
-        return ""
-    return (
-        "It always chooses among its own labels: a text about something else gets one of them too, usually with a low score. "
-        "Set a threshold and decide what becomes of texts below it."
-    )
 
 
 def _measured(report: Report, task: TaskPlugin[Any, Any, Any]) -> str:
@@ -128,13 +144,17 @@ def _measured(report: Report, task: TaskPlugin[Any, Any, Any]) -> str:
     )
     ran = (
         f"Run with {plan.runtime} on {plan.device} in {plan.precision}, {plan.threads} threads ({report.machine.processor}, "
-        f"Python {report.machine.python}), {report.created}. `report.json` has every class and the largest confusions."
+        f"Python {report.machine.python}), {report.created}. `report.json` has every table."
     )
     pictures = "\n".join(f"![{name.rpartition('/')[2].removesuffix('.png')}]({name})" for name in evaluation.figures)
-    tables = _worst_classes(evaluation.tables.get("per_class", ()))
-    return "\n\n".join(
-        part for part in [where, _table(("Metric", "Value", "95% interval", "Meaning"), rows), ran, tables, pictures] if part
-    )
+    metrics = _table(("Metric", "Value", "95% interval", "Meaning"), rows)
+    files, classes = _each_file(evaluation.tables.get("per_file", ())), _worst_classes(evaluation.tables.get("per_class", ()))
+    return "\n\n".join(part for part in [where, metrics, ran, files, classes, pictures] if part)
+
+
+def _each_file(table: Iterable[tuple[str | float | int, ...]]) -> str:
+    rows = [tuple(str(value) for value in row) for row in table]
+    return f"Each of the files apart:\n\n{_table(rows[0], rows[1:])}" if rows else ""
 
 
 def _worst_classes(table: Iterable[tuple[str | float | int, ...]]) -> str:

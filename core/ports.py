@@ -40,6 +40,10 @@ class BatchResult:
     compute_s: float
 
 
+PartSink = Callable[[str], None]
+"""Takes what a model writes, part by part; returns at once. Called in the event loop."""
+
+
 class Dispatcher(Protocol):
     """Carries batches to the replicas of one pool. Async; called from one event loop."""
 
@@ -50,8 +54,15 @@ class Dispatcher(Protocol):
         """Runs the batch on one replica. Raises `ReplicaLostError` if that replica died: then no item was answered and all
         may be tried again. `deadline_s` is on the `time.time()` clock: the latest of the items' deadlines."""
 
+    async def stream(self, item: WorkItem, deadline_s: float | None, send: PartSink) -> BatchResult:
+        """As `dispatch` for this item alone. What its model writes on the way to the answer goes to `send`, if it is one
+        that streams. Ends the work when it is cancelled."""
+
     def slots(self) -> int:
         """How many batches the replicas can hold now: one running and one waiting for each replica."""
+
+    def stream_slots(self) -> int:
+        """How many answers the replicas can write in parts now, beside their batches."""
 
     def watch(self, changed: Callable[[], None]) -> None:
         """`changed` is called, in the event loop, whenever `slots` has grown."""
@@ -64,8 +75,9 @@ class InferenceEngine(Protocol):
 
     async def start(self) -> None: ...
 
-    async def infer(self, call: InferCall) -> InferResult:
-        """Validates, schedules, runs. Raises a `TaskloomError`."""
+    async def infer(self, call: InferCall, send: PartSink | None = None) -> InferResult:
+        """Validates, schedules, runs. Raises a `TaskloomError`. With `send`, parts of the answer go there as the model
+        writes them, if it is one that streams; what is returned is the whole answer in any case."""
 
     def models(self) -> Sequence[ModelInfo]: ...
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from taskloom.core.artifact import Artifact
-from taskloom.core.errors import InvalidInputError, MissingDependencyError, ModelFailedError, TaskloomError
+from taskloom.core.errors import InvalidInputError, MissingDependencyError, ModelFailedError, PluginError, TaskloomError
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import Executor, RuntimeConfig, RuntimePlugin
-from taskloom.core.task import In, Out, Par, SharedParts, TaskModel, TaskPlugin
+from taskloom.core.task import Batch, In, Out, Outputs, Par, SharedParts, TaskModel, TaskPlugin
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Predictor(Generic[In, Out, Par]):
             return []
         settings = list(params) if params is not None else [self.task.Params()] * len(inputs)
         try:
-            outputs = self.executor.run(self.model.encode(inputs))
+            outputs = self.executor.run(self.model.prepare(inputs, settings))
             return list(self.model.decode(outputs, inputs, settings))
         except Exception as exc:
             if len(inputs) == 1:
@@ -79,6 +80,53 @@ class Predictor(Generic[In, Out, Par]):
         if isinstance(answer, TaskloomError):
             raise answer
         return answer
+
+    def stream(
+        self,
+        input: In,
+        send: Callable[[str], None],
+        params: Par | None = None,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> Out:
+        """The Output for one input; raises what is wrong with it. What a model writes goes to `send` on the way, piece by
+        piece, before this returns; a model that does not stream sends nothing. `check` is called before each step on the
+        device: what it raises, or `send`, ends the work and is raised here."""
+        if not self.model.streams:
+            check()
+            return self.predict_one(input, params)
+
+        def run(batch: Batch) -> Outputs:
+            check()
+            return self.executor.run(batch)
+
+        def pieces() -> Generator[str, None, Out]:
+            return (yield from self.model.stream(input, params if params is not None else self.task.Params(), run))
+
+        with closing(pieces()) as writing:
+            while isinstance(written := self._next(writing), str):
+                if written:
+                    send(written)
+        if isinstance(written, self.task.Output):
+            return written
+        raise PluginError(
+            f"`stream` of a model of task {self.task.name!r} returned {type(written).__name__}; it must yield text and return "
+            f"the whole answer, a {self.task.Output.__name__}"
+        )
+
+    def _next(self, writing: Generator[str, None, Out]) -> str | Out:
+        try:
+            written = next(writing)
+            if isinstance(written, str):
+                written.encode()  # half a surrogate pair is no text: no message could carry it
+            return written
+        except StopIteration as end:
+            answer: Out = end.value
+            return answer
+        except TaskloomError:
+            raise
+        except Exception as exc:
+            raise self._blame(exc) from exc
 
     def close(self) -> None:
         self.executor.close()

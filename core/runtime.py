@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -42,9 +42,19 @@ class Executor(Protocol):
     plan: ExecutionPlan
 
     def run(self, batch: Batch) -> Outputs:
-        """`forward` on the planned device and precision. Takes CPU tensors, returns CPU tensors of at least fp32."""
+        """`forward` on the planned device and precision. Takes CPU tensors, returns CPU tensors of at least fp32; a value
+        that is no tensor goes in and comes out as it is."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class JoiningExecutor(Executor, Protocol):
+    """An executor whose runtime can run models that stand on one trunk in one pass."""
+
+    def run_together(self, parts: Sequence[tuple[Executor, Batch]]) -> list[Outputs]:
+        """What each executor's `run` gives for its batch. All are of this runtime and plan, and their models have a `branch` on
+        the same trunk."""
 
 
 class RuntimePlugin(ABC):

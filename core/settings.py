@@ -73,6 +73,8 @@ class BatchSettings(Frozen):
     max_queue: int = Field(default=2048, ge=1)
     in_flight_per_replica: int = Field(default=2, ge=1, le=8)
     """Batches handed to a replica at a time: one runs, the others wait beside it."""
+    streams_per_replica: int = Field(default=4, ge=1, le=64)
+    """Answers that a replica writes in parts at a time, beside its batches: at the device they take turns, step by step."""
     max_attempts: int = Field(default=5, ge=1)
     """How many replicas an item may outlive before it is given up."""
 

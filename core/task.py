@@ -8,7 +8,7 @@ that trainers, optimizers, runtimes and predictors ever see of a task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -32,6 +32,10 @@ Batch = Mapping[str, Any]
 
 Outputs = Mapping[str, Any]
 """Named tensors from `forward`, on any device."""
+
+Run = Callable[[Batch], Outputs]
+"""A model's `forward` as its runtime executes it: in its turn at the device, in the planned precision. A value that is no
+tensor goes through as it is, so what a model keeps from one step to the next (a key-value cache, say) can stay where it is."""
 
 
 class MetricSpec(Frozen):
@@ -100,11 +104,19 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     """Set if `forward(batch)` is `finish(branch.trunk.run([(branch.name, batch)])[0], batch)`: an executor may then run models
     that have the trunk in common in one pass."""
 
+    streams: bool = False
+    """Whether this model writes its answers piece by piece, by `stream`; its task must say so too."""
+
     @abstractmethod
     def encode(self, inputs: Sequence[In]) -> Batch: ...
 
     @abstractmethod
     def forward(self, batch: Batch) -> Outputs: ...
+
+    def prepare(self, inputs: Sequence[In], params: Sequence[Par]) -> Batch:
+        """The batch that requests are answered from. It is `encode` where params concern the answer alone; override it where
+        they change what the device does."""
+        return self.encode(inputs)
 
     def finish(self, hidden: Any, batch: Batch) -> Outputs:
         """The rest of `forward` behind the trunk, for models that have a `branch`."""
@@ -112,6 +124,22 @@ class TaskModel(ABC, Generic[In, Out, Par]):
 
     @abstractmethod
     def decode(self, outputs: Outputs, inputs: Sequence[In], params: Sequence[Par]) -> list[Out]: ...
+
+    def stream(self, input: In, params: Par, run: Run) -> Generator[str, None, Out]:
+        """Writes one answer: yields its text piece by piece and returns the Output, which is what `predict` gives for the same
+        input and params. The pieces, laid end to end, are the text of that Output, so a piece is yielded when nothing can
+        change it any more; a character that is not whole yet waits for its rest.
+
+            def stream(self, input, params, run):
+                state = run(self.prepare([input], [params]))
+                while not state["done"]:
+                    state = run(state)
+                    yield self.settled_text(state)
+                return self.output(state)
+
+        All device work goes through `run`, a step at a time: between two steps other models have their turn. A caller who is
+        gone is noticed at each `run` and each `yield`: one of them raises, and what the model holds is to be let go."""
+        raise UnsupportedError(f"{type(self).__name__} answers as a whole: it has no `stream`")
 
     @abstractmethod
     def save(self, folder: Path) -> Mapping[str, Any]:
@@ -196,6 +224,10 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
     """File name endings that `read_examples` takes, such as `("jsonl", "csv", "tsv")`."""
     text_field: ClassVar[str | None] = None
     """The input field that a bare string on the command line means; None if there is none."""
+    caution: ClassVar[str] = ""
+    """What users of any model of the task should beware of: it stands in model cards, under their limits."""
+    streams: ClassVar[bool] = False
+    """Whether there are models of the task that write their answers piece by piece (`TaskModel.streams`)."""
 
     @abstractmethod
     def cost(self, input: In, params: Par) -> int:

@@ -70,6 +70,7 @@ class InferCall(Frozen):
 
     `deadline_s` is absolute, on the `time.time()` clock, so that it means the same in every process.
     `idempotency_key` is the caller's: two calls of one principal that carry the same key are one request.
+    `partials` asks for parts of the answer as the model writes them, on a transport that has room for them.
     """
 
     model: ModelRef
@@ -81,6 +82,7 @@ class InferCall(Frozen):
     idempotency_key: str = Field(default="", max_length=128)
     priority: int = Field(default=0, ge=-100, le=100)
     deadline_s: float | None = None
+    partials: bool = False
 
 
 class Timings(Frozen):

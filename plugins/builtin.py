@@ -11,12 +11,20 @@ from taskloom.core.task import TaskPlugin
 from taskloom.plugins.runtimes.python import PythonRuntime
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
+from taskloom.plugins.tasks.ner.plugin import NerTask
+from taskloom.plugins.tasks.qa.plugin import QaTask
 from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
+from taskloom.plugins.tasks.summarization.plugin import SummarizationTask
+from taskloom.plugins.tasks.vision.plugin import VisionTask
 
 
 @hookimpl
 def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> None:
     register(ClassificationTask())
+    register(QaTask())
+    register(VisionTask())
+    register(NerTask())
+    register(SummarizationTask())
     register(RecommendationTask())
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taskloom.core.errors import ConfigError as ConfigError
     from taskloom.core.errors import DeadlineExceededError as DeadlineExceededError
+    from taskloom.core.errors import InputTooLargeError as InputTooLargeError
     from taskloom.core.errors import InternalError as InternalError
     from taskloom.core.errors import InvalidInputError as InvalidInputError
     from taskloom.core.errors import MissingDependencyError as MissingDependencyError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from taskloom.core.errors import TaskloomError as TaskloomError
     from taskloom.core.errors import UnauthenticatedError as UnauthenticatedError
     from taskloom.core.errors import UnavailableError as UnavailableError
+    from taskloom.core.errors import UnsupportedError as UnsupportedError
     from taskloom.core.types import InferResult as InferResult
     from taskloom.core.types import ModelDescription as ModelDescription
     from taskloom.core.types import ModelInfo as ModelInfo
@@ -35,14 +37,29 @@ if TYPE_CHECKING:
     from taskloom.sdk.client import Client as Client
     from taskloom.sdk.in_process import LocalClient as LocalClient
     from taskloom.sdk.in_process import local as local
+    from taskloom.sdk.requests import BatchOptions as BatchOptions
+    from taskloom.sdk.requests import CallOptions as CallOptions
+    from taskloom.sdk.results import Answer as Answer
+    from taskloom.sdk.results import AnswerResult as AnswerResult
     from taskloom.sdk.results import ClassificationResult as ClassificationResult
+    from taskloom.sdk.results import Entity as Entity
     from taskloom.sdk.results import ItemResult as ItemResult
     from taskloom.sdk.results import LabelScore as LabelScore
+    from taskloom.sdk.results import NerResult as NerResult
+    from taskloom.sdk.results import Reason as Reason
+    from taskloom.sdk.results import Recommendation as Recommendation
+    from taskloom.sdk.results import RecommendResult as RecommendResult
+    from taskloom.sdk.results import SummaryResult as SummaryResult
+    from taskloom.sdk.results import SummarySentence as SummarySentence
+    from taskloom.sdk.results import VisionResult as VisionResult
     from taskloom.sdk.retries import RetryPolicy as RetryPolicy
+    from taskloom.sdk.text_streams import AsyncTextStream as AsyncTextStream
+    from taskloom.sdk.text_streams import TextStream as TextStream
 
 _ERRORS = (
     "ConfigError",
     "DeadlineExceededError",
+    "InputTooLargeError",
     "InternalError",
     "InvalidInputError",
     "MissingDependencyError",
@@ -54,24 +71,51 @@ _ERRORS = (
     "TaskloomError",
     "UnauthenticatedError",
     "UnavailableError",
+    "UnsupportedError",
+)
+_RESULTS = (
+    "Answer",
+    "AnswerResult",
+    "ClassificationResult",
+    "Entity",
+    "ItemResult",
+    "LabelScore",
+    "NerResult",
+    "Reason",
+    "RecommendResult",
+    "Recommendation",
+    "SummaryResult",
+    "SummarySentence",
+    "VisionResult",
 )
 _HOMES = {
     **dict.fromkeys(_ERRORS, "taskloom.core.errors"),
     **dict.fromkeys(("InferResult", "ModelDescription", "ModelInfo", "Timings"), "taskloom.core.types"),
-    **dict.fromkeys(("ClassificationResult", "ItemResult", "LabelScore"), "taskloom.sdk.results"),
+    **dict.fromkeys(_RESULTS, "taskloom.sdk.results"),
     "AsyncClient": "taskloom.sdk.aio",
+    "AsyncTextStream": "taskloom.sdk.text_streams",
+    "BatchOptions": "taskloom.sdk.requests",
+    "CallOptions": "taskloom.sdk.requests",
     "Client": "taskloom.sdk.client",
     "LocalClient": "taskloom.sdk.in_process",
     "RetryPolicy": "taskloom.sdk.retries",
+    "TextStream": "taskloom.sdk.text_streams",
     "local": "taskloom.sdk.in_process",
 }
 __all__ = [
+    "Answer",
+    "AnswerResult",
     "AsyncClient",
+    "AsyncTextStream",
+    "BatchOptions",
+    "CallOptions",
     "ClassificationResult",
     "Client",
     "ConfigError",
     "DeadlineExceededError",
+    "Entity",
     "InferResult",
+    "InputTooLargeError",
     "InternalError",
     "InvalidInputError",
     "ItemResult",
@@ -81,15 +125,24 @@ __all__ = [
     "ModelDescription",
     "ModelFailedError",
     "ModelInfo",
+    "NerResult",
     "NotFoundError",
     "OverloadedError",
     "PermissionDeniedError",
     "RateLimitedError",
+    "Reason",
+    "RecommendResult",
+    "Recommendation",
     "RetryPolicy",
+    "SummaryResult",
+    "SummarySentence",
     "TaskloomError",
+    "TextStream",
     "Timings",
     "UnauthenticatedError",
     "UnavailableError",
+    "UnsupportedError",
+    "VisionResult",
     "local",
 ]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 import grpc
 from grpc import aio
@@ -20,7 +20,7 @@ from taskloom.core.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
+from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef, new_request_id
 from taskloom.core.wire.codec import (
     description_from_message,
     model_from_message,
@@ -30,6 +30,7 @@ from taskloom.core.wire.codec import (
 )
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.core.wire.gen.inference_pb2_grpc import InferenceStub
+from taskloom.sdk import tasks
 from taskloom.sdk.connection import (
     HEALTH_METHOD,
     HEALTH_REQUEST,
@@ -40,22 +41,35 @@ from taskloom.sdk.connection import (
     not_ready,
 )
 from taskloom.sdk.requests import (
-    CLASSIFICATION,
+    BatchOptions,
+    CallOptions,
     build_call,
     check_concurrency,
-    classification_input,
-    classification_params,
+    check_options,
     concerns_every_item,
     describe_request,
     model_ref,
     text_field,
+    timeout_of,
 )
-from taskloom.sdk.results import ClassificationResult, ItemResult
+from taskloom.sdk.results import ItemResult, TaskResult
 from taskloom.sdk.retries import Attempts, RetryPolicy
 from taskloom.sdk.streams import Outstanding
+from taskloom.sdk.text_streams import AsyncTextSource, AsyncTextStream, Piece, ended_early, piece_from_message
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R", bound=TaskResult)
 Inputs = Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str]
+
+
+def awaitable(ask: Callable[P, tasks.Question[R]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]:
+    """The call of a task as a method whose answer is awaited."""
+
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._ask(ask(*args, **kwargs))
+
+    return tasks.as_method(method, ask)
 
 
 class AsyncClient:
@@ -109,56 +123,36 @@ class AsyncClient:
         self,
         model: str,
         input: Mapping[str, Any] | str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-        request_id: str | None = None,
-        idempotency_key: str | None = None,
+        **options: Unpack[CallOptions],
     ) -> InferResult:
         """As `Client.infer`."""
-        timeout = timeout_s if timeout_s is not None else self.timeout_s
-        call = await self._call(
-            model,
-            input,
-            params=params,
-            version=version,
-            priority=priority,
-            request_id=request_id,
-            idempotency_key=idempotency_key,
-            timeout_s=timeout,
-        )
-        return await self._answer(call, timeout)
+        check_options(options, CallOptions)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        return await self._answer(await self._call(model, input, **options), timeout_s)
 
-    async def classify(
+    classify = awaitable(tasks.classify)
+    ner = awaitable(tasks.ner)
+    answer = awaitable(tasks.answer)
+    summarize = awaitable(tasks.summarize)
+    recommend = awaitable(tasks.recommend)
+    classify_image = awaitable(tasks.classify_image)
+
+    def stream_text(
         self,
-        text: str,
-        *,
         model: str,
-        text_pair: str | None = None,
-        top_k: int | None = None,
-        threshold: float | None = None,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-        request_id: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> ClassificationResult:
-        """As `Client.classify`."""
-        timeout = timeout_s if timeout_s is not None else self.timeout_s
-        call = build_call(
-            model_ref(model, version),
-            classification_input(text, text_pair),
-            params=classification_params(params, top_k, threshold),
-            typed_as=CLASSIFICATION,
-            priority=priority,
-            request_id=request_id,
-            idempotency_key=idempotency_key,
-            timeout_s=timeout,
-        )
-        return ClassificationResult.of(await self._answer(call, timeout))
+        input: Mapping[str, Any] | str,
+        **options: Unpack[CallOptions],
+    ) -> AsyncTextStream:
+        """As `Client.stream_text`; not to be awaited: `async with client.stream_text(...) as stream`."""
+        check_options(options, CallOptions)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        options["request_id"] = options.get("request_id") or new_request_id()  # the same for every attempt
+
+        async def open_source(left_s: float) -> AsyncTextSource:
+            call = await self._call(model, input, **options)
+            return self._read_text(call.model_copy(update={"partials": True}), left_s)
+
+        return AsyncTextStream(Attempts(self.retry, timeout_s), open_source, lambda: self._answered)
 
     async def infer_many(
         self,
@@ -166,18 +160,16 @@ class AsyncClient:
         inputs: Inputs,
         *,
         max_concurrency: int = 32,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        **options: Unpack[BatchOptions],
     ) -> AsyncIterator[ItemResult]:
         """As `Client.infer_many`; `inputs` may be asynchronous."""
         check_concurrency(max_concurrency)
+        check_options(options, BatchOptions)
         window: deque[asyncio.Task[ItemResult]] = deque()
 
         async def one(index: int, item: Mapping[str, Any] | str) -> ItemResult:
             try:
-                result = await self.infer(model, item, params=params, version=version, priority=priority, timeout_s=timeout_s)
+                result = await self.infer(model, item, **options)
             except TaskloomError as error:
                 if concerns_every_item(error, self._answered):
                     raise
@@ -202,14 +194,12 @@ class AsyncClient:
         inputs: Inputs,
         *,
         max_concurrency: int = 64,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        **options: Unpack[BatchOptions],
     ) -> AsyncIterator[ItemResult]:
         """As `Client.stream`; `inputs` may be asynchronous."""
         check_concurrency(max_concurrency)
-        timeout = timeout_s if timeout_s is not None else self.timeout_s
+        check_options(options, BatchOptions)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
         outstanding = Outstanding()
         room = asyncio.Semaphore(max_concurrency)
         failure: list[BaseException] = []
@@ -218,9 +208,7 @@ class AsyncClient:
             try:
                 async for index, item in _numbered(inputs):
                     try:
-                        call = await self._call(
-                            model, item, params=params, version=version, priority=priority, timeout_s=timeout
-                        )
+                        call = await self._call(model, item, **options)
                         message = request_to_message(call)
                     except InvalidInputError as error:
                         outstanding.refused(index, error)
@@ -232,7 +220,7 @@ class AsyncClient:
                 failure.append(exc)
                 raise
 
-        replies = self._opened().InferStream(requests(), timeout=timeout, metadata=self._metadata)
+        replies = self._opened().InferStream(requests(), timeout=timeout_s, metadata=self._metadata)
         try:
             async for reply in replies:
                 self._answered = True
@@ -243,7 +231,7 @@ class AsyncClient:
             for refused in outstanding.take_refused():
                 yield refused
         except grpc.RpcError as exc:
-            raise outstanding.broken(self._connection.explain(exc, timeout_s=timeout)) from exc
+            raise outstanding.broken(self._connection.explain(exc, timeout_s=timeout_s)) from exc
         except asyncio.CancelledError:
             if failure:
                 raise failure[0] from None
@@ -292,7 +280,14 @@ class AsyncClient:
 
     # -- the steps of a call ---------------------------------------------------------------------------------------------------
 
-    async def _call(self, model: str, input: Mapping[str, Any] | str, *, version: str | None, **options: Any) -> InferCall:
+    async def _ask(self, question: tasks.Question[R]) -> R:
+        timeout_s = timeout_of(question.options, self.timeout_s)
+        call = question.call(timeout_s, typed_as=_typed_as(question.result.task))
+        return question.result.of(await self._answer(call, timeout_s))
+
+    async def _call(
+        self, model: str, input: Mapping[str, Any] | str, *, version: str | None = None, **options: Any
+    ) -> InferCall:
         ref = model_ref(model, version)
         if not isinstance(input, str):
             return build_call(ref, input, **options)
@@ -300,11 +295,28 @@ class AsyncClient:
             description = await self.describe(str(ref))
             self._text_inputs[ref] = (description.info.task, text_field(description))
         task, field = self._text_inputs[ref]
-        return build_call(ref, {field: input}, typed_as=task if task in typed_tasks() else "", **options)
+        return build_call(ref, {field: input}, typed_as=_typed_as(task), **options)
 
     async def _answer(self, call: InferCall, timeout_s: float) -> InferResult:
         message = request_to_message(call)
         return result_from_message(await self._patiently(self._opened().Infer, message, timeout_s, call.request_id))
+
+    def _read_text(self, call: InferCall, timeout_s: float) -> AsyncTextSource:
+        requests = iter((request_to_message(call),))
+        replies = self._opened().InferStream(requests, timeout=timeout_s, metadata=self._metadata)
+
+        async def read() -> Piece:
+            try:
+                reply = await replies.read()
+            except grpc.RpcError as exc:
+                self._answered = self._answered or not made_by_grpc(exc)
+                raise self._connection.explain(exc, call.request_id, timeout_s) from exc
+            if not isinstance(reply, pb.InferStreamResponse):  # gRPC's mark of the end
+                raise ended_early()
+            self._answered = True
+            return piece_from_message(reply)
+
+        return AsyncTextSource(read, replies.cancel)
 
     async def _patiently(
         self, method: Callable[..., Awaitable[T]], request: Any, timeout_s: float, request_id: str = ""
@@ -344,6 +356,10 @@ class AsyncClient:
         )
         self._loop, self._stub = loop, InferenceStub(self._channel)  # type: ignore[no-untyped-call]
         return self._stub
+
+
+def _typed_as(task: str) -> str:
+    return task if task in typed_tasks() else ""
 
 
 async def _numbered(inputs: Inputs) -> AsyncIterator[tuple[int, Mapping[str, Any] | str]]:

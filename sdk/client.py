@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import grpc
 
@@ -31,11 +31,20 @@ from taskloom.sdk.connection import (
     made_by_grpc,
     not_ready,
 )
-from taskloom.sdk.requests import check_concurrency, describe_request, model_ref, text_field
+from taskloom.sdk.requests import (
+    BatchOptions,
+    check_concurrency,
+    check_options,
+    describe_request,
+    model_ref,
+    text_field,
+    timeout_of,
+)
 from taskloom.sdk.results import ItemResult
 from taskloom.sdk.retries import RetryPolicy
 from taskloom.sdk.streams import Outstanding
 from taskloom.sdk.surface import Pending, SyncCalls
+from taskloom.sdk.text_streams import Piece, TextSource, ended_early, piece_from_message
 
 
 class Client(SyncCalls):
@@ -111,17 +120,15 @@ class Client(SyncCalls):
         inputs: Iterable[Mapping[str, Any] | str],
         *,
         max_concurrency: int = 64,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        **options: Unpack[BatchOptions],
     ) -> Iterator[ItemResult]:
         """Many inputs on one call, answers as they are ready, in any order: `index` says whose each is. `timeout_s` is for
         the whole stream. At most `max_concurrency` inputs are unanswered at a time. Nothing is
         repeated after the first answer: if the stream breaks then, the error says how many answers are missing (`infer_many`
         repeats)."""
         check_concurrency(max_concurrency)
-        timeout = timeout_s if timeout_s is not None else self.timeout_s
+        check_options(options, BatchOptions)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
         outstanding = Outstanding()
         room = threading.Semaphore(max_concurrency)
         failure: list[BaseException] = []
@@ -130,7 +137,7 @@ class Client(SyncCalls):
             try:
                 for index, item in enumerate(inputs):
                     try:
-                        call = self._call(model, item, params=params, version=version, priority=priority, timeout_s=timeout)
+                        call = self._call(model, item, **options)
                         message = request_to_message(call)
                     except InvalidInputError as error:
                         outstanding.refused(index, error)
@@ -143,7 +150,7 @@ class Client(SyncCalls):
                 raise
 
         self._check_usable()
-        replies = self._stub.InferStream(requests(), timeout=timeout, metadata=self._metadata)
+        replies = self._stub.InferStream(requests(), timeout=timeout_s, metadata=self._metadata)
         try:
             for reply in replies:
                 self._answered = True
@@ -154,7 +161,7 @@ class Client(SyncCalls):
         except grpc.RpcError as exc:
             if failure:
                 raise failure[0] from exc
-            raise outstanding.broken(self._connection.explain(exc, timeout_s=timeout)) from exc
+            raise outstanding.broken(self._connection.explain(exc, timeout_s=timeout_s)) from exc
         finally:
             replies.cancel()
             for _ in range(max_concurrency):
@@ -190,6 +197,19 @@ class Client(SyncCalls):
 
     def _end(self, pending: Pending, call: InferCall, timeout_s: float) -> InferResult:
         return result_from_message(self._reply(pending.result, call.request_id, timeout_s))  # type: ignore[attr-defined]
+
+    def _read_text(self, call: InferCall, timeout_s: float) -> TextSource:
+        self._check_usable()
+        requests = iter((request_to_message(call),))
+        replies = self._stub.InferStream(requests, timeout=timeout_s, metadata=self._metadata)
+
+        def read() -> Piece:
+            reply = self._reply(lambda: next(replies, None), call.request_id, timeout_s)
+            if reply is None:
+                raise ended_early()
+            return piece_from_message(reply)
+
+        return TextSource(read, replies.cancel)
 
     def _text_input(self, ref: ModelRef) -> tuple[str, str]:
         description = self.describe(str(ref))

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import queue
 import threading
+import time
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from taskloom.core.errors import DeadlineExceededError, MissingDependencyError, RequestCancelledError, UnsupportedError
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
 from taskloom.sdk.dependencies import missing_dependency
-from taskloom.sdk.requests import model_ref
+from taskloom.sdk.requests import BatchOptions, model_ref
 from taskloom.sdk.results import ItemResult
 from taskloom.sdk.retries import RetryPolicy
 from taskloom.sdk.surface import Pending, SyncCalls
+from taskloom.sdk.text_streams import Piece, TextSource
 
 if TYPE_CHECKING:
     from taskloom.core.ports import InferenceEngine
@@ -119,21 +122,10 @@ class LocalClient(SyncCalls):
         inputs: Iterable[Mapping[str, Any] | str],
         *,
         max_concurrency: int = 64,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        **options: Unpack[BatchOptions],
     ) -> Iterator[ItemResult]:
         """As `Client.stream`: answers as they are ready; here they come in order."""
-        return self.infer_many(
-            model,
-            inputs,
-            max_concurrency=max_concurrency,
-            params=params,
-            version=version,
-            priority=priority,
-            timeout_s=timeout_s,
-        )
+        return self.infer_many(model, inputs, max_concurrency=max_concurrency, **options)
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         self._ready()
@@ -164,11 +156,25 @@ class LocalClient(SyncCalls):
             return cast("concurrent.futures.Future[InferResult]", pending).result(timeout_s)
         except TimeoutError as exc:
             pending.cancel()
-            late = DeadlineExceededError(f"no answer within {timeout_s:.3g} s; raise timeout_s to wait longer")
-            late.request_id = call.request_id
-            raise late from exc
+            raise _late(call, timeout_s) from exc
         except concurrent.futures.CancelledError as exc:
             raise RequestCancelledError("the LocalClient was closed before the answer was there") from exc
+
+    def _read_text(self, call: InferCall, timeout_s: float) -> TextSource:
+        deadline = time.monotonic() + timeout_s
+        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        pending = self._submit(self._ready().infer(call, pieces.put))
+        pending.add_done_callback(lambda _: pieces.put(None))  # the answer or the error is there
+
+        def read() -> Piece:
+            try:
+                piece = pieces.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                pending.cancel()
+                raise _late(call, timeout_s) from None
+            return piece if piece is not None else self._end(pending, call, timeout_s)
+
+        return TextSource(read, pending.cancel)
 
     def _text_input(self, ref: ModelRef) -> tuple[str, str]:
         task = self._registry.tasks.get(self.describe(str(ref)).info.task)
@@ -197,6 +203,12 @@ class LocalClient(SyncCalls):
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return self._submit(work).result()
+
+
+def _late(call: InferCall, timeout_s: float) -> DeadlineExceededError:
+    error = DeadlineExceededError(f"no answer within {timeout_s:.3g} s; raise timeout_s to wait longer")
+    error.request_id = call.request_id
+    return error
 
 
 async def _end_all(engine: InferenceEngine | None) -> None:

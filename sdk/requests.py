@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import ValidationError
 
@@ -20,7 +21,40 @@ from taskloom.core.errors import (
 from taskloom.core.types import PRODUCTION, InferCall, ModelDescription, ModelRef, new_request_id
 from taskloom.core.wire.gen import inference_pb2 as pb
 
-CLASSIFICATION = "classification"
+
+class BatchOptions(TypedDict, total=False):
+    """What a call for many inputs may be told beside them; each may be left out."""
+
+    params: Mapping[str, Any] | None
+    """More parameters of the task, as its params schema says (`describe` shows it)."""
+    version: str | None
+    """A version or an alias of the model; else what `production` points at."""
+    priority: int
+    """-100 to 100; higher goes first."""
+    timeout_s: float | None
+    """Seconds until the call gives up; else the client's."""
+
+
+class CallOptions(BatchOptions, total=False):
+    """What a call for one input may be told beside it; each may be left out."""
+
+    request_id: str | None
+    """Your name for the request, in the audit log and in errors; else one is made."""
+    idempotency_key: str | None
+    """Two calls with the same key are one request: the second gets the first one's answer."""
+
+
+def check_options(options: Mapping[str, Any], form: type[BatchOptions | CallOptions]) -> None:
+    """Raises `TypeError`, as Python does for a misspelt argument."""
+    known = form.__annotations__
+    unknown = ", ".join(sorted(options.keys() - known.keys()))
+    if unknown:
+        raise TypeError(f"unexpected keyword argument {unknown}; there are {', '.join(known)}")
+
+
+def timeout_of(options: BatchOptions, default_s: float) -> float:
+    given = options.get("timeout_s")
+    return default_s if given is None else given
 
 
 def model_ref(model: str, version: str | None) -> ModelRef:
@@ -54,7 +88,7 @@ def build_call(
     try:
         return InferCall(
             model=ref,
-            input=input,
+            input={name: _json_value(value) for name, value in input.items()},
             params=params or {},
             typed_as=typed_as,
             request_id=name,
@@ -68,28 +102,32 @@ def build_call(
         raise InvalidInputError(f"{field}: {first['msg']}", field=field) from exc
 
 
-def classification_input(text: str, text_pair: str | None) -> dict[str, Any]:
-    return {"text": text} if text_pair is None else {"text": text, "text_pair": text_pair}
+def _json_value(value: Any) -> Any:
+    """JSON data has no bytes: they are base64 there."""
+    return base64.b64encode(value).decode("ascii") if isinstance(value, bytes | bytearray | memoryview) else value
 
 
-def classification_params(params: Mapping[str, Any] | None, top_k: int | None, threshold: float | None) -> dict[str, Any]:
-    given = {"top_k": top_k, "threshold": threshold}
-    return {**(params or {}), **{name: value for name, value in given.items() if value is not None}}
+def sole_text_field(schema: Mapping[str, Any]) -> str | None:
+    """The input field that a bare string means: the one string that is required, or else the one called `text`."""
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    required = list(schema.get("required", ()))
+    only = properties.get(required[0], {}) if len(required) == 1 else {}
+    if only.get("type") == "string" and not only.keys() & {"contentEncoding", "format"}:
+        return str(required[0])
+    return "text" if "text" in properties and set(required) <= {"text"} else None
 
 
 def text_field(description: ModelDescription) -> str:
-    """The input field that a bare string means: the one string that is required, or else the one called `text`."""
+    """The input field that a bare string means; raises `UnsupportedError` if there is none."""
     schema = description.input_schema
-    properties: Mapping[str, Any] = schema.get("properties", {})
-    required = list(schema.get("required", ()))
-    if len(required) == 1 and properties.get(required[0], {}).get("type") == "string":
-        return str(required[0])
-    if "text" in properties and set(required) <= {"text"}:
-        return "text"
-    raise UnsupportedError(
-        f"{description.info.name} takes no bare text: its input has the fields {', '.join(properties) or 'none'} "
-        f"(required: {', '.join(required) or 'none'}); give a mapping"
-    )
+    found = sole_text_field(schema)
+    if found is None:
+        fields, required = ", ".join(schema.get("properties", ())), ", ".join(schema.get("required", ()))
+        raise UnsupportedError(
+            f"{description.info.name} takes no bare text: its input has the fields {fields or 'none'} "
+            f"(required: {required or 'none'}); give a mapping"
+        )
+    return found
 
 
 def describe_request(ref: ModelRef) -> pb.DescribeModelRequest:

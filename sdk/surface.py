@@ -7,23 +7,28 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack
 
 from taskloom.core.errors import InvalidInputError, TaskloomError
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
+from taskloom.sdk import tasks
 from taskloom.sdk.requests import (
-    CLASSIFICATION,
+    BatchOptions,
+    CallOptions,
     build_call,
     check_concurrency,
-    classification_input,
-    classification_params,
+    check_options,
     concerns_every_item,
     model_ref,
+    timeout_of,
 )
-from taskloom.sdk.results import ClassificationResult, ItemResult
+from taskloom.sdk.results import ItemResult, TaskResult
 from taskloom.sdk.retries import Attempts, RetryPolicy
+from taskloom.sdk.text_streams import TextSource, TextStream
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R", bound=TaskResult)
 
 
 class Pending(Protocol):
@@ -32,6 +37,15 @@ class Pending(Protocol):
     def cancel(self) -> Any: ...
 
     def done(self) -> bool: ...
+
+
+def blocking(ask: Callable[P, tasks.Question[R]]) -> Callable[Concatenate[SyncCalls, P], R]:
+    """The call of a task as a method that waits for the answer."""
+
+    def method(self: SyncCalls, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._ask(ask(*args, **kwargs))
+
+    return tasks.as_method(method, ask)
 
 
 class SyncCalls(ABC):
@@ -55,6 +69,10 @@ class SyncCalls(ABC):
     @abstractmethod
     def _end(self, pending: Pending, call: InferCall, timeout_s: float) -> InferResult:
         """Waits for an attempt; raises a `TaskloomError`."""
+
+    @abstractmethod
+    def _read_text(self, call: InferCall, timeout_s: float) -> TextSource:
+        """Starts one attempt at an answer in parts."""
 
     @abstractmethod
     def _text_input(self, ref: ModelRef) -> tuple[str, str]:
@@ -91,58 +109,36 @@ class SyncCalls(ABC):
         self,
         model: str,
         input: Mapping[str, Any] | str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-        request_id: str | None = None,
-        idempotency_key: str | None = None,
+        **options: Unpack[CallOptions],
     ) -> InferResult:
         """The answer of any model, as JSON data. `model` is NAME or NAME@VERSION; `input` is what the task's schema says
-        (`describe` shows it), or a string for a task that takes one text. Higher `priority` goes first (-100 to 100)."""
-        timeout_s = timeout_s if timeout_s is not None else self.timeout_s
-        call = self._call(
-            model,
-            input,
-            params=params,
-            version=version,
-            priority=priority,
-            request_id=request_id,
-            idempotency_key=idempotency_key,
-            timeout_s=timeout_s,
-        )
+        (`describe` shows it), or a string for a task that takes one text; bytes in it become base64. `options` are those of
+        every call: see `CallOptions`."""
+        check_options(options, CallOptions)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        call = self._call(model, input, **options)
         return self._patiently(lambda left_s: self._answer(call, left_s), timeout_s)
 
-    def classify(
+    classify = blocking(tasks.classify)
+    ner = blocking(tasks.ner)
+    answer = blocking(tasks.answer)
+    summarize = blocking(tasks.summarize)
+    recommend = blocking(tasks.recommend)
+    classify_image = blocking(tasks.classify_image)
+
+    def stream_text(
         self,
-        text: str,
-        *,
         model: str,
-        text_pair: str | None = None,
-        top_k: int | None = None,
-        threshold: float | None = None,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-        request_id: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> ClassificationResult:
-        """The labels of a text, or of a pair of texts. `top_k` keeps the best, `threshold` those of at least that
-        probability; left out, the task's own defaults hold."""
-        timeout_s = timeout_s if timeout_s is not None else self.timeout_s
-        call = build_call(
-            model_ref(model, version),
-            classification_input(text, text_pair),
-            params=classification_params(params, top_k, threshold),
-            typed_as=self._typed_as(CLASSIFICATION),
-            priority=priority,
-            request_id=request_id,
-            idempotency_key=idempotency_key,
-            timeout_s=timeout_s,
-        )
-        return ClassificationResult.of(self._patiently(lambda left_s: self._answer(call, left_s), timeout_s))
+        input: Mapping[str, Any] | str,
+        **options: Unpack[CallOptions],
+    ) -> TextStream:
+        """As `infer`, but the text comes piece by piece while the model writes it; `result()` of the stream is what `infer`
+        gives. `timeout_s` is for the whole answer. A failure is made good by another attempt only before the first piece."""
+        check_options(options, CallOptions)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        call = self._call(model, input, **options).model_copy(update={"partials": True})
+        attempts = Attempts(self.retry, timeout_s)
+        return TextStream(attempts, lambda left_s: self._read_text(call, left_s), lambda: self._ever_answered)
 
     def infer_many(
         self,
@@ -150,18 +146,15 @@ class SyncCalls(ABC):
         inputs: Iterable[Mapping[str, Any] | str],
         *,
         max_concurrency: int = 32,
-        params: Mapping[str, Any] | None = None,
-        version: str | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        **options: Unpack[BatchOptions],
     ) -> Iterator[ItemResult]:
         """One `ItemResult` per input, in order, each with a result or an error. `inputs` may be endless: it is read no
         further than `max_concurrency` ahead. `timeout_s` is for each item. What no item could escape (no permission, no such
         model, no server) is raised."""
         check_concurrency(max_concurrency)
-        options = {"params": params, "version": version, "priority": priority}
-        timeout = timeout_s if timeout_s is not None else self.timeout_s
-        items = (self._begun(index, model, item, timeout, **options) for index, item in enumerate(inputs))
+        check_options(options, BatchOptions)
+        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        items = (self._begun(index, model, item, timeout_s, options) for index, item in enumerate(inputs))
         return self._in_order(items, max_concurrency)
 
     def __enter__(self) -> Self:
@@ -172,7 +165,12 @@ class SyncCalls(ABC):
 
     # -- the steps of a call ---------------------------------------------------------------------------------------------------
 
-    def _call(self, model: str, input: Mapping[str, Any] | str, *, version: str | None, **options: Any) -> InferCall:
+    def _ask(self, question: tasks.Question[R]) -> R:
+        timeout_s = timeout_of(question.options, self.timeout_s)
+        call = question.call(timeout_s, typed_as=self._typed_as(question.result.task))
+        return question.result.of(self._patiently(lambda left_s: self._answer(call, left_s), timeout_s))
+
+    def _call(self, model: str, input: Mapping[str, Any] | str, *, version: str | None = None, **options: Any) -> InferCall:
         ref = model_ref(model, version)
         if not isinstance(input, str):
             return build_call(ref, input, **options)
@@ -190,9 +188,9 @@ class SyncCalls(ABC):
             except TaskloomError as error:
                 time.sleep(attempts.wait_after(error, hopeless=not self._ever_answered))
 
-    def _begun(self, index: int, model: str, input: Mapping[str, Any] | str, timeout_s: float, **options: Any) -> _Item:
+    def _begun(self, index: int, model: str, input: Mapping[str, Any] | str, timeout_s: float, options: BatchOptions) -> _Item:
         try:
-            call = self._call(model, input, timeout_s=timeout_s, **options)
+            call = self._call(model, input, **options)
         except TaskloomError as error:
             if concerns_every_item(error, self._ever_answered):
                 raise

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from taskloom.core.hookspecs import RequestEvent
-from taskloom.core.ports import AuditEntry
+from taskloom.core.ports import AuditEntry, PartSink
 from taskloom.core.types import InferCall, Principal
 
 NO_FACTS: Mapping[str, Any] = MappingProxyType({})
@@ -65,6 +65,24 @@ class RequestRecord:
             duration_s=duration_s,
             facts=self.facts,
         )
+
+
+class SentParts:
+    """The parts of an answer that leave before it is whole, kept for the record of an answer that never gets so far."""
+
+    __slots__ = ("_send", "_texts")
+
+    def __init__(self, send: PartSink) -> None:
+        self._send = send
+        self._texts: list[str] = []
+
+    def send(self, text: str) -> None:
+        self._texts.append(text)
+        self._send(text)
+
+    def payload(self) -> Mapping[str, Any] | None:
+        """None if nothing has left."""
+        return {"partial": "".join(self._texts)} if self._texts else None
 
 
 def asked(call: InferCall) -> Mapping[str, Any]:

@@ -5,6 +5,9 @@
 
 No prediction, and no refusal of one to a known principal, leaves without its record: if the log can't be written, the
 caller gets `AuditUnavailableError` and nothing else. `refusals` says which refusals share a record.
+
+An answer in parts begins to leave before it is whole. That it was begun is on record by then ("accepted"); "completed", with
+all of it, is written before its last message leaves; where that never comes, "failed" holds the parts that had left.
 """
 
 from __future__ import annotations
@@ -30,13 +33,13 @@ from taskloom.core.errors import (
     unknown_name,
 )
 from taskloom.core.hookspecs import RequestEvent
-from taskloom.core.ports import AuditEntry, AuditLog
+from taskloom.core.ports import AuditEntry, AuditLog, PartSink
 from taskloom.core.settings import ServerSettings
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef, Principal
 from taskloom.server.auth.limits import RateLimits
 from taskloom.server.auth.policy import PREDICT, ModelAccess, check_role
 from taskloom.server.idempotency import IdempotentRuns, content_digest
-from taskloom.server.records import NO_FACTS, RequestRecord, asked
+from taskloom.server.records import NO_FACTS, RequestRecord, SentParts, asked
 from taskloom.server.refusals import RefusalLog
 
 log = logging.getLogger(__name__)
@@ -65,8 +68,9 @@ class ModelEngine(Protocol[P]):
     def prepare(self, call: InferCall) -> P:
         """Finds the model and validates; raises a `TaskloomError`. Does not wait for anything."""
 
-    async def run(self, prepared: P) -> InferResult:
-        """The answer; raises a `TaskloomError`, `DeadlineExceededError` when the call's deadline passes."""
+    async def run(self, prepared: P, send: PartSink | None = None) -> InferResult:
+        """The answer; raises a `TaskloomError`, `DeadlineExceededError` when the call's deadline passes. Parts of the answer
+        go to `send` first, where there are any."""
 
     def models(self) -> Sequence[ModelInfo]: ...
 
@@ -119,8 +123,18 @@ class InferenceService:
 
     # -- requests ---------------------------------------------------------------------------------------------------------
 
-    async def infer(self, principal: Principal, call: InferCall, facts: Mapping[str, Any] = NO_FACTS) -> InferResult:
-        """The answer to one call. `facts` go into its records. Raises a `TaskloomError`."""
+    async def infer(
+        self,
+        principal: Principal,
+        call: InferCall,
+        facts: Mapping[str, Any] = NO_FACTS,
+        send: PartSink | None = None,
+    ) -> InferResult:
+        """The answer to one call. `facts` go into its records. Raises a `TaskloomError`. With `send`, parts of the answer go
+        there as the model writes them; there are none if the model does not stream, or another call with the same
+        idempotency key was answered before."""
+        if send is not None:
+            facts = {**facts, "partials": True}
         try:
             self._admit(principal, call)
         except TaskloomError as error:
@@ -129,8 +143,8 @@ class InferenceService:
         self._running += 1
         try:
             if not call.idempotency_key:
-                return await self._answer(principal, call, facts)
-            return await self._answer_once(principal, call, facts)
+                return await self._answer(principal, call, facts, send)
+            return await self._answer_once(principal, call, facts, send)
         finally:
             self._running -= 1
             if self._emptied is not None and not self._running:
@@ -152,7 +166,9 @@ class InferenceService:
         if not self._ready:
             raise UnavailableError("the server is starting or shutting down; try again in a few seconds")
 
-    async def _answer_once(self, principal: Principal, call: InferCall, facts: Mapping[str, Any]) -> InferResult:
+    async def _answer_once(
+        self, principal: Principal, call: InferCall, facts: Mapping[str, Any], send: PartSink | None
+    ) -> InferResult:
         """As `_answer`, but for all calls with one idempotency key together."""
         key = (principal.key_id or principal.name, call.idempotency_key)
         digest = content_digest(call)
@@ -162,7 +178,7 @@ class InferenceService:
             await self.record_refusal(principal, error, call.request_id, call.model.name, facts=facts)
             raise
         if result is None:
-            return await self._runs.lead(key, digest, self._answer(principal, call, facts))
+            return await self._runs.lead(key, digest, self._answer(principal, call, facts, send))
         told = {**facts, "asked_as": call.request_id}
         replay = RequestRecord(
             principal, result.request_id, told, result.model, result.version, result.task, action="infer.replayed"
@@ -170,8 +186,11 @@ class InferenceService:
         await self._append(replay.entry("event"))
         return result
 
-    async def _answer(self, principal: Principal, call: InferCall, facts: Mapping[str, Any]) -> InferResult:
+    async def _answer(
+        self, principal: Principal, call: InferCall, facts: Mapping[str, Any], send: PartSink | None
+    ) -> InferResult:
         started = time.perf_counter()
+        parts = SentParts(send) if send is not None else None
         try:
             call, remaining_s = self._with_deadline(call)
             prepared = self._prepare(principal, call)
@@ -182,12 +201,12 @@ class InferenceService:
         try:
             await self._append(record.entry("accepted", payload=asked(call)))
             self._observe(record, "accepted")
-            result = await self._run(prepared, remaining_s)
+            result = await self._run(prepared, remaining_s, parts)
         except asyncio.CancelledError:
-            self._record_departure(record, call, time.perf_counter() - started)
+            self._record_departure(record, call, time.perf_counter() - started, parts)
             raise
         except Exception as exc:
-            raise await self._failed(record, exc, time.perf_counter() - started) from exc
+            raise await self._failed(record, exc, time.perf_counter() - started, parts) from exc
         total_s = time.perf_counter() - started
         result = result.model_copy(update={"timings": result.timings.model_copy(update={"total_s": total_s})})
         record = replace(record, version=result.version)  # during a roll, another than the one that was accepted may answer
@@ -223,29 +242,31 @@ class InferenceService:
             )
         return prepared
 
-    async def _run(self, prepared: PreparedCall, remaining_s: float) -> InferResult:
+    async def _run(self, prepared: PreparedCall, remaining_s: float, parts: SentParts | None) -> InferResult:
         try:
             async with asyncio.timeout(remaining_s) as timeout:
-                result: InferResult = await self._engine.run(prepared)
+                result: InferResult = await self._engine.run(prepared, parts.send if parts is not None else None)
         except TimeoutError as exc:
             if not timeout.expired():
                 raise
             raise DeadlineExceededError("the deadline passed before the model had answered") from exc
         return result
 
-    async def _failed(self, record: RequestRecord, exc: Exception, duration_s: float) -> TaskloomError:
+    async def _failed(self, record: RequestRecord, exc: Exception, duration_s: float, parts: SentParts | None) -> TaskloomError:
         """Records the failure and returns the error for the caller."""
         error = _as_error(exc, record.request_id)
         if not isinstance(error, AuditUnavailableError):
-            await self._append(record.entry("failed", code=error.code, duration_s=duration_s))
+            payload = parts.payload() if parts is not None else None
+            await self._append(record.entry("failed", code=error.code, duration_s=duration_s, payload=payload))
         self._observe(record, "failed", error.code, duration_s)
         return error
 
-    def _record_departure(self, record: RequestRecord, call: InferCall, duration_s: float) -> None:
+    def _record_departure(self, record: RequestRecord, call: InferCall, duration_s: float, parts: SentParts | None) -> None:
         """The caller went away or its deadline passed. Nobody waits, so the record is written by a task; `close` waits."""
         expired = call.deadline_s is not None and call.deadline_s <= time.time()
         code = DeadlineExceededError.code if expired else RequestCancelledError.code
-        entry = record.entry("failed", code=code, duration_s=duration_s)
+        payload = parts.payload() if parts is not None else None
+        entry = record.entry("failed", code=code, duration_s=duration_s, payload=payload)
         task = asyncio.get_running_loop().create_task(self._append_late(entry))
         self._late_records.add(task)
         task.add_done_callback(self._late_records.discard)

@@ -133,19 +133,32 @@ class TaskConformance:
             assert isinstance(answer, task.Output), f"predict gave {answer!r}"
             assert task.Output.model_validate_json(answer.model_dump_json()) == answer
 
+    def test_an_answer_in_parts_is_the_whole_answer(
+        self, task: TaskPlugin[Any, Any, Any], predictor: Predictor[Any, Any, Any]
+    ) -> None:
+        if not predictor.model.streams:
+            pytest.skip("the model answers as a whole")
+        assert task.streams, "the model streams and its task does not say so: set TaskPlugin.streams"
+        for item in self.inputs(task):
+            parts: list[str] = []
+            answer = predictor.stream(item, parts.append)
+            assert_close(plain(answer), plain(predictor.predict_one(item)), self.tolerance)
+            texts = [value for value in plain(answer).values() if isinstance(value, str)]
+            assert "".join(parts) in texts, f"the parts {parts!r} make none of the answer's texts {texts!r}"
+
     def test_a_poison_input_fails_alone(
         self, task: TaskPlugin[Any, Any, Any], predictor: Predictor[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         inputs = (self.inputs(task) * 5)[:9]
         poison = inputs[4].model_copy()
-        encode = predictor.model.encode
+        prepare = predictor.model.prepare
 
-        def encode_or_fail(items: Sequence[Any]) -> Any:
+        def prepare_or_fail(items: Sequence[Any], params: Sequence[Any]) -> Any:
             if any(item is poison for item in items):
                 raise RuntimeError("poison")
-            return encode(items)
+            return prepare(items, params)
 
-        monkeypatch.setattr(predictor.model, "encode", encode_or_fail)
+        monkeypatch.setattr(predictor.model, "prepare", prepare_or_fail)
         answers = predictor.predict([*inputs[:4], poison, *inputs[5:]])
         assert [isinstance(answer, TaskloomError) for answer in answers] == [i == 4 for i in range(9)]
 

@@ -47,6 +47,7 @@ def request_to_message(call: InferCall) -> pb.InferRequest:
         request_id=call.request_id,
         idempotency_key=call.idempotency_key,
         priority=call.priority,
+        partials=call.partials,
     )
     if call.params:
         _fill(message.params, call.params, "params")
@@ -72,6 +73,7 @@ def request_from_message(message: pb.InferRequest, deadline_s: float | None) -> 
             idempotency_key=message.idempotency_key,
             priority=message.priority,
             deadline_s=deadline_s,
+            partials=message.partials,
         )
     except ValueError as exc:
         first = exc.errors(include_url=False)[0] if hasattr(exc, "errors") else {"loc": (), "msg": str(exc)}

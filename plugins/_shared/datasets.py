@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from taskloom.core.artifact import DataInfo, file_digest
+from taskloom.core.digest import sha256_hex
 from taskloom.core.errors import DataError
 
 T = TypeVar("T")
@@ -143,6 +144,21 @@ def stratified_split(items: Sequence[T], key: Callable[[T], str], fraction: floa
     return [x for i, x in enumerate(items) if i not in held], [items[i] for i in sorted(held)]
 
 
-def describe_data(path: Path, rows: int, *, licence: str = "", source: str = "") -> DataInfo:
-    """What the manifest keeps of a data file: its SHA-256 identifies it wherever it lies."""
-    return DataInfo(name=path.name, sha256=file_digest(path).sha256, rows=rows, licence=licence, source=source)
+def describe_data(paths: Path | Sequence[Path], rows: int, *, licence: str = "", source: str = "") -> DataInfo:
+    """What the manifest keeps of a data file: its SHA-256 identifies it wherever it lies. Several files that were read as
+    one are named with their folders, and identified by the SHA-256 of their digests, in order."""
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    digests = [file_digest(path).sha256 for path in files]
+    if len(files) == 1:
+        return DataInfo(name=files[0].name, sha256=digests[0], rows=rows, licence=licence, source=source)
+    name = ", ".join(file_label(str(path)) for path in files)
+    return DataInfo(name=name, sha256=sha256_hex("\n".join(digests).encode()), rows=rows, licence=licence, source=source)
+
+
+def file_label(path: str) -> str:
+    """What a file is called beside others: its folder's name and its own, and nothing of where they lie.
+
+    >>> file_label("/data/wikigold/dev.jsonl")
+    'wikigold/dev.jsonl'
+    """
+    return "/".join(Path(path).parts[-2:]).lstrip("/")

@@ -12,25 +12,29 @@ from taskloom.plugins.commands import CliContext
 
 @click.command("eval")
 @click.argument("model")
-@click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Put the pictures into this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
-def evaluate(cli: CliContext, model: str, data: Path, figures: Path | None, as_json: bool) -> None:
-    """Evaluate MODEL (NAME, NAME@VERSION or NAME@ALIAS) on the rows of DATA: every metric with its 95% interval.
+def evaluate(cli: CliContext, model: str, data: tuple[Path, ...], figures: Path | None, as_json: bool) -> None:
+    """Evaluate MODEL (NAME, NAME@VERSION or NAME@ALIAS) on the rows of all DATA files: every metric with its 95% interval.
 
     The rows must not be among those that the model was trained on, or the figures mean nothing; a file that the manifest
     lists as training data is pointed out.
     """
+    from taskloom.core.artifact import file_digest
     from taskloom.core.predictor import load_predictor
     from taskloom.plugins._shared.datasets import describe_data
+    from taskloom.plugins.commands.train import read_files
 
     artifact = cli.store.resolve(model)
     task = cli.registry.tasks.get(artifact.manifest.task)
-    rows = list(task.read_examples(data))
+    rows, _ = read_files(task, data)
     info = describe_data(data, len(rows))
-    if info.sha256 in {known.sha256 for known in artifact.manifest.data}:
-        click.echo(f"note: {artifact.name} was trained on {data.name}; these figures say nothing about new texts", err=True)
+    trained_on = {known.sha256 for known in artifact.manifest.data}
+    for path in data:
+        if file_digest(path).sha256 in trained_on:
+            click.echo(f"note: {artifact.name} was trained on {path.name}; these figures say nothing about new texts", err=True)
     predictor = load_predictor(cli.registry, artifact)
     try:
         result = task.evaluate(predictor, rows, figures)
@@ -52,7 +56,7 @@ def evaluate(cli: CliContext, model: str, data: Path, figures: Path | None, as_j
     from taskloom.plugins.commands.tables import metrics_table, plain_table
 
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
-    console.print(f"{artifact.name} on {data.name} ({plan.runtime}, {plan.device}, {plan.precision}, {plan.threads} threads)")
+    console.print(f"{artifact.name} on {info.name} ({plan.runtime}, {plan.device}, {plan.precision}, {plan.threads} threads)")
     console.print(metrics_table(task, result))
     for title, table in result.tables.items():
         if len(table) > 1:

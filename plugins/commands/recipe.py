@@ -6,9 +6,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from taskloom.core.errors import ConfigError, DataError
 from taskloom.core.types import Frozen, Name
@@ -16,13 +16,21 @@ from taskloom.core.types import Frozen, Name
 M = TypeVar("M", bound=BaseModel)
 
 
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str | Path) else value
+
+
+Files = Annotated[tuple[Path, ...], BeforeValidator(_listed)]
+"""One file, or a list of files whose rows are taken one after the other."""
+
+
 class RecipeData(Frozen):
     """Data files, relative to the recipe. Without `validation`, the task holds a part of `train` out."""
 
-    train: Path
-    evaluation: Path
+    train: Files = Field(min_length=1)
+    evaluation: Files = Field(min_length=1)
     """Never trained on: the report is made from it."""
-    validation: Path | None = None
+    validation: Files = ()
     licence: str = ""
     source: str = ""
     obtain: str = ""
@@ -55,8 +63,10 @@ def load_recipe(path: Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"recipe {path} is not TOML: {exc}") from exc
     recipe = parsed(Recipe, raw, f"recipe {path}")
-    given = {name: value for name, value in recipe.data if isinstance(value, Path)}
-    placed = {name: path.parent / value.expanduser() for name, value in given.items()}
+    placed = {
+        name: tuple(path.parent / file.expanduser() for file in getattr(recipe.data, name))
+        for name in ("train", "validation", "evaluation")
+    }
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=placed)})
 
 
@@ -98,8 +108,8 @@ def parsed(schema: type[M], raw: Mapping[str, Any], where: str) -> M:
 
 def need_files(recipe: Recipe) -> None:
     """Raises `DataError`, with how to get them, if data files are absent."""
-    absent = [str(path) for path in (recipe.data.train, recipe.data.validation, recipe.data.evaluation) if path]
-    absent = [path for path in absent if not Path(path).is_file()]
+    named = (*recipe.data.train, *recipe.data.validation, *recipe.data.evaluation)
+    absent = [str(path) for path in named if not path.is_file()]
     if not absent:
         return
     how = f"\n\n{recipe.data.obtain.strip()}\n\n" if recipe.data.obtain else " "

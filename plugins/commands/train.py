@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from taskloom.core.artifact import Artifact, DataInfo
-    from taskloom.core.task import TaskPlugin
+    from taskloom.core.task import Example, TaskPlugin
     from taskloom.plugins.commands.recipe import Recipe
 
 
@@ -23,8 +23,19 @@ if TYPE_CHECKING:
 @click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting of [config]; may be repeated.")
 @click.option("--name", help="Publish under this name instead of the recipe's.")
-@click.option("--data", type=click.Path(path_type=Path), help="Train on this file instead of the recipe's.")
-@click.option("--eval", "evaluation", type=click.Path(path_type=Path), help="Evaluate on this file instead of the recipe's.")
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Train on this file instead of the recipe's; may be repeated.",
+)
+@click.option(
+    "--eval",
+    "evaluation",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Evaluate on this file instead of the recipe's; may be repeated.",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="The seed, over the recipe's.")
 @click.option("--alias", "aliases", multiple=True, default=("candidate",), show_default=True, help="Point this alias at it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -37,8 +48,8 @@ def train(
     recipe: Path,
     changes: tuple[str, ...],
     name: str | None,
-    data: Path | None,
-    evaluation: Path | None,
+    data: tuple[Path, ...],
+    evaluation: tuple[Path, ...],
     seed: int | None,
     aliases: tuple[str, ...],
     as_json: bool,
@@ -53,7 +64,7 @@ def train(
     from taskloom.plugins.commands.recipe import load_recipe, need_files, train_config
 
     asked = load_recipe(recipe)
-    files = {key: path for key, path in (("train", data), ("evaluation", evaluation)) if path is not None}
+    files = {key: path for key, path in (("train", data), ("evaluation", evaluation)) if path}
     asked = asked.model_copy(update={"data": asked.data.model_copy(update=files), **({"name": name} if name else {})})
     task = cli.registry.tasks.get(asked.task)
     config = train_config(task.TrainConfig, asked, changes, seed)
@@ -98,14 +109,17 @@ def _train_and_publish(
 ) -> Artifact:
     from taskloom.core.publishing import ModelStory, publish_trained
     from taskloom.core.task import TrainRun
+    from taskloom.plugins._shared.datasets import file_label
     from taskloom.plugins.commands.events import record_event
 
-    rows = list(task.read_examples(recipe.data.train))
-    validation = list(task.read_examples(recipe.data.validation)) if recipe.data.validation else []
-    unseen = list(task.read_examples(recipe.data.evaluation))
-    seen = [_info(recipe.data.train, len(rows), recipe)]
-    if recipe.data.validation:
-        seen.append(_info(recipe.data.validation, len(validation), recipe))
+    rows, row_counts = read_files(task, recipe.data.train)
+    validation, validation_counts = read_files(task, recipe.data.validation)
+    unseen, unseen_counts = read_files(task, recipe.data.evaluation)
+    paths = (*recipe.data.train, *recipe.data.validation)
+    counts = (*row_counts, *validation_counts)
+    seen = [_info((path,), (count,), recipe) for path, count in zip(paths, counts, strict=True)]
+    if len(recipe.data.train) > 1:
+        seen = [info.model_copy(update={"name": file_label(str(path))}) for info, path in zip(seen, paths, strict=True)]
     settings = config.model_dump(mode="json")
     run = TrainRun(
         work_folder=_work_folder(cli, recipe, settings, seen),
@@ -126,7 +140,7 @@ def _train_and_publish(
         config=settings,
         data=seen,
         evaluation=unseen,
-        evaluation_data=_info(recipe.data.evaluation, len(unseen), recipe),
+        evaluation_data=_info(recipe.data.evaluation, unseen_counts, recipe),
         aliases=aliases,
     )
     published = artifact.manifest
@@ -143,10 +157,16 @@ def _train_and_publish(
     return artifact
 
 
-def _info(path: Path, rows: int, recipe: Recipe) -> DataInfo:
+def _info(paths: Sequence[Path], rows: Sequence[int], recipe: Recipe) -> DataInfo:
     from taskloom.plugins._shared.datasets import describe_data
 
-    return describe_data(path, rows, licence=recipe.data.licence, source=recipe.data.source)
+    return describe_data(paths, sum(rows), licence=recipe.data.licence, source=recipe.data.source)
+
+
+def read_files(task: TaskPlugin[Any, Any, Any], paths: Sequence[Path]) -> tuple[list[Example[Any]], list[int]]:
+    """The rows of the files, one after the other, and how many each has."""
+    parts = [list(task.read_examples(path)) for path in paths]
+    return [row for part in parts for row in part], [len(part) for part in parts]
 
 
 def _work_folder(cli: CliContext, recipe: Recipe, settings: Mapping[str, Any], seen: list[DataInfo]) -> Path:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ConfigError
@@ -49,11 +49,22 @@ class TorchExecutor:
         import torch
 
         with torch.inference_mode():
-            moved = {name: self._moved(value) for name, value in batch.items()}
-            return {name: _returned(value) for name, value in self._model.forward(moved).items()}
+            return _returned(self._model.forward(self._moved(batch)))
 
-    def _moved(self, value: Any) -> Any:
-        return value.to(self._device, non_blocking=True) if hasattr(value, "device") else value
+    def run_together(self, parts: Sequence[tuple[Executor, Batch]]) -> list[Outputs]:
+        import torch
+
+        with torch.inference_mode():
+            jobs = [(cast(TorchExecutor, executor)._model, self._moved(batch)) for executor, batch in parts]
+            places = [(model.branch, batch) for model, batch in jobs if model.branch is not None]
+            hidden = places[0][0].trunk.run([(branch.name, batch) for branch, batch in places])
+            return [_returned(model.finish(states, batch)) for (model, batch), states in zip(jobs, hidden, strict=True)]
+
+    def _moved(self, batch: Batch) -> Batch:
+        return {
+            name: value.to(self._device, non_blocking=True) if hasattr(value, "device") else value
+            for name, value in batch.items()
+        }
 
     def close(self) -> None:
         import torch
@@ -170,7 +181,11 @@ def torch_dtype(precision: str) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _returned(value: Any) -> Any:
+def _returned(outputs: Outputs) -> Outputs:
+    return {name: _on_cpu(value) for name, value in outputs.items()}
+
+
+def _on_cpu(value: Any) -> Any:
     if not hasattr(value, "is_floating_point"):
         return value
     value = value.cpu()

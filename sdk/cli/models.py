@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +26,19 @@ if TYPE_CHECKING:
     from taskloom.sdk.cli.context import CliContext
 
 
+WIDE_CELLS = 130
+"""A terminal of this width has room for a model on one line."""
+_PICTURE = re.compile(r"!\[(.*?)\]\((.*?)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model and, where its report can be read, how sure its metrics are."""
+
+    info: ModelInfo
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
 @click.group()
 def models() -> None:
     """List, show, promote and roll back models.
@@ -40,21 +55,30 @@ def list_models(cli: CliContext, /, **gateway: Any) -> None:
     """Every version of every model."""
     if any(gateway.values()):
         with open_gateway(60.0, **gateway) as client:
-            found = client.models()
+            found = [Listed(info) for info in client.models()]
     else:
         found = _local_models(cli)
-    cli.show({"models": [info.model_dump(mode="json") for info in found]}, lambda: _table(found))
+    cli.show({"models": [one.info.model_dump(mode="json") for one in found]}, lambda: _table(cli, found))
 
 
-def _local_models(cli: CliContext) -> list[ModelInfo]:
-    found: list[ModelInfo] = []
+def _local_models(cli: CliContext) -> list[Listed]:
+    found: list[Listed] = []
     for name in cli.store.models():
         for version in cli.store.versions(name):
             try:
-                found.append(cli.store.resolve(ModelRef(name=name, version=version)).info())
+                artifact = cli.store.resolve(ModelRef(name=name, version=version))
+                found.append(Listed(artifact.info(), _intervals(artifact)))
             except ArtifactError as exc:  # one bad version hides no other
                 click.echo(f"warning: {exc.message}", err=True)
     return found
+
+
+def _intervals(artifact: Artifact) -> Mapping[str, tuple[float, float]]:
+    """Of its metrics, by name; none for a model without a report."""
+    from taskloom.core.artifact import REPORT
+    from taskloom.core.publishing import read_report
+
+    return read_report(artifact).evaluation.intervals if REPORT in artifact.manifest.files else {}
 
 
 @models.command()
@@ -64,10 +88,12 @@ def _local_models(cli: CliContext) -> list[ModelInfo]:
 @click.pass_obj
 def show(cli: CliContext, /, model: str, **gateway: Any) -> None:
     """All about one version: MODEL is NAME or NAME@VERSION."""
+    from rich.console import Group
+
     if any(gateway.values()):
         with open_gateway(60.0, **gateway) as client:
             facts = client.describe(model).model_dump(mode="json")
-        cli.show(facts, lambda: _facts_table(facts))
+        cli.show(facts, lambda: Group(_facts_table(facts["info"]), *_forms(facts)))
     else:
         from taskloom.core.artifact import CARD
 
@@ -79,7 +105,19 @@ def show(cli: CliContext, /, model: str, **gateway: Any) -> None:
             "size_bytes": artifact.info().size_bytes,
             "history": [move.model_dump(mode="json") for move in cli.store.history(artifact.manifest.model)],
         }
-        cli.show(facts, lambda: _card(artifact) if CARD in artifact.manifest.files else _facts_table(facts))
+        told = {**facts, **_schemas(cli, artifact.manifest.task)}
+        cli.show(
+            told, lambda: Group(_card(artifact) if CARD in artifact.manifest.files else _facts_table(facts), *_forms(told))
+        )
+
+
+def _schemas(cli: CliContext, task: str) -> dict[str, Any]:
+    """What models of a task take and give; nothing for a task that is not installed here."""
+    if task not in cli.registry.tasks:
+        return {}
+    plugin = cli.registry.tasks.get(task)
+    forms = {"input_schema": plugin.Input, "output_schema": plugin.Output, "params_schema": plugin.Params}
+    return {name: form.model_json_schema() for name, form in forms.items()}
 
 
 @models.command()
@@ -156,27 +194,51 @@ def _tell_move(cli: CliContext, model: str, move: AliasMove) -> None:
         click.echo(f"{move.alias} of {model}: {move.before or 'nothing'} -> {move.after}")
 
 
-def _table(found: Sequence[ModelInfo]) -> Table:
+def _table(cli: CliContext, found: Sequence[Listed]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table("model", "version", "aliases", "task", "backbone", "languages", "size", "metrics", box=box.SIMPLE_HEAD)
-    for info in found:
-        metrics = " ".join(f"{name}={value:.4g}" for name, value in sorted(info.metrics.items()))
+    gap = " " if cli.console.width >= WIDE_CELLS else "\n"
+    table = Table("model", "task", "size", "quality, 95% interval", "languages", "licence", "aliases", box=box.SIMPLE_HEAD)
+    for column in table.columns:
+        column.overflow = "fold"  # a name that is cut can't be used
+    for one in sorted(found, key=lambda one: (one.info.task, one.info.name)):
+        info = one.info
         size = f"{info.size_bytes / 1e6:.1f} MB" if info.size_bytes else ""
-        row = (info.name, info.version, " ".join(info.aliases), info.task, info.backbone, " ".join(info.languages), size)
-        table.add_row(*row, metrics)
+        row = (f"{info.name}@{info.version}", info.task, size, gap.join(_quality(cli, one)))
+        table.add_row(*row, " ".join(info.languages), info.licence, gap.join(info.aliases))
     return table
 
 
+def _quality(cli: CliContext, one: Listed) -> list[str]:
+    """The task's primary metric and its interval; for a task that is not installed here, the first metric."""
+    tasks, metrics = cli.registry.tasks, one.info.metrics
+    primary = tasks.get(one.info.task).primary_metric if one.info.task in tasks else ""
+    name = primary if primary in metrics else next(iter(sorted(metrics)), "")
+    if not name:
+        return []
+    low, high = one.intervals.get(name, (None, None))
+    interval = [f"({low:.3f}–{high:.3f})"] if low is not None and high is not None else []
+    return [f"{name} {metrics[name]:.3f}", *interval]
+
+
 def _card(artifact: Artifact) -> Markdown:
-    """The model card, without the header that is for machines."""
+    """The model card, without the header that is for machines, and with pictures by their paths."""
     from rich.markdown import Markdown
 
     from taskloom.core.artifact import CARD
 
     text = artifact.path(CARD).read_text(encoding="utf-8")
+    text = _PICTURE.sub(lambda picture: f"- picture: `{artifact.folder / picture[2]}`", text)
     return Markdown(text.split("\n---\n", 1)[1] if text.startswith("---\n") else text)
+
+
+def _forms(facts: Mapping[str, Any]) -> list[Table]:
+    """What the model takes, field by field."""
+    from taskloom.sdk.cli.schemas import fields_table
+
+    titles = {"input_schema": "input", "params_schema": "parameter"}
+    return [fields_table(title, facts[name]) for name, title in titles.items() if facts.get(name, {}).get("properties")]
 
 
 def _facts_table(facts: Mapping[str, Any]) -> Table:

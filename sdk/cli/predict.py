@@ -14,16 +14,17 @@ from taskloom.sdk.cli.endpoint import gateway_options, json_option, open_gateway
 from taskloom.sdk.cli.failures import ExitCode
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from taskloom.sdk.cli.context import CliContext
+    from taskloom.sdk.cli.inputs import Asked, InputForm
     from taskloom.sdk.results import ItemResult
     from taskloom.sdk.surface import SyncCalls
 
 
 @click.command()
 @click.argument("model")
-@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.argument("words", nargs=-1, metavar="[TEXT | FIELD=VALUE]...")
 @click.option("--input", "source", type=click.Path(path_type=Path, allow_dash=True), help="JSON Lines; - is stdin.")
 @click.option("--output", "target", type=click.Path(path_type=Path, allow_dash=True), help="JSON Lines; left out, stdout.")
 @click.option("--restart", is_flag=True, help="Begin the output anew instead of going on where it ends.")
@@ -41,7 +42,7 @@ def predict(
     /,
     *,
     model: str,
-    texts: tuple[str, ...],
+    words: tuple[str, ...],
     source: Path | None,
     target: Path | None,
     restart: bool,
@@ -53,13 +54,26 @@ def predict(
     in_process: bool,
     **gateway: Any,
 ) -> int:
-    """Ask MODEL (NAME or NAME@VERSION) for each TEXT, or for each line of --input.
+    """Ask MODEL (NAME or NAME@VERSION) for each TEXT, for one input of several fields, or for each line of --input.
 
-    Lines of --input are JSON objects as the model's input schema says (`taskloom models show MODEL`), or strings.
-    The output has one line for each, in the same order: {"output": ...} or {"error": ...}. A run that was interrupted
-    goes on where its output ends. Exit status 5 says that some rows failed.
+    \b
+    taskloom predict intent-en "I lost my card" "Where is my refund?"
+    taskloom predict qa-en question="Who built it?" context=@page.txt
+    taskloom predict recommend-anime history=20 history=5 likes="space opera"
+    taskloom predict vision-fashion shirt.png shoe.jpg
+
+    FIELD is one of the model's input fields. @FILE stands for what a file holds, @- for stdin; a text that begins with @ is
+    written @@. Lists take a word for each item, or JSON; other fields that are no texts take JSON. A model whose one input is
+    a file takes bare paths.
+
+    Lines of --input are JSON objects as the model's input schema says (`taskloom models show MODEL --json`), or strings; where
+    that asks for bytes they may name a file: {"image": "@shirt.png"}. The output has one line for each, in the same order:
+    {"output": ...} or {"error": ...}. A run that was interrupted goes on where its output ends. Exit status 5 says that some
+    rows failed.
     """
-    _check_usage(texts, source, target, in_process, gateway)
+    from taskloom.sdk.cli.inputs import InputForm
+
+    _check_usage(words, source, target, in_process, gateway)
     options = {
         "params": parse_params(params),
         "version": version,
@@ -69,11 +83,12 @@ def predict(
     asked = model if version is None else f"{model}@{version}"
     client: SyncCalls = open_in_process(cli, [asked], timeout_s) if in_process else open_gateway(timeout_s, **gateway)
     with client:
+        form = InputForm.of(client.describe(asked))
         if source is None:
-            return _answer_texts(cli, client, model, texts, options)
+            return _answer_words(cli, client, model, words, form=form, options=options)
         from taskloom.sdk.cli.rows import predict_rows
 
-        return predict_rows(cli, client, model, source, target, restart=restart, options=options)
+        return predict_rows(cli, client, model, source, target, form=form, restart=restart, options=options)
 
 
 def parse_params(pairs: Sequence[str]) -> dict[str, Any]:
@@ -95,22 +110,25 @@ def parse_params(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_usage(
-    texts: Sequence[str], source: Path | None, target: Path | None, in_process: bool, gateway: dict[str, Any]
+    words: Sequence[str], source: Path | None, target: Path | None, in_process: bool, gateway: dict[str, Any]
 ) -> None:
-    if bool(texts) == (source is not None):
-        raise click.UsageError("give one or more TEXTs, or --input FILE")
+    if bool(words) == (source is not None):
+        raise click.UsageError("give one or more TEXTs, FIELD=VALUE words, or --input FILE")
     if target is not None and source is None:
-        raise click.UsageError("--output goes with --input; for TEXTs use --json and redirect")
+        raise click.UsageError("--output goes with --input; without it use --json and redirect")
     if in_process and any(gateway.values()):
         raise click.UsageError("--local asks no gateway; leave out --address and its certificates, or --local")
 
 
-def _answer_texts(cli: CliContext, client: SyncCalls, model: str, texts: Sequence[str], options: dict[str, Any]) -> int:
-    items = list(client.infer_many(model, texts, **options))
+def _answer_words(
+    cli: CliContext, client: SyncCalls, model: str, words: Sequence[str], *, form: InputForm, options: dict[str, Any]
+) -> int:
+    asked = form.read_words(words)
+    items = list(client.infer_many(model, [one.input for one in asked], **options))
     if len(items) == 1 and items[0].error is not None:
         raise items[0].error
-    rows = [{"input": text, **row_of(item)} for text, item in zip(texts, items, strict=True)]
-    cli.show({"results": rows}, lambda: _table(rows))
+    rows = [{"input": one.told, **row_of(item)} for one, item in zip(asked, items, strict=True)]
+    cli.show({"results": rows}, lambda: _shown(form, asked, items))
     return ExitCode.OK if all(item.ok for item in items) else ExitCode.SOME_ROWS_FAILED
 
 
@@ -128,19 +146,17 @@ def row_of(item: ItemResult) -> dict[str, Any]:
     return {"error": facts}
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+def _shown(form: InputForm, asked: Sequence[Asked], items: Sequence[ItemResult]) -> RenderableType:
+    from rich.text import Text
 
-    from taskloom.sdk.cli.render import output_lines
+    from taskloom.sdk.cli.render import conversation, show_answer, show_input
 
-    table = Table("input", "answer", box=box.SIMPLE_HEAD)
-    for row in rows:
-        answer = (
-            f"[red]{escape(row['error']['message'])}[/red]"
-            if "error" in row
-            else escape("\n".join(output_lines(row["output"])) or "(nothing)")
-        )
-        table.add_row(escape(row["input"]), answer)
-    return table
+    return conversation(
+        [
+            (
+                show_input({**one.input, **one.files}, form.kinds, item.result),
+                Text(item.error.message, style="red") if item.error else show_answer(item.value(), one.input),
+            )
+            for one, item in zip(asked, items, strict=True)
+        ]
+    )

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from taskloom.core.errors import DataError, DeadlineExceededError, InvalidInputError, TaskloomError
 from taskloom.sdk.cli.failures import ExitCode, exit_code_for
+from taskloom.sdk.cli.inputs import InputForm
 from taskloom.sdk.cli.predict import row_of
 from taskloom.sdk.results import ItemResult
 
@@ -40,6 +41,7 @@ def predict_rows(
     source: Path,
     target: Path | None,
     *,
+    form: InputForm,
     restart: bool,
     options: dict[str, Any],
 ) -> int:
@@ -55,7 +57,7 @@ def predict_rows(
         skip(lines, done.rows, target)
         advance = stack.enter_context(_progress(cli, source, done.rows))
         rows, failed = done.rows, done.failed
-        for item in answers(client, model, lines, source, options):
+        for item in answers(client, model, lines, source, form=form, options=options):
             _stop_if_pointless(item.error, rows, to_file)
             row = row_of(item)
             sink.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
@@ -119,17 +121,28 @@ def skip(lines: Iterator[tuple[int, str]], count: int, target: Path | None) -> N
 
 
 def answers(
-    client: SyncCalls, model: str, lines: Iterator[tuple[int, str]], source: Path, options: dict[str, Any]
+    client: SyncCalls,
+    model: str,
+    lines: Iterator[tuple[int, str]],
+    source: Path,
+    *,
+    form: InputForm,
+    options: dict[str, Any],
 ) -> Iterator[ItemResult]:
-    """One item per line, in order; a line that is not JSON is an item with a `DataError`."""
-    waiting: deque[DataError | None] = deque()
+    """One item per line, in order; a line that is not JSON, or that names a file that is not there, is an item with an
+    error."""
+    waiting: deque[TaskloomError | None] = deque()
+    folder = Path() if str(source) == _STDIO else source.parent
 
     def inputs() -> Iterator[Any]:
         for number, line in lines:
             try:
-                value = json.loads(line)
+                value = form.read_row(json.loads(line), folder)
             except ValueError as exc:
                 waiting.append(DataError(f"line {number} of {source} is not JSON: {exc}", str(source), number))
+                continue
+            except InvalidInputError as exc:
+                waiting.append(exc)
                 continue
             waiting.append(None)
             yield value

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from taskloom.core.ports import PartSink
 from taskloom.core.registry import Registry
 from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore
@@ -143,11 +144,13 @@ class Engine:
         that is not served, `InvalidInputError` for what is wrong with the input or params."""
         return self._catalogue.prepare(call)
 
-    async def run(self, prepared: PreparedCall) -> InferResult:
-        """The answer to a prepared call; raises the `TaskloomError` that it met."""
+    async def run(self, prepared: PreparedCall, send: PartSink | None = None) -> InferResult:
+        """The answer to a prepared call; raises the `TaskloomError` that it met. With `send`, the parts of an answer that a
+        model writes piece by piece go there first."""
         call = prepared.call
         scheduler = self._pools[prepared.pool].scheduler
-        result, timings = await scheduler.submit(prepared.item, prepared.cost, call.priority, call.deadline_s)
+        sink = send if prepared.streams else None
+        result, timings = await scheduler.submit(prepared.item, prepared.cost, call.priority, call.deadline_s, sink)
         if result.error is not None:
             raise result.error.to_error()
         return InferResult(
@@ -159,9 +162,9 @@ class Engine:
             timings=timings,
         )
 
-    async def infer(self, call: InferCall) -> InferResult:
+    async def infer(self, call: InferCall, send: PartSink | None = None) -> InferResult:
         """`prepare` and `run`."""
-        return await self.run(self.prepare(call))
+        return await self.run(self.prepare(call), send)
 
     # -- what is here -----------------------------------------------------------------------------------------------------
 

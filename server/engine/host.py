@@ -5,40 +5,57 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from pydantic import BaseModel
 
+from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, InternalError, ModelFailedError, NotFoundError, TaskloomError
 from taskloom.core.ports import BatchResult, WorkItem, WorkResult
 from taskloom.core.predictor import Predictor, load_predictor, validated
 from taskloom.core.registry import Registry
-from taskloom.core.runtime import Executor
+from taskloom.core.runtime import Executor, JoiningExecutor
 from taskloom.core.store import ModelStore
-from taskloom.core.task import Batch, Outputs
+from taskloom.core.task import Batch, Outputs, SharedParts
+from taskloom.core.together import Share, predict_together
 from taskloom.core.types import ErrorInfo, ModelRef
-from taskloom.server.engine.spec import ModelVersion, ReplicaSpec
+from taskloom.server.engine.spec import ReplicaSpec
 
 log = logging.getLogger(__name__)
 
 
 class _Turn:
-    """The device, which runs one forward at a time, and how long this thread has waited for it."""
+    """The device, which runs one forward at a time, and how long this thread has waited for it. First come, first served:
+    with a plain lock, a thread that asks again as soon as it is done, step after step, would leave the others standing."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._taken = False
+        self._line: deque[threading.Lock] = deque()
         self._waited = threading.local()
 
     def __enter__(self) -> None:
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            called = threading.Lock()
+            called.acquire()
+            self._line.append(called)
         asked = time.perf_counter()
-        self._lock.acquire()
+        called.acquire()
         self._waited.seconds = self.waited_s() + time.perf_counter() - asked
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        self._lock.release()
+        with self._lock:
+            if self._line:
+                self._line.popleft().release()
+            else:
+                self._taken = False
 
     def waited_s(self) -> float:
         return float(getattr(self._waited, "seconds", 0.0))
@@ -56,6 +73,13 @@ class _InTurn:
         with self._turn:
             return self._executor.run(batch)
 
+    def run_together(self, parts: Sequence[tuple[Executor, Batch]]) -> list[Outputs]:
+        bare = [(executor._executor if isinstance(executor, _InTurn) else executor, batch) for executor, batch in parts]
+        with self._turn:
+            if isinstance(self._executor, JoiningExecutor):
+                return self._executor.run_together(bare)
+            return [executor.run(batch) for executor, batch in bare]
+
     def close(self) -> None:
         self._executor.close()
 
@@ -64,6 +88,19 @@ class _InTurn:
 class _Held:
     version: str
     predictor: Predictor[Any, Any, Any]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a batch asks of one model: the inputs that are good, and where they stand in the batch."""
+
+    held: _Held
+    places: list[int]
+    inputs: list[BaseModel]
+    params: list[BaseModel]
+
+    def share(self) -> Share:
+        return Share(self.held.predictor, self.inputs, self.params)
 
 
 class ModelHost:
@@ -82,20 +119,22 @@ class ModelHost:
 
     def load(self) -> None:
         """Verifies, loads and warms up every model of the spec; raises the `TaskloomError` of the first that fails."""
-        for wanted in self.spec.models:
+        artifacts = [self._store.resolve(ModelRef(name=w.model, version=w.version)) for w in self.spec.models]
+        backbones = Counter(a.manifest.backbone.digest for a in artifacts if a.manifest.backbone is not None)
+        shared = SharedParts(digest for digest, models in backbones.items() if models > 1)
+        for wanted, artifact in zip(self.spec.models, artifacts, strict=True):
             try:
-                self._held[wanted.model] = self._load(wanted)
+                self._held[wanted.model] = self._load(artifact, shared)
             except TaskloomError:
                 raise
             except Exception as exc:
                 raise ArtifactError(f"{wanted} does not load ({type(exc).__name__}: {exc})") from exc
 
-    def _load(self, wanted: ModelVersion) -> _Held:
-        artifact = self._store.resolve(ModelRef(name=wanted.model, version=wanted.version))
-        loaded = load_predictor(self._registry, artifact, self.spec.settings.runtime)
+    def _load(self, artifact: Artifact, shared: SharedParts) -> _Held:
+        loaded = load_predictor(self._registry, artifact, self.spec.settings.runtime, shared)
         predictor = Predictor(loaded.task, loaded.model, _InTurn(loaded.executor, self._turn))
         predictor.warm_up(self.spec.settings.batch.max_cost)
-        return _Held(wanted.version, predictor)
+        return _Held(artifact.manifest.version, predictor)
 
     def run(self, items: Sequence[WorkItem]) -> BatchResult:
         """One result per item, in order. What an item does wrong is its own result's error; never raises for it.
@@ -107,43 +146,52 @@ class ModelHost:
         groups: dict[str, list[int]] = {}
         for place, item in enumerate(items):
             groups.setdefault(item.model, []).append(place)
-        for model, places in groups.items():
-            answers = self._run_model(model, [items[place] for place in places])
-            for place, answer in zip(places, answers, strict=True):
-                results[place] = answer
+        asked = [self._asked(model, places, items, results) for model, places in groups.items()]
+        good = [part for part in asked if part is not None and part.places]
+        for part, answers in zip(good, predict_together([part.share() for part in good]), strict=True):
+            for place, outcome in zip(part.places, _one_each(part, answers), strict=True):
+                results[place] = _result(part.held.version, outcome)
         took_s = time.perf_counter() - started - (self._turn.waited_s() - waited)
         return BatchResult([result for result in results if result is not None], took_s)
 
-    def _run_model(self, asked: str, items: Sequence[WorkItem]) -> list[WorkResult]:
+    def stream(self, item: WorkItem, send: Callable[[str], None], check: Callable[[], None]) -> BatchResult:
+        """As `run` for one item. What its model writes on the way goes to `send`, if it is one that streams: at the device it
+        takes a turn for each step. `check` is called before each, and ends the work by raising a `TaskloomError`."""
+        started, waited = time.perf_counter(), self._turn.waited_s()
+        version, outcome = "", None
         try:
-            held = self._find(asked)
+            held = self._find(item.model)
+            version, task = held.version, held.predictor.task
+            given, params = validated(task.Input, item.input, "input"), validated(task.Params, item.params, "params")
+            outcome = held.predictor.stream(given, send, params, check=check)
         except TaskloomError as exc:
-            return [WorkResult("", error=ErrorInfo.of(exc))] * len(items)
+            outcome = exc
+        took_s = time.perf_counter() - started - (self._turn.waited_s() - waited)
+        return BatchResult([_result(version, outcome)], took_s)
+
+    def _asked(
+        self, model: str, places: Sequence[int], items: Sequence[WorkItem], results: list[WorkResult | None]
+    ) -> _Asked | None:
+        """What a batch asks of `model`; where that can't be run, `results` say why. None if the model is not here."""
+        try:
+            held = self._find(model)
+        except TaskloomError as exc:
+            for place in places:
+                results[place] = WorkResult("", error=ErrorInfo.of(exc))
+            return None
         task = held.predictor.task
-        answers: list[WorkResult | None] = [None] * len(items)
-        good: list[int] = []
-        inputs: list[BaseModel] = []
-        params: list[BaseModel] = []
-        for place, item in enumerate(items):
+        asked = _Asked(held, [], [], [])
+        for place in places:
+            item = items[place]
             try:
                 parsed = validated(task.Input, item.input, "input"), validated(task.Params, item.params, "params")
             except TaskloomError as exc:
-                answers[place] = WorkResult(held.version, error=ErrorInfo.of(exc))
+                results[place] = WorkResult(held.version, error=ErrorInfo.of(exc))
             else:
-                good.append(place)
-                inputs.append(parsed[0])
-                params.append(parsed[1])
-        for place, outcome in zip(good, self._predict(held, inputs, params), strict=True):
-            answers[place] = _result(held.version, outcome)
-        return [answer for answer in answers if answer is not None]
-
-    def _predict(self, held: _Held, inputs: list[BaseModel], params: list[BaseModel]) -> list[Any]:
-        outcomes = held.predictor.predict(inputs, params)
-        if len(outcomes) == len(inputs):
-            return outcomes
-        told = f"task {held.predictor.task.name!r} decoded {len(outcomes)} outputs for {len(inputs)} inputs"
-        log.error("%s", told)
-        return [InternalError(told)] * len(inputs)
+                asked.places.append(place)
+                asked.inputs.append(parsed[0])
+                asked.params.append(parsed[1])
+        return asked
 
     def _find(self, asked: str) -> _Held:
         name, _, version = asked.partition("@")
@@ -169,6 +217,14 @@ class ModelHost:
         for held in self._held.values():
             held.predictor.close()
         self._held.clear()
+
+
+def _one_each(asked: _Asked, outcomes: list[Any]) -> list[Any]:
+    if len(outcomes) == len(asked.inputs):
+        return outcomes
+    told = f"task {asked.held.predictor.task.name!r} decoded {len(outcomes)} outputs for {len(asked.inputs)} inputs"
+    log.error("%s", told)
+    return [InternalError(told)] * len(asked.inputs)
 
 
 def _result(version: str, outcome: Any) -> WorkResult:

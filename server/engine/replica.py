@@ -11,7 +11,7 @@ import faulthandler
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,11 +20,16 @@ from taskloom.core.ports import BatchResult, WorkItem, WorkResult
 from taskloom.core.types import ErrorInfo
 from taskloom.server.engine.host import ModelHost
 from taskloom.server.engine.spec import ReplicaSpec
+from taskloom.server.parts import PartBuffer, StopSign
 
 SentItem = tuple[str, str, Mapping[str, Any], Mapping[str, Any]]
 SentError = tuple[str, str, float | None]
 SentResult = tuple[str, Mapping[str, Any] | None, SentError | None]
 SentBatch = tuple[float, list[SentResult]]
+
+PART_PERIOD_S = 0.02
+"""What is written within this time after a part leaves with the next one: a message through Ray costs about a millisecond of
+the gateway, a token of a small model hardly more, and no reader sees the difference."""
 
 
 def pack_items(items: Sequence[WorkItem]) -> list[SentItem]:
@@ -54,10 +59,12 @@ def _error(sent: SentError | None) -> ErrorInfo | None:
 class Watchdog:
     """Ends the process, with the stack of every thread in its log, when work has been under way for `limit_s` seconds
     without an end in sight: what it had is then tried elsewhere, and a fresh process takes its place. The timer is a C
-    thread, so it fires even if a library hangs with the interpreter's lock. Every finished batch is a sign of life."""
+    thread, so it fires even if a library hangs with the interpreter's lock. Every finished batch is a sign of life, and every
+    step of an answer that is written in parts."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
+        self._armed_s = 0.0
         self._lock = threading.Lock()
         self._busy = 0
 
@@ -81,7 +88,15 @@ class Watchdog:
                 else:
                     faulthandler.cancel_dump_traceback_later()
 
+    def see(self) -> None:
+        """A sign of life of work that goes on. Cheap enough for every step."""
+        if time.monotonic() - self._armed_s > self._limit_s / 20:
+            with self._lock:
+                if self._busy:
+                    self._arm()
+
     def _arm(self) -> None:
+        self._armed_s = time.monotonic()
         faulthandler.dump_traceback_later(self._limit_s, exit=True, file=sys.__stderr__ or sys.stderr)
 
 
@@ -94,6 +109,7 @@ class Replica:
         self._host.load()
         self._host.self_check()
         self._threads = ThreadPoolExecutor(settings.batch.in_flight_per_replica, thread_name_prefix="taskloom-model")
+        self._writers = ThreadPoolExecutor(settings.batch.streams_per_replica, thread_name_prefix="taskloom-stream")
         self._watchdog = Watchdog(settings.canary_timeout_s)
         self._canary_timeout_s = settings.canary_timeout_s
 
@@ -101,12 +117,41 @@ class Replica:
         """If Ray cancels the call, a batch that has not begun does not begin; one that has runs to its end, unheard."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, items, deadline_s)
 
+    async def stream(self, item: SentItem, deadline_s: float | None) -> AsyncIterator[str | SentBatch]:
+        """What the model writes, part by part, then what `__call__` gives for this item alone. If Ray cancels the call, or the
+        deadline passes, the model is stopped at its next step."""
+        loop = asyncio.get_running_loop()
+        parts, stop = PartBuffer(), StopSign(deadline_s)
+
+        def send(text: str) -> None:
+            loop.call_soon_threadsafe(parts.add, text)
+
+        running = loop.run_in_executor(self._writers, self._write, item, deadline_s, send, stop)
+        running.add_done_callback(lambda _: parts.end())
+        try:
+            async for text in parts:
+                yield text
+                await asyncio.wait([running], timeout=PART_PERIOD_S)
+            yield await running
+        finally:
+            stop.put_up()
+            running.cancel()
+
     def _run(self, items: Sequence[SentItem], deadline_s: float | None) -> SentBatch:
-        if deadline_s is not None and deadline_s <= time.time():
-            late = ErrorInfo.of(DeadlineExceededError("the deadline passed before the replica came to it; nothing was run"))
-            return pack_result(BatchResult([WorkResult("", error=late)] * len(items), 0.0))
+        if _late(deadline_s):
+            return pack_result(_too_late(len(items)))
         with self._watchdog.over():
             return pack_result(self._host.run(unpack_items(items)))
+
+    def _write(self, item: SentItem, deadline_s: float | None, send: Callable[[str], None], stop: StopSign) -> SentBatch:
+        def check() -> None:
+            stop.check()
+            self._watchdog.see()
+
+        if _late(deadline_s):
+            return pack_result(_too_late(1))
+        with self._watchdog.over():
+            return pack_result(self._host.stream(unpack_items([item])[0], send, check))
 
     async def check_health(self) -> None:
         """The canary: a real prediction with a deadline of its own. A replica at work needs none: the watchdog is over it."""
@@ -121,3 +166,12 @@ class Replica:
     def _check(self) -> None:
         with self._watchdog.over():
             self._host.self_check()
+
+
+def _late(deadline_s: float | None) -> bool:
+    return deadline_s is not None and deadline_s <= time.time()
+
+
+def _too_late(items: int) -> BatchResult:
+    late = ErrorInfo.of(DeadlineExceededError("the deadline passed before the replica came to it; nothing was run"))
+    return BatchResult([WorkResult("", error=late)] * items, 0.0)

@@ -8,6 +8,10 @@ arrives within its disadvantage in steps: nothing starves. A batch takes items i
 A batch leaves as soon as a replica can take one. When a replica dies, its batches are tried again before what waits, each
 in two halves. Every further death halves again and the last attempt is made alone, with nothing else in flight: only an
 item that a replica died of all by itself is blamed.
+
+An answer that is to come in parts goes alone, in a slot of its own kind (`stream_slots`), so that no batch waits for it to
+end. All else is the same until its first part has left. From then on nobody waits for it to end, and if its replica dies it
+fails: what was sent can't be taken back.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 
 from taskloom.core.errors import (
@@ -29,62 +34,18 @@ from taskloom.core.errors import (
     TaskloomError,
     UnavailableError,
 )
-from taskloom.core.ports import BatchResult, Dispatcher, WorkItem, WorkResult
+from taskloom.core.ports import BatchResult, Dispatcher, PartSink, WorkItem
 from taskloom.core.settings import BatchSettings
 from taskloom.core.types import Timings
+from taskloom.server.engine.entries import SUSPECT_ATTEMPTS, Answer, Batch, Entry
 
 log = logging.getLogger(__name__)
 
 PRIORITY_STEP_S = 1.0
 """How much earlier an item counts as having arrived for each step of its priority."""
 
-SUSPECT_ATTEMPTS = 2
-"""Deaths that an item shared before it is kept apart from other suspects, so that they can't be blamed for it."""
-
 _DRAIN_MEMORY = 0.8
 _RETRY_AFTER_S = (0.1, 30.0)
-
-Answer = tuple[WorkResult, Timings]
-
-
-class _Entry:
-    """One item on its way. `batch` is what it is in while it is in flight."""
-
-    __slots__ = ("attempts", "batch", "cost", "deadline_s", "future", "item", "key", "sent", "since", "timer")
-
-    def __init__(self, item: WorkItem, cost: int, key: tuple[float, int], since: float, future: asyncio.Future[Answer]) -> None:
-        self.item = item
-        self.cost = cost
-        self.key = key
-        self.since = since
-        self.future = future
-        self.sent = since
-        self.attempts = 0
-        self.deadline_s: float | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.batch: _Batch | None = None
-
-    def __lt__(self, other: _Entry) -> bool:
-        return self.key < other.key
-
-
-class _Batch:
-    """Items in flight together. `live` counts those that somebody still waits for."""
-
-    __slots__ = ("entries", "live", "task")
-
-    def __init__(self, entries: list[_Entry]) -> None:
-        self.entries = entries
-        self.live = len(entries)
-        self.task: asyncio.Task[None] | None = None
-
-    @property
-    def attempts(self) -> int:
-        return max(entry.attempts for entry in self.entries)
-
-    @property
-    def suspect(self) -> bool:
-        return self.attempts >= SUSPECT_ATTEMPTS
 
 
 class Scheduler:
@@ -98,10 +59,12 @@ class Scheduler:
         self._settings = settings
         self._clock = clock
         self._sequence = count()
-        self._heap: list[_Entry] = []
+        self._heap: list[Entry] = []
+        self._stream_heap: list[Entry] = []
         self._queued = 0
-        self._again: deque[list[_Entry]] = deque()
-        self._in_flight: set[_Batch] = set()
+        self._again: deque[list[Entry]] = deque()
+        self._in_flight: set[Batch] = set()
+        self._streaming = 0
         self._pumping = False
         self._closing = False
         self._idle = asyncio.Event()
@@ -120,14 +83,22 @@ class Scheduler:
         """Batches that replicas have."""
         return len(self._in_flight)
 
-    async def submit(self, item: WorkItem, cost: int, priority: int = 0, deadline_s: float | None = None) -> Answer:
-        """The item's answer, and where its time went.
+    async def submit(
+        self,
+        item: WorkItem,
+        cost: int,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        send: PartSink | None = None,
+    ) -> Answer:
+        """The item's answer, and where its time went. With `send`, parts of the answer go there before; none after this has
+        returned or raised, and none twice: if the replica dies when some have left, this raises `ReplicaLostError`.
 
         Raises `OverloadedError` if the queue is full, `DeadlineExceededError` when the deadline passes, `ModelFailedError`
         for an item that kills replicas, `UnavailableError` when the pool closes. Cancelling the caller takes the item
         back; a batch in flight is cancelled when nobody waits for any of its items.
         """
-        entry = self._enqueue(item, cost, priority, deadline_s)
+        entry = self._enqueue(item, cost, priority, deadline_s, send)
         try:
             return await entry.future
         except asyncio.CancelledError:
@@ -157,7 +128,7 @@ class Scheduler:
 
     # -- in ---------------------------------------------------------------------------------------------------------------
 
-    def _enqueue(self, item: WorkItem, cost: int, priority: int, deadline_s: float | None) -> _Entry:
+    def _enqueue(self, item: WorkItem, cost: int, priority: int, deadline_s: float | None, send: PartSink | None) -> Entry:
         if self._closing:
             raise UnavailableError("the server is shutting down; send the request to another one, or again later")
         if self._queued >= self._settings.max_queue:
@@ -168,26 +139,26 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         now = loop.time()
         key = (now - priority * PRIORITY_STEP_S, next(self._sequence))
-        entry = _Entry(item, cost, key, now, loop.create_future())
+        entry = Entry(item, cost, key, now, loop.create_future(), send=send)
         if deadline_s is not None:
             left_s = deadline_s - self._clock()
             if left_s <= 0:
                 raise DeadlineExceededError("the deadline had passed when the request arrived; nothing was run")
             entry.deadline_s = deadline_s
             entry.timer = loop.call_later(left_s, self._expire, entry)
-        heapq.heappush(self._heap, entry)
+        heapq.heappush(self._heap if send is None else self._stream_heap, entry)
         self._queued += 1
         self._idle.clear()
         self.wake()
         return entry
 
-    def _expire(self, entry: _Entry) -> None:
+    def _expire(self, entry: Entry) -> None:
         if not entry.future.done():
             where = "while it waited; nothing was run" if entry.batch is None else "before the model had answered"
             entry.future.set_exception(DeadlineExceededError(f"the deadline passed {where}"))
             self._withdraw(entry)
 
-    def _withdraw(self, entry: _Entry) -> None:
+    def _withdraw(self, entry: Entry) -> None:
         """Nobody waits for the entry any more. Its place in the heap is cleared when it comes up, or by `_compact`."""
         batch = entry.batch
         if batch is None:
@@ -202,16 +173,17 @@ class Scheduler:
             batch.task.cancel()
 
     def _compact(self) -> None:
-        """Keeps the heap in proportion to what waits, however many callers give up while no replica is there."""
-        if len(self._heap) > 2 * self._queued + 64:
-            self._heap = [entry for entry in self._heap if not entry.future.done()]
-            heapq.heapify(self._heap)
+        """Keeps the heaps in proportion to what waits, however many callers give up while no replica is there."""
+        for heap in (self._heap, self._stream_heap):
+            if len(heap) > 2 * self._queued + 64:
+                heap[:] = [entry for entry in heap if not entry.future.done()]
+                heapq.heapify(heap)
 
     # -- out --------------------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
         self._pumping = False
-        while len(self._in_flight) < self._dispatcher.slots():
+        while len(self._in_flight) - self._streaming < self._dispatcher.slots():
             entries = self._next_again()
             if entries is None:
                 if self._exclusive():
@@ -220,38 +192,42 @@ class Scheduler:
             if not entries:
                 break
             self._send(entries)
+        while self._stream_heap and self._streaming < self._dispatcher.stream_slots() and not self._exclusive():
+            self._send_stream()
         if self._queued == 0 and not self._again and not self._in_flight:
             self._heap.clear()
+            self._stream_heap.clear()
             self._last_drain = None
             self._idle.set()
 
     def _exclusive(self) -> bool:
-        """Whether somebody's last attempt is in flight, or next: nothing may fly beside it."""
+        """Whether somebody's last attempt is in flight, or next: nothing may be sent to fly beside it."""
         last = self._settings.max_attempts - 1
         if last == 0:
             return False
         waiting = any(entries[0].attempts >= last for entries in self._again)
-        return waiting or any(batch.attempts >= last for batch in self._in_flight)
+        return waiting or any(batch.attempts >= last and not batch.flowing for batch in self._in_flight)
 
-    def _next_again(self) -> list[_Entry] | None:
+    def _next_again(self) -> list[Entry] | None:
         """The first group to be tried again that may fly now."""
         last = max(self._settings.max_attempts - 1, 1)
-        suspects_fly = any(batch.suspect for batch in self._in_flight)
-        alone_flies = any(batch.attempts >= last for batch in self._in_flight)
+        flying = [batch for batch in self._in_flight if not batch.flowing]
+        suspects_fly = any(batch.suspect for batch in flying)
+        alone_flies = any(batch.attempts >= last for batch in flying)
         while self._again and not alone_flies:
             group = self._again[0]
             alive = self._alive(group)
             if alive:
                 attempts = max(entry.attempts for entry in alive)
-                if (attempts >= last and self._in_flight) or (attempts >= SUSPECT_ATTEMPTS and suspects_fly):
+                if (attempts >= last and flying) or (attempts >= SUSPECT_ATTEMPTS and suspects_fly):
                     return None
             self._again.popleft()
             if alive:
                 return alive
         return None
 
-    def _next_batch(self) -> list[_Entry]:
-        entries: list[_Entry] = []
+    def _next_batch(self) -> list[Entry]:
+        entries: list[Entry] = []
         left, most = self._settings.max_cost, self._settings.max_items
         heap = self._heap
         while heap and len(entries) < most:
@@ -270,33 +246,45 @@ class Scheduler:
                 left -= entry.cost
         return entries
 
-    def _alive(self, entries: list[_Entry]) -> list[_Entry]:
+    def _send_stream(self) -> None:
+        """Sends the first of those whose answers come in parts, if it is still wanted."""
+        entry = heapq.heappop(self._stream_heap)
+        if self._alive([entry]):
+            self._queued -= 1
+            self._send([entry])
+
+    def _alive(self, entries: list[Entry]) -> list[Entry]:
         for entry in entries:
             if not entry.future.done() and entry.deadline_s is not None and entry.deadline_s <= self._clock():
                 self._expire(entry)
         return [entry for entry in entries if not entry.future.done()]
 
-    def _send(self, entries: list[_Entry]) -> None:
+    def _send(self, entries: list[Entry]) -> None:
         loop = asyncio.get_running_loop()
-        batch = _Batch(entries)
+        batch = Batch(entries, company=self._streaming > 0)
         now = loop.time()
         for entry in entries:
             entry.batch = batch
             entry.sent = now
         self._in_flight.add(batch)
+        self._streaming += batch.stream
         batch.task = loop.create_task(self._fly(batch))
         # Not in `_fly`: a task that is cancelled before its first step never enters its body.
         batch.task.add_done_callback(lambda _: self._landed(batch))
 
-    def _landed(self, batch: _Batch) -> None:
+    def _landed(self, batch: Batch) -> None:
         self._in_flight.discard(batch)
+        self._streaming -= batch.stream
         self.wake()
 
-    async def _fly(self, batch: _Batch) -> None:
+    async def _fly(self, batch: Batch) -> None:
         deadlines = [entry.deadline_s for entry in batch.entries]
         latest = None if None in deadlines else max(d for d in deadlines if d is not None)
         try:
-            result = await self._dispatcher.dispatch([entry.item for entry in batch.entries], latest)
+            if batch.stream:
+                result = await self._dispatcher.stream(batch.entries[0].item, latest, partial(self._part, batch))
+            else:
+                result = await self._dispatcher.dispatch([entry.item for entry in batch.entries], latest)
             self._answer(batch, result)
         except ReplicaLostError as exc:
             self._retry(batch, exc)
@@ -308,7 +296,15 @@ class Scheduler:
 
     # -- answers ----------------------------------------------------------------------------------------------------------
 
-    def _answer(self, batch: _Batch, result: BatchResult) -> None:
+    def _part(self, batch: Batch, text: str) -> None:
+        entry = batch.entries[0]
+        if entry.send is not None and not entry.future.done():
+            if not batch.flowing:
+                batch.flowing = True
+                self.wake()  # what had to wait for it need not any more
+            entry.send(text)
+
+    def _answer(self, batch: Batch, result: BatchResult) -> None:
         size = len(batch.entries)
         if len(result.results) != size:
             raise InternalError(f"a replica gave {len(result.results)} answers to {size} items")
@@ -323,16 +319,20 @@ class Scheduler:
                 )
                 entry.batch = None
                 entry.future.set_result((answer, timings))
-        self._note_drain(now, size)
+        if not batch.stream:
+            self._note_drain(now, size)
 
-    def _fail(self, entries: Sequence[_Entry], error: TaskloomError) -> None:
+    def _fail(self, entries: Sequence[Entry], error: TaskloomError) -> None:
         for entry in entries:
             entry.batch = None
             if not entry.future.done():
                 # Each caller gets an error of its own: a traceback and a request id are added to it on the way.
                 entry.future.set_exception(type(error)(*error.args))
 
-    def _retry(self, batch: _Batch, error: ReplicaLostError) -> None:
+    def _retry(self, batch: Batch, error: ReplicaLostError) -> None:
+        if batch.flowing:
+            self._fail(batch.entries, ReplicaLostError("the replica died after a part of the answer was sent; ask again"))
+            return
         alive = [entry for entry in batch.entries if not entry.future.done()]
         for entry in alive:
             entry.batch = None
@@ -342,7 +342,8 @@ class Scheduler:
         attempts, most = max(entry.attempts for entry in alive), self._settings.max_attempts
         log.warning("a replica was lost with %d items in its batch (attempt %d of %d)", len(alive), attempts, most)
         if attempts >= most:
-            self._fail(alive, _blame(attempts) if len(batch.entries) == 1 < most else error)
+            alone = len(batch.entries) == 1 < most and not batch.company
+            self._fail(alive, _blame(attempts) if alone else error)
         elif attempts == most - 1:
             self._again.extendleft([entry] for entry in reversed(alive))
         else:
@@ -350,8 +351,9 @@ class Scheduler:
             self._again.extendleft(half for half in (alive[middle:], alive[:middle]) if half)
 
     def _give_up(self) -> None:
-        waiting = [*self._heap, *(entry for group in self._again for entry in group)]
+        waiting = [*self._heap, *self._stream_heap, *(entry for group in self._again for entry in group)]
         self._heap.clear()
+        self._stream_heap.clear()
         self._again.clear()
         self._queued = 0
         flying = [entry for batch in self._in_flight for entry in batch.entries]

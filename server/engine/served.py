@@ -41,7 +41,8 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """A call that was found good: what it asks of which version, what it costs, and the item to schedule."""
+    """A call that was found good: what it asks of which version, what it costs, and the item to schedule. `streams` says that
+    there are models of its task whose answers can come in parts."""
 
     call: InferCall
     task: str
@@ -49,6 +50,7 @@ class PreparedCall:
     cost: int
     pool: str
     item: WorkItem
+    streams: bool
 
 
 def wanted_models(
@@ -122,7 +124,7 @@ class Catalogue:
         pinned = call.model.version == version
         name = str(model.version) if pinned else model.name
         item = WorkItem(request_id=call.request_id, model=name, input=call.input, params=call.params)
-        return PreparedCall(call, task.name, version, cost, model.pool, item)
+        return PreparedCall(call, task.name, version, cost, model.pool, item, task.streams)
 
     def describe(self, ref: ModelRef, ready: bool) -> ModelDescription:
         model = self.find(ref)

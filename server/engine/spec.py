@@ -12,6 +12,7 @@ from typing import cast
 from taskloom.core.registry import Registry
 from taskloom.core.settings import PoolSettings
 from taskloom.core.store import ModelStore
+from taskloom.core.types import ModelRef
 
 DEFAULT_REGISTRY = "taskloom.core.loader:load_registry"
 
@@ -43,3 +44,9 @@ class ReplicaSpec:
 
     def store(self) -> ModelStore:
         return ModelStore(self.roots)
+
+    def tasks(self) -> set[str]:
+        """The tasks of the models, as their manifests say."""
+        store = self.store()
+        refs = [ModelRef(name=wanted.model, version=wanted.version) for wanted in self.models]
+        return {store.resolve(ref).manifest.task for ref in refs}

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from taskloom.core.errors import InvalidInputError, TaskloomError, UnauthenticatedError, UnavailableError
+from taskloom.core.ports import PartSink
 from taskloom.core.types import ErrorInfo, ModelRef
 from taskloom.core.wire import codec
 from taskloom.core.wire.gen import inference_pb2 as pb
@@ -17,6 +18,7 @@ from taskloom.core.wire.gen import inference_pb2_grpc as pb_grpc
 from taskloom.server.gateway.caller import CALLER, Caller
 from taskloom.server.gateway.failures import public_error
 from taskloom.server.gateway.streams import OpenStreams
+from taskloom.server.parts import PartBuffer
 from taskloom.server.service import InferenceService
 
 SERVICE = "taskloom.v1.Inference"
@@ -75,8 +77,14 @@ class InferenceServicer(pb_grpc.InferenceServicer):
         return time.time() + (self._default_timeout_s if remaining_s is None else remaining_s)
 
 
-async def answer(service: InferenceService, request: pb.InferRequest, caller: Caller, deadline_s: float) -> pb.InferResponse:
-    """The answer to one message; raises a `TaskloomError`."""
+async def answer(
+    service: InferenceService,
+    request: pb.InferRequest,
+    caller: Caller,
+    deadline_s: float,
+    send: PartSink | None = None,
+) -> pb.InferResponse:
+    """The answer to one message; raises a `TaskloomError`. With `send`, parts of it go there first."""
     principal = caller.identity()
     if request.request_id:
         caller.request_id = request.request_id
@@ -88,7 +96,7 @@ async def answer(service: InferenceService, request: pb.InferRequest, caller: Ca
         refused = (principal, error, caller.request_id, request.model[:128])
         await service.record_refusal(*refused, facts=caller.facts, counted=True)  # it spends no token of the key's rate
         raise
-    result = await service.infer(principal, call, caller.facts)
+    result = await service.infer(principal, call, caller.facts, send)
     return codec.result_to_message(result, call.typed_as)
 
 
@@ -115,18 +123,38 @@ class _Stream:
                 return
             if self._caller.authenticate is not None:
                 await self._caller.authenticate()  # a stream may outlive its key
-            group.create_task(self._answer(request))
+            group.create_task(self._answer_in_parts(request, group) if request.partials else self._answer(request))
+
+    async def _answer_in_parts(self, request: pb.InferRequest, group: asyncio.TaskGroup) -> None:
+        """The model does not wait for a slow client: what it writes meanwhile is sent together."""
+        parts = PartBuffer()
+        writing = group.create_task(self._write_parts(request, parts))
+        message = await self._message(request, parts.add)
+        parts.end()
+        await writing
+        await self._write(message)
+        self._slots.release()
+
+    async def _write_parts(self, request: pb.InferRequest, parts: PartBuffer) -> None:
+        async for text in parts:
+            await self._write(pb.InferStreamResponse(request_id=request.request_id, partial=pb.Partial(text=text)))
 
     async def _answer(self, request: pb.InferRequest) -> None:
+        await self._write(await self._message(request))
+        self._slots.release()
+
+    async def _message(self, request: pb.InferRequest, send: PartSink | None = None) -> pb.InferStreamResponse:
+        """What becomes of one request. Its id is set by the time that anything is sent."""
         caller = Caller()
         caller.principal, caller.facts = self._caller.principal, self._caller.facts
         CALLER.set(caller)
         try:
-            response = await answer(self._service, request, caller, self._deadline(self._context))
-            message = pb.InferStreamResponse(request_id=response.request_id, response=response)
+            response = await answer(self._service, request, caller, self._deadline(self._context), send)
+            return pb.InferStreamResponse(request_id=request.request_id, response=response)
         except Exception as error:
             told = codec.error_to_message(ErrorInfo.of(public_error(error, caller.request_id)))
-            message = pb.InferStreamResponse(request_id=request.request_id or caller.request_id, error=told)
+            return pb.InferStreamResponse(request_id=request.request_id or caller.request_id, error=told)
+
+    async def _write(self, message: pb.InferStreamResponse) -> None:
         async with self._writing:
             await self._context.write(message)
-        self._slots.release()

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from taskloom.core.errors import InvalidInputError, ModelFailedError, UnsupportedError
+from taskloom.core.errors import InvalidInputError, ModelFailedError, PluginError, RequestCancelledError, UnsupportedError
 from taskloom.core.predictor import Predictor, validated
-from taskloom.core.task import Batch, Outputs, TaskModel
+from taskloom.core.task import Batch, Outputs, Run, TaskModel
 from taskloom.core.types import Frozen
 
 
@@ -107,3 +107,86 @@ def test_validation_names_the_field_and_the_fields_there_are() -> None:
 def test_what_a_model_can_not_do_is_said() -> None:
     with pytest.raises(UnsupportedError, match="CountingModel can't be distilled"):
         CountingModel().distillation_targets({})
+
+
+class SpellingModel(CountingModel):
+    """Writes the length of a word letter by letter, one run of the device for each; `poison` breaks after two letters."""
+
+    streams = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = 0
+        self.gives: Any = None
+
+    def stream(self, input: Word, params: NoParams, run: Run) -> Generator[str, None, Length]:
+        try:
+            for place, letter in enumerate(input.text):
+                run({"texts": ["poison" if place == 2 and input.text == "poison" else letter]})
+                yield ""
+                yield letter
+            return self.gives or Length(length=len(input.text))
+        finally:
+            self.let_go += 1
+
+
+def spelling() -> Predictor[Word, Length, NoParams]:
+    model = SpellingModel()
+    return Predictor(CountingTask(), model, InPlace(model))  # type: ignore[arg-type]
+
+
+@given(st.text(min_size=1, max_size=8))
+def test_what_is_sent_on_the_way_is_the_text_and_the_answer_is_the_same(text: str) -> None:
+    parts: list[str] = []
+    assert spelling().stream(Word(text=text), parts.append) == spelling().predict_one(Word(text=text))
+    assert parts == list(text)
+
+
+def test_a_model_that_does_not_stream_sends_nothing_and_answers() -> None:
+    parts: list[str] = []
+    assert predictor().stream(Word(text="abc"), parts.append).length == 3
+    assert parts == []
+    with pytest.raises(InvalidInputError):
+        predictor().stream(Word(text="odd"), parts.append)
+
+
+def test_a_model_that_fails_while_it_writes_gives_a_typed_error_without_its_details() -> None:
+    parts: list[str] = []
+    with pytest.raises(ModelFailedError) as caught:
+        spelling().stream(Word(text="poison"), parts.append)
+    assert parts == ["p", "o"]
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["check", "send"])
+def test_a_caller_who_is_gone_ends_the_work_before_the_next_step(where: str) -> None:
+    p, parts = spelling(), []
+
+    def gone(*_: object) -> None:
+        if len(parts) == 3:
+            raise RequestCancelledError("the caller went away")
+
+    def send(piece: str) -> None:
+        parts.append(piece)
+        if where == "send":
+            gone()
+
+    with pytest.raises(RequestCancelledError):
+        p.stream(Word(text="a long word"), send, check=gone if where == "check" else lambda: None)
+    assert parts == ["a", " ", "l"]
+    assert p.model.runs == 3  # type: ignore[attr-defined]
+    assert p.model.let_go == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("gives", ["text", 5, Word(text="a")])
+def test_a_plugin_that_returns_no_output_is_told_so(gives: object) -> None:
+    p = spelling()
+    p.model.gives = gives  # type: ignore[attr-defined]
+    with pytest.raises(PluginError, match="`stream` of a model of task 'counting'"):
+        p.stream(Word(text="abc"), lambda _: None)
+
+
+def test_a_model_that_says_it_streams_and_can_not_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CountingModel, "streams", True)
+    with pytest.raises(UnsupportedError, match="CountingModel answers as a whole"):
+        predictor().stream(Word(text="abc"), lambda _: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +12,23 @@ import grpc
 import pytest
 
 from taskloom.core.errors import TaskloomError
-from taskloom.core.types import ErrorInfo
-from taskloom.core.wire.codec import error_to_message
+from taskloom.core.types import ErrorInfo, InferResult
+from taskloom.core.wire.codec import error_to_message, result_to_message
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.core.wire.gen import inference_pb2_grpc
 from taskloom.core.wire.status import to_status
 
+TEXT_SCHEMA = {"properties": {"text": {"type": "string"}, "text_pair": {}}, "required": ["text"]}
+
 
 class ScriptedGateway(inference_pb2_grpc.InferenceServicer):
-    """Answers with the text's length as the score; `behave` may raise a `TaskloomError` first."""
+    """Answers with the text's length as the score, or what `outputs` has for the model's `task`; `behave` may raise a
+    `TaskloomError` first."""
 
     def __init__(self) -> None:
+        self.task = "classification"
+        self.outputs: dict[str, dict[str, Any]] = {}
+        self.input_schema: dict[str, Any] = TEXT_SCHEMA
         self.behave: Callable[[pb.InferRequest], None] = lambda request: None
         self.requests: list[pb.InferRequest] = []
         self.metadata: list[dict[str, Any]] = []
@@ -39,9 +46,19 @@ class ScriptedGateway(inference_pb2_grpc.InferenceServicer):
         finally:
             with self.lock:
                 self.now -= 1
+        kind = request.WhichOneof("input") or "json"
+        if self.task in self.outputs:
+            result = InferResult(
+                request_id=request.request_id,
+                model=request.model,
+                version="7",
+                task=self.task,
+                output=self.outputs[self.task],
+            )
+            return result_to_message(result, kind if kind == self.task else "")
         reply = pb.InferResponse(request_id=request.request_id, model=request.model, version="7", task="classification")
         reply.timings.batch_size = 1
-        if request.WhichOneof("input") == "classification":
+        if kind == "classification":
             reply.classification.labels.add(label="a", score=len(request.classification.text) / 100)
         else:
             reply.json.update({"labels": [{"label": "a", "score": len(request.json["text"]) / 100}], "truncated": False})
@@ -72,8 +89,8 @@ class ScriptedGateway(inference_pb2_grpc.InferenceServicer):
         return pb.ListModelsResponse(models=[pb.Model(name="m", version="7", task="classification", aliases=["production"])])
 
     def DescribeModel(self, request: pb.DescribeModelRequest, context: grpc.ServicerContext) -> pb.DescribeModelResponse:
-        schema = '{"properties": {"text": {"type": "string"}, "text_pair": {}}, "required": ["text"]}'
-        model = pb.Model(name=request.model, version="7", task="classification")
+        model = pb.Model(name=request.model, version="7", task=self.task)
+        schema = json.dumps(self.input_schema)
         return pb.DescribeModelResponse(model=model, input_schema=schema, output_schema="{}", params_schema="{}")
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
+from taskloom.plugins._shared.label_scores import best_labels
 from taskloom.plugins.backbones.loading import Backbone
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
@@ -21,12 +22,20 @@ from taskloom.plugins.tasks.classification.schema import (
     ClassificationInput,
     ClassificationOutput,
     ClassificationParams,
-    LabelScore,
     SavedClassifier,
 )
+from taskloom.plugins.tasks.classification.zero_shot import ZeroShotModel
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
-MULTI_LABEL_THRESHOLD = 0.5
+
+
+def load(artifact: Artifact, shared: SharedParts) -> ClassificationModel | ZeroShotModel:
+    """The model of an artifact, of the kind that its manifest says."""
+    try:
+        saved = SavedClassifier.model_validate(dict(artifact.manifest.config))
+    except ValueError as exc:
+        raise ArtifactError(f"{artifact.name} has a manifest that is no classifier's: {exc}") from exc
+    return (ZeroShotModel if saved.zero_shot else ClassificationModel).load(artifact, saved, shared)
 
 
 class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOutput, ClassificationParams]):
@@ -95,12 +104,10 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
         return cls(parts, imported_head(parts), saved)
 
     @classmethod
-    def load(cls, artifact: Artifact, shared: SharedParts, *, layout: Layout | None = None) -> ClassificationModel:
+    def load(
+        cls, artifact: Artifact, saved: SavedClassifier, shared: SharedParts, *, layout: Layout | None = None
+    ) -> ClassificationModel:
         """The model of an artifact, as `EncoderParts.load` puts it together."""
-        try:
-            saved = SavedClassifier.model_validate(dict(artifact.manifest.config))
-        except ValueError as exc:
-            raise ArtifactError(f"{artifact.name} has a manifest that is no classifier's: {exc}") from exc
         parts = EncoderParts.load(artifact, saved, shared, auto_class=AUTO_CLASS, layout=layout)
         if saved.form == "imported":
             return cls(parts, imported_head(parts), saved)
@@ -109,6 +116,15 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
         return cls(parts, head, saved.model_copy(update=parts.fields()))
 
     # -- the task model -----------------------------------------------------------------------------------------------
+
+    def prepare(self, inputs: Sequence[ClassificationInput], params: Sequence[ClassificationParams]) -> Batch:
+        for asked in params:
+            if asked.labels is not None:
+                raise InvalidInputError(
+                    f"this model has {len(self.labels)} labels of its own and takes no others; a zero-shot model does",
+                    field="params.labels",
+                )
+        return self.encode(inputs)
 
     def encode(self, inputs: Sequence[ClassificationInput]) -> Batch:
         for item in inputs:
@@ -133,22 +149,9 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
         inputs: Sequence[ClassificationInput],
         params: Sequence[ClassificationParams],
     ) -> list[ClassificationOutput]:
-        logits = outputs["logits"].float()
-        scores = logits.sigmoid() if self.saved.multi_label else logits.softmax(-1)
-        ranked = scores.sort(dim=-1, descending=True, stable=True)
-        floor = MULTI_LABEL_THRESHOLD if self.saved.multi_label else 0.0
-        found = []
-        rows = zip(ranked.values.tolist(), ranked.indices.tolist(), outputs["truncated"].tolist(), params, strict=True)
-        for values, indices, truncated, wanted in rows:
-            threshold = floor if wanted.threshold is None else wanted.threshold
-            top = slice(0, wanted.top_k)
-            best = tuple(
-                LabelScore(label=self.labels[i], score=score)
-                for score, i in zip(values[top], indices[top], strict=True)
-                if score >= threshold
-            )
-            found.append(ClassificationOutput(labels=best, truncated=bool(truncated)))
-        return found
+        ranked = best_labels(self.labels, outputs["logits"], params, several=self.saved.multi_label)
+        cut = outputs["truncated"].tolist()
+        return [ClassificationOutput(labels=labels, truncated=truncated) for labels, truncated in zip(ranked, cut, strict=True)]
 
     def collate(self, examples: Sequence[Example[ClassificationInput]]) -> Batch:
         if self.saved.multi_label:

@@ -40,9 +40,15 @@ class ClassificationTask(TaskPlugin[ClassificationInput, ClassificationOutput, C
     primary_metric: ClassVar[str] = "accuracy"
     data_formats: ClassVar[tuple[str, ...]] = ("jsonl", "csv", "tsv")
     text_field: ClassVar[str | None] = "text"
+    caution: ClassVar[str] = (
+        "It always chooses among its own labels: a text about something else gets one of them too, usually with a low score. "
+        "Set a threshold and decide what becomes of texts below it."
+    )
 
     def cost(self, input: ClassificationInput, params: ClassificationParams) -> int:
-        return estimated_tokens(input.text, input.text_pair or "")
+        return estimated_tokens(input.text, input.text_pair or "") + sum(
+            estimated_tokens(label) for label in params.labels or ()
+        )
 
     def read_examples(self, path: Path) -> Iterator[Example[ClassificationInput]]:
         from taskloom.plugins.tasks.classification.train import read_examples
@@ -63,9 +69,9 @@ class ClassificationTask(TaskPlugin[ClassificationInput, ClassificationOutput, C
     def load(
         self, artifact: Artifact, shared: SharedParts
     ) -> TaskModel[ClassificationInput, ClassificationOutput, ClassificationParams]:
-        from taskloom.plugins.tasks.classification.model import ClassificationModel
+        from taskloom.plugins.tasks.classification.model import load
 
-        return ClassificationModel.load(artifact, shared)
+        return load(artifact, shared)
 
     def evaluate(
         self,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from taskloom.core.types import Frozen
+from taskloom.plugins._shared.label_scores import LabelScore
 from taskloom.plugins.backbones.settings import EncoderTrainConfig, SavedEncoder
 
 MAX_CHARACTERS = 100_000
@@ -20,6 +21,9 @@ def _not_blank(text: str) -> str:
         raise ValueError("the text is empty or blank; send at least one visible character")
     return text
 
+
+Label = Annotated[str, Field(strict=True, min_length=1, max_length=200), AfterValidator(_not_blank)]
+MAX_LABELS = 500
 
 Text = Annotated[str, Field(strict=True, max_length=MAX_CHARACTERS), AfterValidator(_not_blank)]
 
@@ -39,13 +43,6 @@ class ClassificationInput(Frozen):
 
     text: Text
     text_pair: Text | None = None
-
-
-class LabelScore(Frozen):
-    """A label and its probability."""
-
-    label: str
-    score: float = Field(ge=0, le=1)
 
 
 class ClassificationOutput(Frozen):
@@ -70,12 +67,23 @@ class ClassificationOutput(Frozen):
 
 class ClassificationParams(Frozen):
     """How much of the answer to return: at most `top_k` labels (null for all) whose score is at least `threshold`. A null
-    `threshold` is 0 for models with one label per text and 0.5 for those with several."""
+    `threshold` is 0 for models with one label per text and 0.5 for those with several. `labels` are the labels to choose from,
+    for a zero-shot model."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"top_k": 1}, {"top_k": None, "threshold": 0.5}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {},
+                {"top_k": 1},
+                {"top_k": None, "threshold": 0.5},
+                {"labels": ["a question about a bill", "a complaint", "praise"]},
+            ]
+        }
+    )
 
     top_k: int | None = Field(default=5, ge=1)
     threshold: float | None = Field(default=None, ge=0, le=1)
+    labels: tuple[Label, ...] | None = Field(default=None, min_length=1, max_length=MAX_LABELS)
 
 
 class TrainConfig(EncoderTrainConfig):
@@ -91,6 +99,12 @@ class TrainConfig(EncoderTrainConfig):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
+    zero_shot: bool = False
+    """Embed the names of labels instead of learning them: the rows then set the scale of the scores alone, and `labels` are
+    those of requests that bring none of their own."""
+    labels: tuple[Label, ...] = ()
+    template: Annotated[str, Field(pattern=r"\{\}")] = "{}"
+    """What stands around a label's name, at `{}`, when a zero-shot model reads it."""
 
 
 class SavedClassifier(SavedEncoder):
@@ -101,3 +115,5 @@ class SavedClassifier(SavedEncoder):
     pair: bool = False
     pooling: Literal["mean", "cls"] = "mean"
     dropout: float = 0.0
+    zero_shot: bool = False
+    template: str = "{}"

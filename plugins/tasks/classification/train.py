@@ -13,19 +13,22 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from taskloom.core.digest import canonical_json, sha256_hex
-from taskloom.core.errors import DataError
+from taskloom.core.errors import ConfigError, DataError
 from taskloom.core.task import Example, Trained, TrainRun
 from taskloom.plugins._shared.datasets import LIST_SEPARATOR, Row, read_rows, stratified_split
+from taskloom.plugins._shared.label_metrics import labels_of
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
 from taskloom.plugins.tasks.classification.heads import PooledHead
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.schema import (
+    MAX_LABELS,
     ClassificationInput,
     ClassificationOutput,
     ClassificationParams,
     TrainConfig,
 )
+from taskloom.plugins.tasks.classification.zero_shot import ZeroShotModel, fit_scale
 
 COLUMNS = ("text", "text_pair", "label", "labels")
 MEASURED_AT_ONCE = 64
@@ -83,6 +86,8 @@ def train(
     """Trains a classifier. Without `validation`, a stratified part of `rows` is held out; with neither, every row is trained
     on for all epochs."""
     check_targets(rows, config)
+    if config.zero_shot:
+        return calibrate_zero_shot(config, [*rows, *validation])
     if validation:
         check_targets(validation, config)
         kept, held = list(rows), list(validation)
@@ -120,8 +125,26 @@ def train(
     return Trained(model, result.history, facts)
 
 
-def labels_of(example: Example[ClassificationInput]) -> tuple[str, ...]:
-    return (example.target,) if isinstance(example.target, str) else tuple(example.target)
+def calibrate_zero_shot(
+    config: TrainConfig, rows: Rows
+) -> Trained[ClassificationInput, ClassificationOutput, ClassificationParams]:
+    """A zero-shot model whose scores are calibrated on rows; their labels are not learned."""
+    if not config.labels:
+        raise ConfigError("a zero-shot model needs `labels`: the names that it uses for requests that bring none")
+    model = ZeroShotModel.build(config.labels, backbone=config.backbone, template=config.template, max_length=config.max_length)
+    names = tuple(sorted({example.target for example in rows}))
+    params = ClassificationParams(labels=names[:MAX_LABELS])
+    order = sorted((e for e in rows if e.target in names[:MAX_LABELS]), key=lambda e: len(e.input.text))
+    model.module.eval()
+    found: list[Tensor] = []
+    with torch.inference_mode():
+        for start in range(0, len(order), MEASURED_AT_ONCE):
+            part = [example.input for example in order[start : start + MEASURED_AT_ONCE]]
+            found.append(model.forward(model.prepare(part, [params] * len(part)))["logits"])
+    targets = torch.tensor([names.index(example.target) for example in order])
+    loss = fit_scale(model, torch.cat(found).clone(), targets)
+    facts = {"rows": len(order), "labels_seen": len(names), "scale": float(model.module.head.scale.detach()), "loss": loss}
+    return Trained(model, (), facts)
 
 
 def check_targets(rows: Rows, config: TrainConfig) -> None:

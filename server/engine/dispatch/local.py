@@ -8,36 +8,43 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
-from taskloom.core.ports import BatchResult, WorkItem
+from taskloom.core.ports import BatchResult, PartSink, WorkItem
 from taskloom.core.registry import Registry
 from taskloom.core.store import ModelStore
 from taskloom.server.engine.host import ModelHost
 from taskloom.server.engine.spec import ModelVersion, ReplicaSpec
+from taskloom.server.parts import StopSign
 
 T = TypeVar("T")
 
 
 class LocalDispatcher:
     """One replica: a `ModelHost` and as many threads as batches may be in flight, so that one batch is tokenised while
-    another is in the model."""
+    another is in the model. Answers that come in parts have threads of their own, which are started when they are needed."""
 
     def __init__(self, spec: ReplicaSpec, registry: Registry, store: ModelStore) -> None:
         self._spec = spec
         self._registry = registry
         self._store = store
         self._lanes = spec.settings.batch.in_flight_per_replica
+        self._stream_lanes = spec.settings.batch.streams_per_replica
         self._host: ModelHost | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._writers: ThreadPoolExecutor | None = None
         self._busy: dict[ModelHost, int] = {}
         self._changed: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         self._pool = ThreadPoolExecutor(self._lanes, thread_name_prefix=f"taskloom-{self._spec.pool}")
+        self._writers = ThreadPoolExecutor(self._stream_lanes, thread_name_prefix=f"taskloom-{self._spec.pool}-stream")
         self._host = await self._in_thread(lambda: self._loaded(self._spec))
         self._changed()
 
     def slots(self) -> int:
         return self._lanes if self._host is not None else 0
+
+    def stream_slots(self) -> int:
+        return self._stream_lanes if self._host is not None else 0
 
     def replicas(self) -> int:
         return 1 if self._host is not None else 0
@@ -46,16 +53,30 @@ class LocalDispatcher:
         self._changed = changed
 
     async def dispatch(self, items: Sequence[WorkItem], deadline_s: float | None) -> BatchResult:
+        # The scheduler cancels a batch that nobody waits for any more; if it has not begun, it then leaves the queue here.
+        return await self._begin(self._pool, lambda host: host.run(items))
+
+    async def stream(self, item: WorkItem, deadline_s: float | None, send: PartSink) -> BatchResult:
+        loop, stop = asyncio.get_running_loop(), StopSign(deadline_s)
+
+        def tell(text: str) -> None:
+            _tell(loop, lambda: send(text))
+
+        try:
+            return await self._begin(self._writers, lambda host: host.stream(item, tell, stop.check))
+        finally:
+            stop.put_up()
+
+    def _begin(self, pool: ThreadPoolExecutor | None, work: Callable[[ModelHost], BatchResult]) -> asyncio.Future[BatchResult]:
         host = self._host
         assert host is not None, "start() comes first"
-        assert self._pool is not None
+        assert pool is not None
 
         loop = asyncio.get_running_loop()
         self._busy[host] = self._busy.get(host, 0) + 1
-        running = self._pool.submit(host.run, items)
-        # The scheduler cancels a batch that nobody waits for any more; if it has not begun, it then leaves the queue here.
+        running = pool.submit(work, host)
         running.add_done_callback(lambda _: _tell(loop, lambda: self._done(host)))
-        return await asyncio.wrap_future(running)
+        return asyncio.wrap_future(running)
 
     def _done(self, host: ModelHost) -> None:
         self._busy[host] -= 1
@@ -75,9 +96,10 @@ class LocalDispatcher:
 
     async def close(self) -> None:
         host, self._host = self._host, None
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
+        pools, self._pool, self._writers = (self._pool, self._writers), None, None
+        for pool in pools:
+            if pool is not None:
+                await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
         if host is not None:
             host.close()
 

@@ -1,4 +1,4 @@
-"""Carries batches to a Ray Serve deployment: one call per batch."""
+"""Carries batches to a Ray Serve deployment: one call per batch, and a streaming call for an answer that comes in parts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from taskloom.core.errors import InternalError, MissingDependencyError, ReplicaLostError, UnavailableError
-from taskloom.core.ports import BatchResult, WorkItem
+from taskloom.core.ports import BatchResult, PartSink, WorkItem
 from taskloom.core.predictor import choose_runtime
 from taskloom.core.registry import Registry
 from taskloom.core.settings import PoolSettings
 from taskloom.server.engine.cluster import RayCluster
-from taskloom.server.engine.replica import Replica, pack_items, unpack_result
+from taskloom.server.engine.replica import Replica, SentBatch, pack_items, unpack_result
 from taskloom.server.engine.spec import ModelVersion, ReplicaSpec
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class RayDispatcher:
         self._registry = registry
         self._app = f"taskloom-{spec.pool}"
         self._handle: Any = None
+        self._stream_handle: Any = None
         self._replicas = 0
         self._changed: Callable[[], None] = lambda: None
         self._poller: asyncio.Task[None] | None = None
@@ -51,6 +53,7 @@ class RayDispatcher:
     async def start(self) -> None:
         await self._deploy(self._spec)
         self._handle = await self._cluster.run(self._open_handle)
+        self._stream_handle = self._handle.options(stream=True, method_name="stream")
         await self._look()
         self._poller = asyncio.create_task(self._poll(), name=f"taskloom-status-{self._spec.pool}")
 
@@ -59,6 +62,9 @@ class RayDispatcher:
         what brings one up."""
         return max(self._replicas, 1) * self._spec.settings.batch.in_flight_per_replica if self._handle is not None else 0
 
+    def stream_slots(self) -> int:
+        return max(self._replicas, 1) * self._spec.settings.batch.streams_per_replica if self._handle is not None else 0
+
     def replicas(self) -> int:
         return self._replicas
 
@@ -66,15 +72,22 @@ class RayDispatcher:
         self._changed = changed
 
     async def dispatch(self, items: Sequence[WorkItem], deadline_s: float | None) -> BatchResult:
+        payload = pack_items(items)
+        return await self._ask(lambda: self._handle.remote(payload, deadline_s), _whole)
+
+    async def stream(self, item: WorkItem, deadline_s: float | None, send: PartSink) -> BatchResult:
+        [payload] = pack_items([item])
+        return await self._ask(lambda: self._stream_handle.remote(payload, deadline_s), partial(_in_parts, send=send))
+
+    async def _ask(self, call: Callable[[], Any], read: Callable[[Any], Awaitable[SentBatch]]) -> BatchResult:
         import grpc
         from ray import exceptions as ray_errors
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-        payload = pack_items(items)
         while True:
-            response = self._handle.remote(payload, deadline_s)
+            response = call()
             try:
-                return unpack_result(await response)
+                return unpack_result(await read(response))
             except asyncio.CancelledError:
                 response.cancel()
                 raise
@@ -127,7 +140,8 @@ class RayDispatcher:
     def _send_deployment(self, spec: ReplicaSpec, environment: Mapping[str, str]) -> None:
         from ray import serve
 
-        target = serve.deployment(**_options(spec, environment))(Replica).bind(spec)
+        streams = any(self._registry.tasks.get(task).streams for task in spec.tasks())
+        target = serve.deployment(**_options(spec, environment, streams))(Replica).bind(spec)
         serve.run_many([serve.RunTarget(target, name=self._app, route_prefix=None)], wait_for_applications_running=False)
 
     def _open_handle(self) -> Any:
@@ -162,6 +176,20 @@ class RayDispatcher:
                 await self._look()
 
 
+async def _whole(response: Any) -> SentBatch:
+    result: SentBatch = await response
+    return result
+
+
+async def _in_parts(response: Any, send: PartSink) -> SentBatch:
+    async for message in response:
+        if not isinstance(message, str):
+            result: SentBatch = message
+            return result
+        send(message)
+    raise ReplicaLostError("a replica ended its answer before the end")
+
+
 def _with_threads(pool: PoolSettings) -> PoolSettings:
     """A replica computes with the cores that it is given: replicas that each took all of them would wait for one another."""
     if pool.runtime.threads:
@@ -170,12 +198,14 @@ def _with_threads(pool: PoolSettings) -> PoolSettings:
     return pool.model_copy(update={"runtime": pool.runtime.model_copy(update={"threads": threads})})
 
 
-def _options(spec: ReplicaSpec, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Serve's defaults are for small web handlers; each one here was chosen for batches on a model."""
+def _options(spec: ReplicaSpec, environment: Mapping[str, str], streams: bool) -> dict[str, Any]:
+    """Serve's defaults are for small web handlers; each one here was chosen for batches on a model. `streams` makes room for
+    answers in parts beside them; a pool without such keeps the limit that spreads its batches evenly."""
     pool = spec.settings
+    batch = pool.batch
     options: dict[str, Any] = {
         "name": DEPLOYMENT,
-        "max_ongoing_requests": pool.batch.in_flight_per_replica,
+        "max_ongoing_requests": batch.in_flight_per_replica + (batch.streams_per_replica if streams else 0),
         "max_queued_requests": 64,
         "health_check_period_s": pool.canary_period_s,
         # The canary has its own deadline inside the replica; this one is for a replica that can't even say so.

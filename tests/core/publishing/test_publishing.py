@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from pydantic import Field
+from pydantic import Base64Bytes, Field
 
-from taskloom.core.artifact import Artifact, DataInfo, LineageStep
+from taskloom.core.artifact import Artifact, DataInfo, LineageStep, Manifest
 from taskloom.core.errors import ArtifactError
+from taskloom.core.model_card import _calls
 from taskloom.core.publishing import ModelStory, publish_model, publish_trained, read_report
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import ExecutionPlan, RuntimeConfig, RuntimePlugin
@@ -180,6 +181,29 @@ def test_the_card_tells_what_a_user_must_know(store: ModelStore, registry: Regis
     assert "(lower is better)" in body
     assert "client.infer('shout-en'" in body
     assert "![loud](figures/loud.png)" in body
+
+
+class Several(Frozen):
+    question: str
+    history: tuple[str, ...] = ()
+    image: Base64Bytes = b""
+
+
+class SeveralTask(ShoutTask):
+    Input = Several
+
+
+def test_the_card_calls_a_model_by_its_own_example_however_many_fields_it_has() -> None:
+    manifest = Manifest(
+        model="m",
+        task="shout",
+        created="2026-11-21",
+        examples=({"question": "What's new?", "history": ["5", "6"], "image": "AAEC" * 1000},),
+    )
+    calls = _calls(manifest, SeveralTask())
+    assert """taskloom predict m question='What'"'"'s new?' history='["5", "6"]' image=@FILE --local""" in calls
+    assert """{'question': "What's new?", 'history': ['5', '6'], 'image': Path('FILE').read_bytes()}""" in calls
+    assert "from pathlib import Path" in calls
 
 
 def test_nothing_is_published_if_a_metric_is_missing(store: ModelStore, registry: Registry) -> None:

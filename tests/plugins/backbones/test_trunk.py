@@ -18,7 +18,7 @@ from taskloom.core.testing.conformance import publish
 from taskloom.plugins.backbones.packing import plan_row, row_length
 from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.backbones.trunk import EncoderBranch
-from taskloom.plugins.tasks.classification.model import ClassificationModel
+from taskloom.plugins.tasks.classification.model import ClassificationModel, load
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
 from taskloom.plugins.tasks.classification.schema import ClassificationInput
 
@@ -67,7 +67,7 @@ def artifacts(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 def loaded(artifacts: list[Artifact], shared: SharedParts) -> list[ClassificationModel]:
-    models = [ClassificationModel.load(artifact, shared) for artifact in artifacts]
+    models = [load(artifact, shared) for artifact in artifacts]
     for model in models:
         model.module.eval()
     return models
@@ -127,4 +127,4 @@ def test_an_encoder_that_can_not_pack_is_not_shared(checkpoint: Callable[..., Pa
     model = ClassificationModel.build(["a", "b"], backbone=str(checkpoint("mpnet")), adapter=LoraSettings(r=2))
     artifact = publish(ClassificationTask(), model, ModelStore([tmp_path]))
     assert model.backbone is not None
-    assert ClassificationModel.load(artifact, SharedParts([model.backbone.digest])).branch is None
+    assert load(artifact, SharedParts([model.backbone.digest])).branch is None

@@ -11,18 +11,20 @@ import torch
 
 from taskloom.core.predictor import Predictor
 from taskloom.core.runtime import RuntimeConfig
+from taskloom.core.task import TaskModel
 from taskloom.core.testing import TaskConformance
 from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
 from taskloom.plugins.tasks.classification.schema import ClassificationInput
+from taskloom.plugins.tasks.classification.zero_shot import ZeroShotModel
 
 LABELS = ["card", "order", "退款"]
 FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1)
 
 
-def ready(model: ClassificationModel) -> Predictor[Any, Any, Any]:
+def ready(model: TaskModel[Any, Any, Any]) -> Predictor[Any, Any, Any]:
     runtime = TorchRuntime()
     return Predictor(ClassificationTask(), model, runtime.load(model, None, runtime.plan(FP32)))
 
@@ -55,6 +57,13 @@ class TestAdapter(ClassifierConformance):
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.3)  # PEFT starts with zeros: an adapter that does nothing
         return ready(model)
+
+
+class TestZeroShot(ClassifierConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def predictor(cls, tiny_bert: str) -> Predictor[Any, Any, Any]:
+        return ready(ZeroShotModel.build(LABELS, backbone=tiny_bert))
 
 
 class TestFullMultiLabel(ClassifierConformance):

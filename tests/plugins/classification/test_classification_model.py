@@ -23,7 +23,7 @@ from taskloom.core.testing.conformance import publish
 from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.heads import IMPORTED_HEADS
-from taskloom.plugins.tasks.classification.model import ClassificationModel
+from taskloom.plugins.tasks.classification.model import ClassificationModel, load
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
 from taskloom.plugins.tasks.classification.schema import ClassificationInput, ClassificationOutput, ClassificationParams
 
@@ -161,7 +161,7 @@ def test_a_full_artifact_needs_nothing_else(checkpoint: Callable[..., Path], tmp
     folder = checkpoint("bert", seed=5)
     artifact = publish(ClassificationTask(), ClassificationModel.build(LABELS, backbone=str(folder)), ModelStore([tmp_path]))
     folder.rename(folder.with_name("gone"))
-    assert ready(ClassificationModel.load(artifact, SharedParts())).predict_one(ClassificationInput(text="hello")).labels
+    assert ready(load(artifact, SharedParts())).predict_one(ClassificationInput(text="hello")).labels
 
 
 def test_an_adapter_on_another_backbone_is_refused(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_an_adapter_on_another_backbone_is_refused(checkpoint: Callable[..., Pat
     other = checkpoint("bert", seed=7) / "model.safetensors"
     (folder / "model.safetensors").write_bytes(other.read_bytes())
     with pytest.raises(ArtifactError, match="the weights were trained on backbone"):
-        ClassificationModel.load(artifact, SharedParts())
+        load(artifact, SharedParts())
 
 
 def test_a_manifest_of_another_kind_is_refused(tiny_bert: str, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_manifest_of_another_kind_is_refused(tiny_bert: str, tmp_path: Path) -
     artifact = publish(ClassificationTask(), model, ModelStore([tmp_path]))
     strange = artifact.manifest.model_copy(update={"config": {"form": "unheard"}})
     with pytest.raises(ArtifactError, match="no classifier's"):
-        ClassificationModel.load(Artifact(artifact.folder, strange), SharedParts())
+        load(Artifact(artifact.folder, strange), SharedParts())
 
 
 @pytest.mark.parametrize("kind", sorted(IMPORTED_HEADS))

@@ -14,9 +14,11 @@ from taskloom.core.errors import DataError
 from taskloom.core.predictor import Predictor
 from taskloom.core.task import Example
 from taskloom.plugins._shared.bootstrap import percentile_intervals
-from taskloom.plugins.tasks.classification.figures import draw_confusion
-from taskloom.plugins.tasks.classification.metrics import Judged, evaluate, expected_calibration_error, macro_f1, micro_f1
-from taskloom.plugins.tasks.classification.schema import ClassificationInput, ClassificationOutput, LabelScore
+from taskloom.plugins._shared.label_figures import draw_confusion
+from taskloom.plugins._shared.label_metrics import Judged, expected_calibration_error, macro_f1, micro_f1
+from taskloom.plugins._shared.label_scores import LabelScore
+from taskloom.plugins.tasks.classification.metrics import evaluate
+from taskloom.plugins.tasks.classification.schema import ClassificationInput, ClassificationOutput
 
 LABELS = ("a", "b", "c", "丢失")
 

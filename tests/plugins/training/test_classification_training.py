@@ -245,6 +245,28 @@ def test_a_recipe_becomes_a_published_model_that_gives_its_figures_again(
     assert (tmp_path / "f" / "reliability.png").is_file()
 
 
+def test_a_recipe_may_name_several_files(context: Context, recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(
+        recipe.read_text()
+        .replace('"rows.jsonl"', '["one/rows.jsonl", "two/rows.jsonl"]')
+        .replace('"unseen.jsonl"', '["one/unseen.jsonl", "two/unseen.jsonl"]')
+    )
+    files = [tmp_path / folder / name for folder in ("one", "two") for name in ("rows.jsonl", "unseen.jsonl")]
+    for i, path in enumerate(files):
+        path.parent.mkdir(exist_ok=True)
+        write_rows(path, [*card_or_order(12), example(f"my order {'abcd'[i]}", "order")])
+    printed = json.loads(run(train_command, context, recipe, "--json", "--set", "epochs=1").stdout)
+    artifact = context.store.resolve("tiny")
+    assert [(info.name, info.rows) for info in artifact.manifest.data] == [("one/rows.jsonl", 13), ("two/rows.jsonl", 13)]
+    assert len({info.sha256 for info in artifact.manifest.data}) == 2
+    assert printed["examples"] == 26
+    card = artifact.path("MODEL_CARD.md").read_text()
+    assert "one/unseen.jsonl, two/unseen.jsonl" in card
+    evaluated = json.loads(run(eval_command, context, "tiny", files[1], files[3], "--json").stdout)
+    assert evaluated["evaluation"]["metrics"] == printed["metrics"]
+    assert "trained on rows.jsonl" in run(eval_command, context, "tiny", files[1], files[2]).stderr
+
+
 def test_a_training_that_can_not_be_put_on_record_publishes_nothing(context: Context, recipe: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", card_or_order())
     write_rows(tmp_path / "unseen.jsonl", card_or_order(12))

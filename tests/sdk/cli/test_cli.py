@@ -39,11 +39,12 @@ def run(*args, obj=None):
     return CliRunner().invoke(root, list(args), obj=obj, prog_name="taskloom")
 
 
-def publish(home, note=""):
+def publish(home, note="", task="classification", **metrics):
     store = open_store(home / "models")
+    manifest = Manifest(model="toy", task=task, created="2026-11-21", description="中文", metrics=metrics)
     with store.draft("toy") as draft:
         (draft / "notes.txt").write_text(note)
-        return store.publish(draft, Manifest(model="toy", task="classification", created="2026-11-21", description="中文"))
+        return store.publish(draft, manifest)
 
 
 class Recorder:
@@ -190,9 +191,39 @@ def test_list_and_show(home):
     shown = json.loads(run("models", "show", "toy@1", "--json").stdout)
     assert shown["description"] == "中文"
     assert shown["aliases"] == ["candidate", "production"]
+    assert shown["input_schema"]["required"] == ["text"]
     missing = run("models", "show", "toi")
     assert missing.exit_code == 1
     assert "did you mean 'toy'" in missing.stderr
+
+
+def test_list_shows_the_primary_metric_and_how_sure_it_is(home):
+    publish(home, a_first=0.25, accuracy=0.5)
+    publish(home, task="somebody-elses", second=0.5, first=0.25)
+    lines = [" ".join(line.split()) for line in run("models", "list").stdout.splitlines()]
+    assert any("intent-en@1 classification 5.9 MB accuracy 0.937 (0.921–0.952) en Apache-2.0" in line for line in lines)
+    assert "toy@1 classification accuracy 0.500 production" in lines
+    assert any(line.startswith("toy@2 somebody-elses first 0.250") for line in lines)
+
+
+def test_show_names_pictures_by_where_they_are(home):
+    shown = "".join(run("models", "show", "intent-en").stdout.split())
+    assert "intent-en/1/figures/confusion.png" in shown
+
+
+def test_show_says_what_a_model_takes(home):
+    lines = [" ".join(line.split()) for line in run("models", "show", "intent-en").stdout.splitlines()]
+    assert "text text, at most 100,000 characters required" in lines
+    assert "top_k whole number, at least 1 5" in lines
+    publish(home, task="somebody-elses")
+    assert "somebody-elses" in run("models", "show", "toy").stdout
+
+
+def test_models_of_a_gateway(home, address):
+    assert "m@7" in run("models", "list", "--address", address).stdout
+    shown = [" ".join(line.split()) for line in run("models", "show", "m", "--address", address).stdout.splitlines()]
+    assert "task classification" in shown
+    assert "text text required" in shown
 
 
 def test_config_says_where_each_setting_came_from_and_hides_secrets(home, monkeypatch, tmp_path):

@@ -81,6 +81,18 @@ def test_the_same_calls_and_result_types(tmp_path):
     assert engine.closed
 
 
+def test_an_image_is_json_data_in_process_too(tmp_path):
+    class Camera(LengthEngine):
+        async def infer(self, call):
+            output = {"labels": [{"label": call.input["image"], "score": 1.0}], "width": 1, "height": 1}
+            return InferResult(request_id="r", model="m", version="1", task="vision", output=output)
+
+    client = make(Camera(), tmp_path)
+    client.start()
+    with client:
+        assert client.classify_image(b"\x00\x01", model="m").label == "AAE="
+
+
 def test_a_missing_library_names_the_install_line(tmp_path):
     client = make(ModuleNotFoundError("No module named 'torch'", name="torch"), tmp_path)
     with pytest.raises(MissingDependencyError, match=r"pip install 'taskloom\[local\]'"):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,22 @@ from pydantic import Field
 
 from taskloom.core.artifact import Artifact, Manifest
 from taskloom.core.errors import InvalidInputError, UnsupportedError
-from taskloom.core.ports import BatchResult, WorkItem, WorkResult
+from taskloom.core.ports import BatchResult, PartSink, WorkItem, WorkResult
 from taskloom.core.predictor import Predictor
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import ExecutionPlan, RuntimeConfig, RuntimePlugin
 from taskloom.core.store import ModelStore
-from taskloom.core.task import EvaluationResult, Example, MetricSpec, SharedParts, TaskModel, TaskPlugin, Trained, TrainRun
+from taskloom.core.task import (
+    EvaluationResult,
+    Example,
+    MetricSpec,
+    Run,
+    SharedParts,
+    TaskModel,
+    TaskPlugin,
+    Trained,
+    TrainRun,
+)
 from taskloom.core.types import Frozen
 
 
@@ -36,6 +47,8 @@ class TextOutput(Frozen):
 
 class TextParams(Frozen):
     shout: bool = False
+    step_s: float = 0.0
+    """How long a word takes to write."""
 
 
 class EchoModel(TaskModel[TextInput, TextOutput, TextParams]):
@@ -91,6 +104,48 @@ class PoisonModel(EchoModel):
         return batch
 
 
+class WritingModel(EchoModel):
+    """Writes its text word by word, a step on the device for each, and notes each word in $TASKLOOM_TEST_RAN. At the word
+    `poison` it raises, at `kill` it kills the process, at `kill:FILE` only while FILE is not there, which it makes; at `hang`
+    it never ends."""
+
+    streams = True
+
+    def forward(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        word = str(batch.get("word", "")).strip()
+        if ran := os.environ.get("TASKLOOM_TEST_RAN"):
+            with Path(ran).open("a") as stream:
+                stream.write(f"{word}\n")
+        time.sleep(batch.get("step_s", 0.0))
+        if word == "poison":
+            raise RuntimeError("a secret detail")
+        if word == "kill" or (word.startswith("kill:") and _made(Path(word.removeprefix("kill:")))):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if word == "hang":
+            time.sleep(3600)
+        return batch
+
+    def stream(self, input: TextInput, params: TextParams, run: Run) -> Generator[str, None, TextOutput]:
+        whole = self.encode([input])
+        for word in words(input.text):
+            run({"word": word, "step_s": params.step_s})
+            yield word.upper() if params.shout else word
+        return self.decode(whole, [input], [params])[0]
+
+
+def _made(path: Path) -> bool:
+    """Whether the file was not there; it is now."""
+    if path.exists():
+        return False
+    path.touch()
+    return True
+
+
+def words(text: str) -> list[str]:
+    """Each with the space that follows; laid end to end they are the text."""
+    return re.findall(r"\S+\s*|\s+", text)
+
+
 class EchoTask(TaskPlugin[TextInput, TextOutput, TextParams]):
     name = "echo"
     description = "Gives back what it gets."
@@ -138,6 +193,19 @@ class PoisonTask(EchoTask):
     model = PoisonModel
 
 
+class WritingTask(EchoTask):
+    name = "writing"
+    model = WritingModel
+    streams = True
+
+
+class TerseTask(EchoTask):
+    """A task some of whose models write piece by piece, and this one does not."""
+
+    name = "terse"
+    streams = True
+
+
 class PlainExecutor:
     def __init__(self, model: TaskModel[Any, Any, Any], plan: ExecutionPlan) -> None:
         self.model = model
@@ -169,7 +237,7 @@ class PlainRuntime(RuntimePlugin):
 
 def make_registry() -> Registry:
     registry = Registry()
-    for task in (EchoTask(), SlowTask(), PoisonTask()):
+    for task in (EchoTask(), SlowTask(), PoisonTask(), WritingTask(), TerseTask()):
         registry.tasks.add(task, "fakes")
     registry.runtimes.add(PlainRuntime(), "fakes")
     return registry
@@ -184,10 +252,16 @@ def publish(store: ModelStore, model: str, task: str, aliases: Sequence[str] = (
 
 
 class FakeDispatcher:
-    """Answers each batch after `takes_s` seconds of loop time. `behave` sees a batch first, and may raise or wait."""
+    """Answers each batch after `takes_s` seconds of loop time. `behave` sees a batch first, and may raise or wait. Of an answer
+    in parts it sends `PARTS`, one every `takes_s` seconds; `behave_part` sees the item and the place of a part first."""
 
-    def __init__(self, slots: int = 1, takes_s: float = 1.0) -> None:
+    PARTS = ("one ", "two ", "three")
+
+    def __init__(self, slots: int = 1, takes_s: float = 1.0, stream_slots: int = 1) -> None:
         self.free = slots
+        self.stream_free = stream_slots
+        self.streams: list[str] = []
+        self.streaming = 0
         self.takes_s = takes_s
         self.batches: list[list[str]] = []
         self.flying = 0
@@ -198,6 +272,27 @@ class FakeDispatcher:
 
     def slots(self) -> int:
         return self.free
+
+    def stream_slots(self) -> int:
+        return self.stream_free
+
+    async def behave_part(self, name: str, place: int) -> None: ...
+
+    async def stream(self, item: WorkItem, deadline_s: float | None, send: PartSink) -> BatchResult:
+        self.streams.append(item.request_id)
+        self.streaming += 1
+        assert self.streaming <= self.stream_free, "more answers in parts than slots"
+        try:
+            for place, part in enumerate(self.PARTS):
+                await self.behave_part(item.request_id, place)
+                await asyncio.sleep(self.takes_s)
+                send(part)
+        except asyncio.CancelledError:
+            self.cancelled.append([item.request_id])
+            raise
+        finally:
+            self.streaming -= 1
+        return BatchResult([WorkResult("1", output={"id": item.request_id})], self.takes_s)
 
     def watch(self, changed: Callable[[], None]) -> None:
         self.changed = changed

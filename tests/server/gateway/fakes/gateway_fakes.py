@@ -17,7 +17,7 @@ from taskloom.core.errors import (
     UnauthenticatedError,
     unknown_name,
 )
-from taskloom.core.ports import AuditEntry, AuditReceipt
+from taskloom.core.ports import AuditEntry, AuditReceipt, PartSink
 from taskloom.core.settings import ServerSettings, TlsSettings
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef, Principal, Timings
 from taskloom.core.wire.gen import inference_pb2 as pb
@@ -36,7 +36,8 @@ class Prepared:
 
 class EchoEngine:
     """Answers at once with the input's text as the only label; `fail:CODE` raises that error, `slow` waits for `release`,
-    `crash` raises what nobody foresaw. Keeps what it ran."""
+    `crash` raises what nobody foresaw. `write one two` sends each word as a part, where parts are asked for; at `wait` it
+    waits for `release`, at the name of an error it fails. Keeps what it ran."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
@@ -53,7 +54,7 @@ class EchoEngine:
             raise InvalidInputError("input.text: a text is needed", field="input.text")
         return Prepared(call)
 
-    async def run(self, prepared: Prepared) -> InferResult:
+    async def run(self, prepared: Prepared, send: PartSink | None = None) -> InferResult:
         call = prepared.call
         text = call.input["text"]
         self.ran.append(call.request_id)
@@ -64,6 +65,15 @@ class EchoEngine:
             await self.release.wait()
         if text == "crash":
             raise RuntimeError("/secret/path/model.bin has burnt")
+        if text.startswith("write ") and send is not None:
+            for word in text.split()[1:]:
+                if word == "wait":
+                    await self.release.wait()
+                elif word in self.errors:
+                    raise self.errors[word]
+                else:
+                    send(f"{word} ")
+                    await asyncio.sleep(0)
         output = {"labels": [{"label": text, "score": 0.5}], "truncated": False}
         return InferResult(
             request_id=call.request_id,

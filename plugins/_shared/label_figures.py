@@ -1,4 +1,5 @@
-"""The pictures of a classifier's report. Matplotlib by its object interface: no global state, no display."""
+"""The pictures in the report of anything that chooses among labels. Matplotlib by its object interface: no global state, no
+display."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Extractive question answering: the parts of a context that answer a question."""

@@ -1,0 +1,132 @@
+"""What a reader is worth on rows that it was not trained on: SQuAD's scores with intervals, and where they are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskloom.core.errors import DataError, TaskloomError
+from taskloom.core.predictor import Predictor
+from taskloom.core.task import EvaluationResult, Example
+from taskloom.plugins._shared.bootstrap import percentile_intervals
+from taskloom.plugins.tasks.qa.schema import QaInput, QaOutput, QaParams
+from taskloom.plugins.tasks.qa.scoring import best_match, exact_match, f1
+
+BATCH = 32
+BINS = 10
+QUESTION_WORDS = ("what", "who", "when", "where", "why", "how", "which")
+ANSWER_LENGTHS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 0))
+"""(from, to) words of the shortest true answer; 0 is no end."""
+
+Floats = NDArray[np.float64]
+Table = tuple[tuple[str | float | int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rows as columns [N]: the scores of the best answer, and its probability (of "no answer", where none was given)."""
+
+    f1: Floats
+    exact_match: Floats
+    confidence: Floats
+
+
+def evaluate(predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequence[Example[QaInput]]) -> EvaluationResult:
+    """F1 and exact match with 95% bootstrap intervals, and tables.
+
+    If every row has an answer, the model must answer each, and the rules of SQuAD 1.1 hold; else it may give none, and those
+    of SQuAD 2 hold. Rows in Chinese are scored as CMRC 2018 does.
+    """
+    judged, v2 = judge(predictor, examples)
+    columns = {"f1": judged.f1, "exact_match": judged.exact_match}
+    intervals = percentile_intervals(
+        lambda rows: {name: float(values[rows].mean()) for name, values in columns.items()}, len(examples)
+    )
+    tables = {
+        "per domain": _grouped("domain", examples, judged, lambda row: row.target.domain),
+        "per question word": _grouped("question", examples, judged, lambda row: question_word(row.input.question)),
+        "per answer length": _grouped("words", examples, judged, answer_length),
+        "calibration": calibration_table(judged),
+    }
+    if v2:
+        tables["with and without an answer"] = _grouped("rows", examples, judged, _has)
+    return EvaluationResult(
+        metrics={name: float(values.mean()) for name, values in columns.items()},
+        intervals=intervals,
+        tables={name: table for name, table in tables.items() if len(table) > 2},
+        examples=len(examples),
+    )
+
+
+def judge(predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequence[Example[QaInput]]) -> tuple[Judged, bool]:
+    """The model's answer to every row, scored, and whether SQuAD 2's rules were used. Raises `DataError` for a row that the
+    model can't take."""
+    if not examples:
+        raise DataError("there are no rows to evaluate on")
+    v2 = not all(example.target.answers for example in examples)
+    params = QaParams() if v2 else QaParams(no_answer_threshold=1.0)
+    found = np.zeros((3, len(examples)))
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].input.context))
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        outputs = predictor.predict([examples[i].input for i in rows], [params] * len(rows))
+        for i, output in zip(rows, outputs, strict=True):
+            if isinstance(output, TaskloomError):
+                where = f"{examples[i].path}, question {examples[i].target.id or examples[i].input.question!r}"
+                raise DataError(f"{where}: {output}", path=examples[i].path, line=examples[i].line) from output
+            best = output.answers[0] if output.answers else None
+            text = best.text if best else ""
+            found[:, i] = (
+                best_match(f1, text, examples[i], v2=v2),
+                best_match(exact_match, text, examples[i], v2=v2),
+                best.score if best else output.no_answer_score,
+            )
+    return Judged(*found), v2
+
+
+def question_word(question: str) -> str:
+    """The first of the words that open questions; "other" if there is none.
+
+    >>> question_word("In which year was it built?")
+    'which'
+    """
+    words = question.lower().replace("'s", " ").split()
+    return next((word.strip("?,.") for word in words if word.strip("?,.") in QUESTION_WORDS), "other")
+
+
+def answer_length(row: Example[QaInput]) -> str:
+    """The band that the shortest true answer's length in words lies in; "none" for a row without answers."""
+    if not row.target.answers:
+        return "none"
+    words = min(len(answer.text.split()) for answer in row.target.answers)
+    low, high = next((low, high) for low, high in ANSWER_LENGTHS if words <= high or not high)
+    return f"{low}" if low == high else f"{low}-{high}" if high else f"{low} or more"
+
+
+def _has(row: Example[QaInput]) -> str:
+    return "with an answer" if row.target.answers else "without"
+
+
+def _grouped(title: str, examples: Sequence[Example[QaInput]], judged: Judged, key: Callable[[Example[QaInput]], str]) -> Table:
+    keys = [key(example) for example in examples]
+    rows: list[tuple[str | float | int, ...]] = [(title, "f1", "exact_match", "rows")]
+    for name in sorted(set(keys), key=lambda name: (-keys.count(name), name)):
+        inside = np.array([own == name for own in keys])
+        means = (round(float(values[inside].mean()), 4) for values in (judged.f1, judged.exact_match))
+        rows.append((name or "(none)", *means, int(inside.sum())))
+    return tuple(rows)
+
+
+def calibration_table(judged: Judged) -> Table:
+    """How often answers of each probability are exactly right; an answer that differs in a word counts as wrong."""
+    rows: list[tuple[str | float | int, ...]] = [("from", "to", "answers", "score", "exact_match", "f1")]
+    number = np.clip((judged.confidence * BINS).astype(int), 0, BINS - 1)
+    for i in range(BINS):
+        inside = number == i
+        if inside.any():
+            means = (round(float(v[inside].mean()), 4) for v in (judged.confidence, judged.exact_match, judged.f1))
+            rows.append((i / BINS, (i + 1) / BINS, int(inside.sum()), *means))
+    return tuple(rows)

@@ -1,0 +1,157 @@
+"""The extractive reader: an encoder over question and context windows, and start and end logits on their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from taskloom.core.artifact import Artifact
+from taskloom.core.errors import ArtifactError
+from taskloom.core.task import Batch, Example, Outputs, SharedParts
+from taskloom.plugins.backbones.loading import Backbone
+from taskloom.plugins.backbones.parts import EncoderParts
+from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
+from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
+from taskloom.plugins.tasks.qa.decoding import read_answers
+from taskloom.plugins.tasks.qa.heads import SpanHead, imported_head
+from taskloom.plugins.tasks.qa.schema import (
+    OVERLAP_TOKENS,
+    WINDOW_TOKENS,
+    QaInput,
+    QaOutput,
+    QaParams,
+    SavedQa,
+)
+from taskloom.plugins.tasks.qa.spans import log_partition, null_logits, span_logits
+from taskloom.plugins.tasks.qa.windows import TrainingWindows, draw_windows
+
+AUTO_CLASS = "AutoModelForQuestionAnswering"
+IMPORTED_WINDOW_TOKENS = 384
+IMPORTED_OVERLAP_TOKENS = 128
+"""What SQuAD models are usually trained with."""
+
+
+class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
+    """A reader. `build` makes a new one to train, `load` reads an artifact's, `import_checkpoint` takes over a Hugging Face
+    model with its head. `training` belongs to `collate` and is not saved."""
+
+    saved: SavedQa
+
+    def __init__(self, parts: EncoderParts, head: nn.Module, saved: SavedQa) -> None:
+        super().__init__(parts, head, saved)
+        self.training = TrainingWindows()
+
+    # -- making one ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        backbone: str | Backbone = DEFAULT_BACKBONE,
+        adapter: LoraSettings | None = None,
+        frozen_layers: int = 0,
+        head: Literal["linear", "mlp"] = "mlp",
+        dropout: float = 0.1,
+        max_length: int = WINDOW_TOKENS,
+        overlap: int = OVERLAP_TOKENS,
+        layout: Layout | None = None,
+    ) -> QaModel:
+        """A new reader with a random head. With `adapter` only it and the head are trained; without, the whole backbone but
+        its `frozen_layers` bottom layers. Seed torch first for the same head again."""
+        parts = EncoderParts.build(backbone, adapter=adapter, frozen_layers=frozen_layers, max_length=max_length, layout=layout)
+        saved = SavedQa(**parts.fields(), overlap=_at_most(overlap, parts), head=head, dropout=dropout)
+        return cls(parts, SpanHead(parts.hidden_size, head, dropout), saved)
+
+    @classmethod
+    def import_checkpoint(
+        cls,
+        name: str,
+        *,
+        max_length: int = IMPORTED_WINDOW_TOKENS,
+        overlap: int = IMPORTED_OVERLAP_TOKENS,
+        layout: Layout | None = None,
+    ) -> QaModel:
+        """A Hugging Face reader (`AutoModelForQuestionAnswering`, by id or folder) with the head that it has."""
+        parts = EncoderParts.import_checkpoint(name, AUTO_CLASS, max_length=max_length, layout=layout)
+        return cls(parts, imported_head(parts), SavedQa(**parts.fields(), overlap=_at_most(overlap, parts)))
+
+    @classmethod
+    def load(cls, artifact: Artifact, shared: SharedParts, *, layout: Layout | None = None) -> QaModel:
+        """The model of an artifact, as `EncoderParts.load` puts it together."""
+        try:
+            saved = SavedQa.model_validate(dict(artifact.manifest.config))
+        except ValueError as exc:
+            raise ArtifactError(f"{artifact.name} has a manifest that is no reader's: {exc}") from exc
+        parts = EncoderParts.load(artifact, saved, shared, auto_class=AUTO_CLASS, layout=layout)
+        if saved.form == "imported":
+            return cls(parts, imported_head(parts), saved)
+        head = SpanHead(parts.hidden_size, saved.head, saved.dropout)
+        read_head(head, artifact.path(HEAD_FILE))
+        return cls(parts, head, saved.model_copy(update=parts.fields()))
+
+    # -- the task model -----------------------------------------------------------------------------------------------
+
+    def encode(self, inputs: Sequence[QaInput]) -> Batch:
+        """Beside the tokens: `owner` [W], the input that each window is of, and `offsets` [T, 2], the code points of each
+        token of the context, -1 for other tokens."""
+        found = self.parts.tokenizer.windows(
+            [item.context for item in inputs], [item.question for item in inputs], overlap=self.saved.overlap
+        )
+        return {
+            "input_ids": found.input_ids,
+            "token_type_ids": found.token_type_ids,
+            "lengths": found.lengths,
+            "owner": found.owner,
+            "offsets": found.offsets,
+        }
+
+    def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
+        kept = {name: batch[name] for name in ("lengths", "owner", "offsets")}
+        return {"logits": self.module.head(hidden), **kept}
+
+    def decode(self, outputs: Outputs, inputs: Sequence[QaInput], params: Sequence[QaParams]) -> list[QaOutput]:
+        lengths, owner, offsets = outputs["lengths"], outputs["owner"], outputs["offsets"]
+        logits = outputs["logits"].float()
+        spans = span_logits(logits, lengths, offsets[:, 0] >= 0, max(wanted.max_answer_tokens for wanted in params))
+        null = null_logits(logits, lengths)
+        windows = torch.bincount(owner, minlength=len(inputs)).tolist()
+        tokens = torch.zeros(len(inputs), dtype=torch.long).index_add(0, owner, lengths).tolist()
+        parts = zip(
+            torch.split(spans, tokens), torch.split(null, windows), torch.split(offsets, tokens), inputs, params, strict=True
+        )
+        return [
+            read_answers(own, float(nulls.min()), places, item.context, wanted) for own, nulls, places, item, wanted in parts
+        ]
+
+    def collate(self, examples: Sequence[Example[QaInput]]) -> Batch:
+        """One window of each row, drawn with torch's generator. The spans to learn are `gold_token`, `gold_reach` (-1 for "no
+        answer"), `gold_window` and `gold_weight` [G]; the weights of a window add up to 1."""
+        return draw_windows(self.parts.tokenizer, examples, self.training)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross entropy of the spans of each window and its null, the answers of several annotators weighing alike. The
+        probabilities that `decode` gives are those that are trained."""
+        outputs = self.forward(batch)
+        logits, lengths = outputs["logits"].float(), batch["lengths"].to(outputs["logits"].device)
+        spans = span_logits(logits, lengths, batch["offsets"].to(logits.device)[:, 0] >= 0, self.training.max_answer_tokens)
+        null = null_logits(logits, lengths)
+        reach = batch["gold_reach"]
+        gold = torch.where(reach < 0, null[batch["gold_window"]], spans[batch["gold_token"], reach.clamp(min=0)])
+        total: Tensor = log_partition(spans, null, lengths).sum() - (gold * batch["gold_weight"]).sum()
+        return total / len(lengths)
+
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
+        return {"logits": outputs["logits"]}
+
+    def blank_batch(self, tokens: int) -> dict[str, Any]:
+        batch = super().blank_batch(tokens)
+        offsets = torch.full((tokens, 2), -1, dtype=torch.long)
+        return {**batch, "owner": torch.zeros(len(batch["lengths"]), dtype=torch.long), "offsets": offsets}
+
+
+def _at_most(overlap: int, parts: EncoderParts) -> int:
+    """An overlap that leaves windows a way forward when the question takes all that it may, half of the window."""
+    return min(overlap, parts.tokenizer.max_length // 3)

@@ -1,0 +1,1 @@
+"""Image classification: the labels of a JPEG, PNG or WebP file."""

@@ -1,0 +1,66 @@
+"""Reading and writing Hugging Face image classifiers and their processors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from taskloom.core.errors import ArtifactError, UnsupportedError
+from taskloom.plugins.backbones.loading import find_backbone, quiet_transformers, weights_digest
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An image classifier in memory, its processor, its labels in the order of its logits, and its weights' digest."""
+
+    model: Any
+    processor: Any
+    labels: tuple[str, ...]
+    multi_label: bool
+    digest: str
+
+
+def load_checkpoint(
+    name: str, *, labels: Sequence[str] | None = None, dtype: torch.dtype | Literal["auto"] = torch.float32
+) -> Checkpoint:
+    """Reads a checkpoint by Hugging Face id or folder. Where `labels` are not its own, its head is replaced by a new one for
+    them; else its labels are taken.
+
+    The processor is always Pillow's, so that a model answers alike whether torchvision is installed or not. Raises
+    `NotFoundError` for a name that nothing answers to, `UnsupportedError` for a model that is no image classifier.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+    processors: Any = AutoImageProcessor  # its methods have no types
+    folder = find_backbone(name)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(folder, **options)
+            own = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+            if labels is not None and tuple(labels) != own:
+                names = dict(enumerate(labels))
+                options |= {"num_labels": len(names), "id2label": names, "label2id": {x: i for i, x in names.items()}}
+                options["ignore_mismatched_sizes"] = True
+            model = AutoModelForImageClassification.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+            processor = processors.from_pretrained(folder, backend="pil", local_files_only=True)
+        except (OSError, KeyError, RuntimeError, ImportError) as exc:
+            raise ArtifactError(f"checkpoint {name!r} can't be read: {str(exc).strip().splitlines()[0]}") from exc
+        except ValueError as exc:
+            raise UnsupportedError(
+                f"{name!r} is no image classifier that transformers knows: {str(exc).strip().splitlines()[0]}"
+            ) from exc
+    model.eval()
+    several = config.problem_type == "multi_label_classification"
+    return Checkpoint(model, processor, tuple(labels) if labels is not None else own, several, weights_digest(folder))
+
+
+def save_checkpoint(model: Any, processor: Any, folder: Path) -> None:
+    """Writes what `load_checkpoint(str(folder))` makes the same again from."""
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
