@@ -153,14 +153,21 @@ def description_to_message(description: ModelDescription) -> pb.DescribeModelRes
 
 
 def description_from_message(message: pb.DescribeModelResponse) -> ModelDescription:
+    input_schema = json.loads(message.input_schema)
     return ModelDescription(
         info=model_from_message(message.model),
-        input_schema=json.loads(message.input_schema),
+        input_schema=input_schema,
         output_schema=json.loads(message.output_schema),
         params_schema=json.loads(message.params_schema),
         labels=tuple(message.labels),
-        examples=tuple(struct_to_dict(example) for example in message.examples),
+        examples=tuple(_in_order(struct_to_dict(example), input_schema) for example in message.examples),
     )
+
+
+def _in_order(example: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in the order of the schema: a Struct keeps none, and people read examples."""
+    known = {name: example[name] for name in schema.get("properties", {}) if name in example}
+    return {**known, **example}
 
 
 # -- messages and JSON data -----------------------------------------------------------------------------------------------

@@ -187,3 +187,16 @@ def test_lists_maps_and_messages_inside_survive_the_wire() -> None:
     output = {"items": [{"item": "3", "title": "Three", "score": 1.0, "reasons": [reason]}], "unknown": ["2"]}
     result = InferResult(request_id="r", model="m", version="1", task="recommendation", output=output)
     assert codec.result_from_message(codec.result_to_message(result, "recommendation")) == result
+
+
+def test_examples_of_a_description_come_in_the_order_of_the_schema() -> None:
+    fields = ["zebra", "apple", "mango", "kiwi"]
+    description = ModelDescription(
+        info=ModelInfo(name="m", version="1", task="qa"),
+        input_schema={"properties": {name: {} for name in fields}},
+        output_schema={},
+        params_schema={},
+        examples=({name: name for name in fields},),
+    )
+    sent = pb.DescribeModelResponse.FromString(codec.description_to_message(description).SerializeToString())
+    assert list(codec.description_from_message(sent).examples[0]) == fields

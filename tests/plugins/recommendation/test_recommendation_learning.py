@@ -124,7 +124,9 @@ def test_training_lowers_the_loss_and_can_be_interrupted(
     world: Any, settings: Callable[..., TrainConfig], tmp_path: Any
 ) -> None:
     task, rows = RecommendationTask(), list(read_examples(world.choices))
-    config = settings(epochs=6, head_learning_rate=1e-2, sharpness=1.0, validation_fraction=0.2, hard_negatives=2, id_dropout=0.2)
+    config = settings(
+        epochs=6, head_learning_rate=1e-2, sharpness=1.0, validation_fraction=0.2, hard_negatives=2, id_dropout=0.2
+    )
     whole = task.train(config, rows, [], TrainRun(work_folder=tmp_path / "whole", show_progress=False))
     losses = [row["loss"] for row in whole.history]
     assert losses[-1] < losses[0]
