@@ -94,6 +94,7 @@ class RayCluster:
             import ray
 
             _hush()
+            _forget_token()
             ray.init(
                 address="local",
                 namespace=NAMESPACE,
@@ -159,6 +160,13 @@ def _hush() -> None:
     from ray._private import worker
 
     worker._worker_logs_enabled = False
+
+
+def _forget_token() -> None:
+    """Has Ray read the token again: it keeps the first one that a process used, which may be another home's."""
+    from ray._raylet import AuthenticationTokenLoader
+
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _own_token(path: Path) -> str:
