@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,26 +15,35 @@ from taskloom.core.task import Example, TaskModel, TaskPlugin, TrainRun
 
 
 @dataclass(frozen=True)
+class Optimized:
+    """What an optimizer returns. `facts` are JSON data for the lineage. `files` are what a runtime needs beside the model's own
+    files (name in the artifact -> path); `runtime` is the one that must serve it, empty for any. With `external`, `files` hold
+    the weights of the model's graph, and the model saves itself without them (`TaskModel.save_rest`)."""
+
+    model: TaskModel[Any, Any, Any]
+    facts: Mapping[str, Any]
+    files: Mapping[str, Path] = field(default_factory=dict)
+    runtime: str = ""
+    external: bool = False
+
+
+@dataclass(frozen=True)
 class OptimizeContext:
-    """What an optimizer may use: the parent, its task, and data. `train` is for recovery training and calibration,
-    `validation` for choosing; the rows that the report is made from are never handed to an optimizer."""
+    """What an optimizer may use. `parent` is the published model that the whole chain of steps began with: a teacher, and what
+    will be compared with. `train` is for recovery training and calibration, `validation` for choosing; the rows that the report
+    is made from are never handed to an optimizer.
+
+    `run.work_folder` belongs to this step alone: checkpoints and caches in it are found again if the step is interrupted.
+    """
 
     task: TaskPlugin[Any, Any, Any]
     parent: Artifact
     train: Sequence[Example[Any]]
     validation: Sequence[Example[Any]]
     run: TrainRun
-
-
-@dataclass(frozen=True)
-class Optimized:
-    """What an optimizer returns. `files` are what a runtime needs beside the weights (name in the artifact -> path);
-    `runtime` is the runtime that must serve it, None for any."""
-
-    model: TaskModel[Any, Any, Any]
-    facts: Mapping[str, Any]
-    files: Mapping[str, Path] = field(default_factory=dict)
-    runtime: str | None = None
+    score: Callable[[Optimized], Mapping[str, float]]
+    """Every metric of the task on `validation`, of the model as it would be published: saved, read again, run by its
+    runtime."""
 
 
 class OptimizerPlugin(ABC):
@@ -46,9 +55,10 @@ class OptimizerPlugin(ABC):
     """What a user may set; every field has a default."""
 
     @abstractmethod
-    def check(self, task: TaskPlugin[Any, Any, Any], artifact: Artifact) -> None:
-        """Raises `UnsupportedError`, with the reason, where this optimizer makes no sense for the artifact."""
+    def check(self, task: TaskPlugin[Any, Any, Any], artifact: Artifact, config: Any) -> None:
+        """Raises `UnsupportedError`, with the reason, where this optimizer makes no sense for the artifact. Called with each
+        artifact that a step is given, so an optimizer that can't follow another says so here. Imports nothing heavy."""
 
     @abstractmethod
     def apply(self, model: TaskModel[Any, Any, Any], config: Any, context: OptimizeContext) -> Optimized:
-        """The optimized model; `model` may be changed in place. `config` is a `Config`."""
+        """The optimized model; `model`, which was read for this step alone, may be changed in place. `config` is a `Config`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -136,19 +137,18 @@ def publish_model(
     parent: ParentInfo | None = None,
     demanded_runtime: str = "",
     files: Mapping[str, Path] | None = None,
+    external: bool = False,
     runtime: RuntimeConfig | None = None,
     aliases: Sequence[str] = ("candidate",),
 ) -> Artifact:
     """Publishes a model with its whole lineage (`steps`). `files` are put into the artifact as they are, by name;
-    `demanded_runtime` is the one that must serve it, empty for any. Nothing is published if any part of it fails.
+    with `external` they hold the weights of its graph. `demanded_runtime` is the one that must serve it, empty for any. Nothing
+    is published if any part of it fails.
 
     It is measured on `evaluation`, rows of `evaluation_data`; or it takes over a parent's `report`, and is then only loaded,
     to see that it can be: for changes that are no matter of quality. Its story should say so."""
     with store.draft(story.name) as draft:
-        saved = model.save(draft)
-        for name, path in (files or {}).items():
-            (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            (draft / name).write_bytes(path.read_bytes())
+        saved = write_model(draft, model, files or {}, external=external)
         manifest = Manifest(
             model=story.name,
             version="draft",
@@ -168,7 +168,7 @@ def publish_model(
             packages=packages_in_use(),
         )
         if report is not None:
-            load_predictor(registry, _draft_artifact(draft, manifest), runtime).close()
+            load_predictor(registry, draft_artifact(draft, manifest), runtime).close()
         elif evaluation_data is not None:
             report = measure(
                 draft,
@@ -186,6 +186,17 @@ def publish_model(
         (draft / REPORT).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (draft / CARD).write_text(model_card(manifest, report, story, task), encoding="utf-8")
         return store.publish(draft, manifest, aliases, reason="published")
+
+
+def write_model(
+    folder: Path, model: TaskModel[Any, Any, Any], files: Mapping[str, Path], *, external: bool = False
+) -> Mapping[str, Any]:
+    """Everything of a model but its manifest, report and card; returns the manifest's `config`."""
+    config = model.save_rest(folder) if external else model.save(folder)
+    for name, path in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
+    return config
 
 
 def _valid_examples(story: ModelStory, task: TaskPlugin[Any, Any, Any]) -> tuple[Mapping[str, Any], ...]:
@@ -207,7 +218,7 @@ def measure(
     runtime: RuntimeConfig | None = None,
 ) -> Report:
     """Loads the files in `draft` as a server would and evaluates what they make; figures go into the draft."""
-    predictor = load_predictor(registry, _draft_artifact(draft, manifest), runtime)
+    predictor = load_predictor(registry, draft_artifact(draft, manifest), runtime)
     try:
         began = time.perf_counter()
         result = task.evaluate(predictor, evaluation, draft / FIGURES)
@@ -230,7 +241,8 @@ def measure(
     )
 
 
-def _draft_artifact(draft: Path, manifest: Manifest) -> Artifact:
+def draft_artifact(draft: Path, manifest: Manifest) -> Artifact:
+    """What lies in a folder as an artifact that can be verified and loaded, before it is published."""
     files = {name: file_digest(path) for name, path in folder_files(draft).items() if name != MANIFEST}
     return Artifact(draft, manifest.model_copy(update={"files": files}))
 

@@ -19,6 +19,7 @@ from taskloom.core.errors import UnsupportedError
 from taskloom.core.types import Frozen
 
 if TYPE_CHECKING:
+    from taskloom.core.anatomy import Graph, Structure
     from taskloom.core.artifact import Artifact, BackboneInfo
     from taskloom.core.predictor import Predictor
 
@@ -104,6 +105,9 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     """Set if `forward(batch)` is `finish(branch.trunk.run([(branch.name, batch)])[0], batch)`: an executor may then run models
     that have the trunk in common in one pass."""
 
+    graph: Graph | None = None
+    """The part of `forward` that a runtime may run by an engine of its own; None where there is no such part."""
+
     streams: bool = False
     """Whether this model writes its answers piece by piece, by `stream`; its task must say so too."""
 
@@ -145,6 +149,11 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     def save(self, folder: Path) -> Mapping[str, Any]:
         """Writes weights (`*.safetensors`) and processing files into `folder`; returns the manifest's `config`."""
 
+    def save_rest(self, folder: Path) -> Mapping[str, Any]:
+        """What `save` does, but for the weights of the model's `graph`: a runtime's own files hold those. A model that is
+        loaded again from it can be run by that runtime only."""
+        raise UnsupportedError(f"{type(self).__name__} has no graph that could be kept apart from it")
+
     def collate(self, examples: Sequence[Example[In]]) -> Batch:
         """`encode` with the targets beside: what `loss` takes."""
         raise UnsupportedError(f"{type(self).__name__} can't be trained: it has no `collate`")
@@ -156,6 +165,10 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
         """The tensors that a student of the same task imitates, `logits` first."""
         raise UnsupportedError(f"{type(self).__name__} can't be distilled: it has no `distillation_targets`")
+
+    def structures(self) -> Sequence[Structure]:
+        """What can be taken out of the model, in the order of its forward pass; none if nothing can."""
+        return ()
 
     def warm_up(self, max_cost: int) -> Iterator[Batch]:
         """Batches of the shapes worth preparing for at load, up to a batch of `max_cost`; none if shapes don't matter."""

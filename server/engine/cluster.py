@@ -164,7 +164,7 @@ def _hush() -> None:
 
 def _forget_token() -> None:
     """Has Ray read the token again: it keeps the first one that a process used, which may be another home's."""
-    from ray._raylet import AuthenticationTokenLoader
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
     AuthenticationTokenLoader.instance().reset_cache()
 

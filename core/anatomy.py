@@ -1,0 +1,61 @@
+"""What a model is made of, for those who change it without knowing its task: the graph that a runtime may run by an engine of
+its own, and the structures that an optimizer may take out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from taskloom.core.types import Frozen
+
+StructureKind = Literal["layers", "heads", "units", "channels", "vocabulary"]
+"""Whole layers, attention heads of a layer, hidden units of a feed-forward layer, channels of a convolution, rows of an
+embedding table."""
+
+
+class GraphInput(Frozen):
+    """A tensor that a graph takes. A dimension that varies has a name, one that does not its size."""
+
+    name: str
+    dtype: Literal["int64", "float32"]
+    dims: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The part of `TaskModel.forward` that costs: a module over dense tensors, which can be exported.
+
+    `forward(batch)` is `results([dict(zip(outputs, module(*feed in the order of inputs))) for feed in feeds(batch)], batch)`. A
+    ragged batch gives several feeds, each of sequences of like length, so that little is padding.
+    """
+
+    module: Any
+    """A `torch.nn.Module` that takes the inputs by position and returns a tensor, or a tuple of them, in the order of
+    `outputs`. Without weights (on torch's `meta` device) in a model that was saved without them."""
+    inputs: tuple[GraphInput, ...]
+    outputs: tuple[str, ...]
+    feeds: Callable[[Mapping[str, Any]], list[Mapping[str, Any]]]
+    results: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], Mapping[str, Any]]
+
+
+class Structure(ABC):
+    """Like parts of a model that can be taken out one by one, such as the heads of one layer. `name` is the same in each
+    process that loads the model, `size` how many parts there are now, `weights` how many numbers one part holds."""
+
+    name: str
+    kind: StructureKind
+    size: int
+    weights: int
+
+    @abstractmethod
+    def gated(self, gate: Any) -> AbstractContextManager[None]:
+        """While it is open, each part's output is multiplied by its element of `gate`, a tensor [size]: a gradient on it says
+        what the part is worth, a zero shows the model without it."""
+
+    @abstractmethod
+    def keep(self, parts: Sequence[int]) -> None:
+        """Takes all other parts out, for good, and sets `size`; what is left computes what it did with a gate of zeros for the
+        others. At least one part must stay (of layers, too). Structures inside a layer that goes are used no more."""

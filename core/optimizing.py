@@ -1,0 +1,179 @@
+"""Optimizing: steps in a row, each on what the one before it saved.
+
+Steps hand each other artifacts, not live models: what a step gets is what its successor, or a server, would read from disk. So
+an interrupted chain goes on with the step that it was in, and chains that begin alike share their beginnings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from taskloom.core.artifact import MANIFEST, Artifact, LineageStep, Manifest
+from taskloom.core.digest import canonical_json, sha256_hex
+from taskloom.core.errors import ConfigError, UnsupportedError
+from taskloom.core.optimizer import OptimizeContext, Optimized, OptimizerPlugin
+from taskloom.core.predictor import load_predictor
+from taskloom.core.publishing import draft_artifact, write_model
+from taskloom.core.registry import Registry
+from taskloom.core.runtime import RuntimeConfig
+from taskloom.core.task import Example, SharedParts, TaskModel, TaskPlugin, TrainRun
+from taskloom.core.types import Frozen
+
+STEP = "step.json"
+
+
+class StepRequest(Frozen):
+    """An optimizer's name and what is asked of it."""
+
+    name: str
+    config: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class _Done(Frozen):
+    """`step.json`, beside the artifact that a finished step left: what `Optimized` says beside its model."""
+
+    lineage: LineageStep
+    files: tuple[str, ...]
+    runtime: str
+    external: bool
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What all steps made of a parent: arguments of `publishing.publish_model`."""
+
+    model: TaskModel[Any, Any, Any]
+    steps: tuple[LineageStep, ...]
+    files: Mapping[str, Path]
+    runtime: str
+    external: bool
+
+
+class Optimizing:
+    """One parent and its data. `folder` keeps finished steps and the work of the one that was interrupted; whoever is done
+    with it removes it. `identity` names the data, so that other rows make other steps."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        parent: Artifact,
+        *,
+        train: Sequence[Example[Any]],
+        validation: Sequence[Example[Any]],
+        identity: Sequence[str],
+        run: TrainRun,
+        runtime: RuntimeConfig | None = None,
+    ) -> None:
+        self._registry = registry
+        self._task: TaskPlugin[Any, Any, Any] = registry.tasks.get(parent.manifest.task)
+        self._parent = parent
+        self._train = train
+        self._validation = validation
+        self._identity = [parent.digest, *identity]
+        self._run = run
+        self._runtime = runtime
+
+    def configs(self, steps: Sequence[StepRequest]) -> list[tuple[OptimizerPlugin, BaseModel]]:
+        """The optimizers with their settings, checked; raises `ConfigError` for a setting that can't be."""
+        if not steps:
+            raise ConfigError("there is nothing to do: name at least one optimizer")
+        return [
+            (plugin, _config(plugin, step.config)) for step in steps for plugin in [self._registry.optimizers.get(step.name)]
+        ]
+
+    def run(self, steps: Sequence[StepRequest]) -> Chain:
+        """All steps, one after the other. Raises `UnsupportedError` where one can't be made on what it is given."""
+        artifact, finished = self._parent, list[_Done]()
+        history: list[Any] = list(self._identity)
+        for plugin, config in self.configs(steps):
+            history += [plugin.name, config.model_dump(mode="json")]
+            folder = self._run.work_folder / sha256_hex(canonical_json(history))[:16]
+            if finished and finished[-1].external:
+                raise UnsupportedError(
+                    f"{plugin.name} can't follow {finished[-1].lineage.name}, which put the weights into files of its runtime; "
+                    f"let {finished[-1].lineage.name} be the last step"
+                )
+            plugin.check(self._task, artifact, config)
+            if not (folder / "artifact" / MANIFEST).is_file():
+                self._step(plugin, config, artifact, folder)
+            artifact = Artifact.open(folder / "artifact")
+            artifact.verify()
+            finished.append(_Done.model_validate_json((folder / STEP).read_bytes()))
+        last = finished[-1]
+        return Chain(
+            self._task.load(artifact, SharedParts()),
+            tuple(done.lineage for done in finished),
+            {name: artifact.path(name) for name in last.files},
+            last.runtime,
+            last.external,
+        )
+
+    def _step(self, plugin: OptimizerPlugin, config: BaseModel, artifact: Artifact, folder: Path) -> None:
+        work = folder / "work"
+        work.mkdir(parents=True, exist_ok=True)
+        context = OptimizeContext(
+            self._task,
+            self._parent,
+            self._train,
+            self._validation,
+            dataclasses.replace(self._run, work_folder=work),
+            self._score,
+        )
+        made = plugin.apply(self._task.load(artifact, SharedParts()), config, context)
+        done = _Done(
+            lineage=LineageStep(name=plugin.name, config=config.model_dump(mode="json"), facts=made.facts),
+            files=tuple(made.files),
+            runtime=made.runtime,
+            external=made.external,
+        )
+        (folder / STEP).write_text(done.model_dump_json(indent=1), encoding="utf-8")
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            draft = Path(scratch) / "artifact"
+            draft.mkdir()
+            written = self._written(draft, made)
+            (draft / MANIFEST).write_text(written.manifest.model_dump_json(indent=1), encoding="utf-8")
+            os.rename(draft, folder / "artifact")
+        shutil.rmtree(work)
+
+    def _written(self, folder: Path, made: Optimized) -> Artifact:
+        config = write_model(folder, made.model, made.files, external=made.external)
+        known = self._parent.manifest
+        manifest = Manifest(
+            model=known.model,
+            version="draft",
+            task=known.task,
+            created=known.created,
+            runtime=made.runtime,
+            backbone=made.model.backbone,
+            config=config,
+            labels=made.model.labels,
+        )
+        return draft_artifact(folder, manifest)
+
+    def _score(self, made: Optimized) -> Mapping[str, float]:
+        self._run.work_folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._run.work_folder) as folder:
+            predictor = load_predictor(self._registry, self._written(Path(folder), made), self._runtime)
+            try:
+                return self._task.evaluate(predictor, self._validation).metrics
+            finally:
+                predictor.close()
+
+
+def _config(plugin: OptimizerPlugin, raw: Mapping[str, Any]) -> BaseModel:
+    try:
+        return plugin.Config.model_validate(dict(raw))
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        where = ".".join([plugin.name, *(str(part) for part in first["loc"])])
+        known = ", ".join(plugin.Config.model_fields) or "none"
+        raise ConfigError(f"{where}: {first['msg']}; settings of {plugin.name}: {known}") from exc
