@@ -46,6 +46,9 @@ SHARPNESS = 10.0
 """What the cosines of texts are multiplied by, before a softmax makes shares of them."""
 WORDS_COUNT = 5
 """Items that a like in words counts as."""
+REASON_SIMILARITY = 0.2
+"""The least cosine of an item of the history that is named as a reason: below it two items have nothing in common that a
+user would see."""
 WELL_KNOWN = 0.9
 """Of all items, the share that weighs less in a history than one that everybody knows."""
 
@@ -342,7 +345,7 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         if not wanted.reasons or not len(others):
             return ()
         cosines = self._directions[others] @ self._directions[place]
-        nearest = np.lexsort((others, -cosines))[: wanted.reasons]
+        nearest = [i for i in np.lexsort((others, -cosines))[: wanted.reasons] if cosines[i] >= REASON_SIMILARITY]
         return tuple(
             Reason(
                 item=self.catalogue.items[others[i]].item,
