@@ -75,8 +75,8 @@ class Latency(Frozen):
 
 
 class LatencyRatio(Frozen):
-    """Candidate over parent, below 1 for a faster one; `p99_low` and `p99_high` are a 95% bootstrap interval over the turns in
-    which the two ran one after the other."""
+    """Candidate over parent, below 1 for a faster one; `p99_low` and `p99_high` are a 95% interval, from how much the turns
+    differ in which the two ran one after the other."""
 
     batch: int
     inputs: str

@@ -11,6 +11,7 @@ import guessing_task
 import pytest
 from guessing_task import FACTORY, GuessModel, Nature
 
+from taskloom.core import comparing
 from taskloom.core.artifact import Artifact, DataInfo, LineageStep, ParentInfo
 from taskloom.core.comparing import Comparing, Perturbation, class_changes, metric_changes
 from taskloom.core.comparison import Comparison, difference_interval
@@ -42,7 +43,7 @@ class Bench:
 
     def publish(self, nature: Nature, *perturbations: Perturbation, **options: Any) -> Artifact:
         known = self.parent.manifest
-        comparing = Comparing(
+        compare = Comparing(
             self.store, self.registry, self.parent, ROWS, perturbations=perturbations, effort=QUICK, factory=FACTORY, **options
         )
         return publish_model(
@@ -56,7 +57,7 @@ class Bench:
             evaluation=ROWS,
             evaluation_data=UNSEEN,
             parent=ParentInfo(model=known.model, version=known.version, digest=self.parent.digest),
-            compare=comparing,
+            compare=compare,
         )
 
 
@@ -179,13 +180,16 @@ def test_what_can_not_be_run_in_a_fresh_process_is_not_published(bench: Bench, m
 
 
 def test_a_process_that_dies_is_told_with_its_last_words(bench: Bench) -> None:
-    comparing = Comparing(bench.store, bench.registry, bench.parent, ROWS, effort=QUICK, factory="no_such_module:registry")
+    compared = Comparing(bench.store, bench.registry, bench.parent, ROWS, effort=QUICK, factory="no_such_module:registry")
     evaluation = EvaluationResult(metrics={"accuracy": 1.0, "error": 0.0}, examples=400)
     with pytest.raises(ArtifactError, match="No module named 'no_such_module'"):
-        comparing.compare(bench.parent, evaluation)
+        compared.compare(bench.parent, evaluation)
 
 
-def test_the_picture_has_every_version_that_was_measured_on_these_rows(bench: Bench, worse: Artifact) -> None:
+def test_the_picture_has_every_version_that_was_measured_on_these_rows(
+    bench: Bench, worse: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing, "measure", guessing_task.imagined_speed)
     drawn: list[Any] = []
 
     def draw(points: Any, metric: str, path: Path) -> None:
