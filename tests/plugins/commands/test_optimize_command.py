@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from guessing_task import FACTORY, Nature
 
-from taskloom.core import comparing
+from taskloom.core import comparing, publishing
 from taskloom.core.artifact import DataInfo, file_digest
 from taskloom.core.errors import ConfigError, DataError, TaskloomError
 from taskloom.core.hookspecs import hookimpl
@@ -71,15 +71,17 @@ class Cli:
 
 
 @pytest.fixture
-def fresh_processes() -> None:
-    """For a test that has the speed measured."""
+def everything() -> None:
+    """For a test that measures the speed and draws the picture, which takes seconds."""
 
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Cli:
     whole = optimizing.optimize_model
-    if "fresh_processes" not in request.fixturenames:
+    if "everything" not in request.fixturenames:
         monkeypatch.setattr(comparing, "measure", guessing_task.imagined_speed)
+        monkeypatch.setattr(optimizing, "_draw_pareto", lambda: None)
+        monkeypatch.setattr(publishing, "packages_in_use", dict)
     monkeypatch.setattr(optimizing, "optimize_model", lambda *args, **options: whole(*args, factory=FACTORY, **options))
     return Cli(tmp_path)
 
@@ -89,7 +91,7 @@ def failure(result: Result, kind: type[TaskloomError]) -> str:
     return result.exception.message
 
 
-@pytest.mark.usefixtures("fresh_processes")
+@pytest.mark.usefixtures("everything")
 def test_a_new_version_of_the_same_model_with_its_lineage_and_what_people_said_of_it(cli: Cli) -> None:
     result = cli.run(
         "--with", "shrink,polish", *cli.files(), "--set", "shrink.bulk_bytes=500", "--set", "polish.wrong=0.02", "--json"
