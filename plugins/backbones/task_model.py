@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from taskloom.core.errors import ArtifactError
 from taskloom.core.task import Batch, In, Out, Outputs, Par, TaskModel
 from taskloom.plugins.backbones.encoder import TextEncoder
+from taskloom.plugins.backbones.graph import encoder_graph
 from taskloom.plugins.backbones.packing import row_length
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import SavedEncoder
@@ -52,6 +53,8 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
         self.module = EncoderModule(parts.encoder, head)
         if isinstance(parts.encoder, EncoderBranch):
             self.branch = parts.encoder.place
+        else:
+            self.graph = encoder_graph(self, parts.encoder)
 
     def forward(self, batch: Batch) -> Outputs:
         return self.finish(self.module(batch["input_ids"], batch["token_type_ids"], batch["lengths"]), batch)
@@ -62,9 +65,18 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
 
     def save(self, folder: Path) -> Mapping[str, Any]:
         self.parts.save(folder)
+        self.save_own(folder)
+        return self.saved.model_dump(mode="json")
+
+    def save_rest(self, folder: Path) -> Mapping[str, Any]:
+        saved = self.parts.save_rest(folder, self.module.head)
+        self.save_own(folder)
+        return {**self.saved.model_dump(mode="json"), **saved.model_dump(mode="json")}
+
+    def save_own(self, folder: Path) -> None:
+        """Writes what the task has beside the encoder; a checkpoint's own head is saved with the checkpoint."""
         if self.parts.whole is None:
             save_head(self.module.head, folder / HEAD_FILE)
-        return self.saved.model_dump(mode="json")
 
     def warm_up(self, max_cost: int) -> Iterator[Batch]:
         """One batch for each length that a packed row can have: what is built per shape is built here."""
