@@ -132,6 +132,13 @@ class EncoderParts:
         elif self.saved.form != "adapter":
             save_backbone(self.backbone, folder / BACKBONE_FOLDER, self.whole)
 
+    def own_backbone(self) -> None:
+        """From now on what is saved holds the backbone: to be called before its weights or its shape change."""
+        if isinstance(self.encoder, EncoderBranch):
+            raise UnsupportedError("this model shares its backbone with others and can't be changed; load it alone first")
+        if self.saved.form == "adapter":
+            self.saved = self.saved.model_copy(update={"form": "full"})
+
     def save_rest(self, folder: Path, head: nn.Module) -> SavedEncoder:
         """Writes what is needed beside the weights of the encoder's graph: how it is made, its tokenizer and, of an imported
         checkpoint, the weights of its `head`. Returns what `saved` is for such an artifact."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taskloom.core.anatomy import Graph
 from taskloom.core.errors import ArtifactError
 from taskloom.core.task import Batch, In, Out, Outputs, Par, TaskModel
 from taskloom.plugins.backbones.encoder import TextEncoder
@@ -53,8 +54,11 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
         self.module = EncoderModule(parts.encoder, head)
         if isinstance(parts.encoder, EncoderBranch):
             self.branch = parts.encoder.place
-        else:
-            self.graph = encoder_graph(self, parts.encoder)
+
+    @property
+    def graph(self) -> Graph | None:
+        encoder = self.module.encoder
+        return None if isinstance(encoder, EncoderBranch) else encoder_graph(self, encoder)
 
     def forward(self, batch: Batch) -> Outputs:
         return self.finish(self.module(batch["input_ids"], batch["token_type_ids"], batch["lengths"]), batch)
@@ -62,6 +66,14 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
     @abstractmethod
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         """The head: hidden states [T, H], in the order of the batch's tokens, to the task's outputs."""
+
+    def own_backbone(self) -> None:
+        """`EncoderParts.own_backbone`."""
+        self.parts.own_backbone()
+        self._note_parts()
+
+    def _note_parts(self) -> None:
+        self.saved = self.saved.model_copy(update=self.parts.fields())
 
     def save(self, folder: Path) -> Mapping[str, Any]:
         self.parts.save(folder)

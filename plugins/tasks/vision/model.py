@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taskloom.core.anatomy import Graph
 from taskloom.core.artifact import Artifact, BackboneInfo
 from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, TaskModel
@@ -41,7 +42,6 @@ class VisionModel(TaskModel[VisionInput, VisionOutput, VisionParams]):
         self.reader = reader
         self.saved = saved
         self.labels = saved.labels
-        self.graph = network_graph(module, reader.shape(), mirrored=saved.mirrored)
         self.backbone = BackboneInfo(id=saved.backbone, digest=saved.backbone_digest) if saved.backbone else None
         self.label_smoothing = 0.0
         self.augment: Callable[[Tensor], Tensor] | None = None
@@ -114,6 +114,10 @@ class VisionModel(TaskModel[VisionInput, VisionOutput, VisionParams]):
         return cls(network, FixedSize(saved.size, saved.channels), saved)
 
     # -- the task model -----------------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> Graph:
+        return network_graph(self.module, self.reader.shape(), mirrored=self.saved.mirrored)
 
     def encode(self, inputs: Sequence[VisionInput]) -> Batch:
         """`pixels` [N, C, H, W] and `sizes` [N, 2] (width, height as sent). Pictures that a processor leaves at different

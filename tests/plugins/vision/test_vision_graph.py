@@ -26,7 +26,6 @@ PICTURES = [
 
 
 def outputs_of(model: VisionModel, batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    assert model.graph is not None
     return [{"logits": model.graph.module(*feed.values())} for feed in model.graph.feeds(batch)]
 
 
@@ -41,7 +40,6 @@ def assert_same(model: VisionModel, folder: Path) -> VisionModel:
     assert isinstance(rest, VisionModel)
     assert all(weights.is_meta for weights in rest.module.parameters())
     for each in (model, rest):
-        assert each.graph is not None
         torch.testing.assert_close(each.graph.results(given, batch)["logits"], wanted, atol=1e-5, rtol=1e-5)
     with pytest.raises(UnsupportedError, match="files of the runtime"):
         rest.save(folder)
@@ -54,7 +52,6 @@ def test_our_own_network_as_a_graph(mirrored: bool, tmp_path: Path) -> None:
     torch.manual_seed(2)
     model = VisionModel.build(LABELS, network=SMALL, size=16, mirrored=mirrored)
     rest = assert_same(model, tmp_path / "rest")
-    assert rest.graph is not None
     assert rest.graph.inputs[0].dims == ("pictures", 3, 16, 16)
     assert not list((tmp_path / "rest").iterdir())
 
@@ -63,7 +60,6 @@ def test_our_own_network_as_a_graph(mirrored: bool, tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_checkpoints_as_graphs(kind: str, dims: Any, image_checkpoint: Callable[..., str], tmp_path: Path) -> None:
     model = VisionModel.import_checkpoint(image_checkpoint(kind))
-    assert model.graph is not None
     assert model.graph.inputs[0].dims == ("pictures", *dims)
     assert_same(model, tmp_path / "rest")
     assert not list((tmp_path / "rest").rglob("*.safetensors"))
