@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from one_export import OneExport
 
 from taskloom.core.artifact import Artifact, DataInfo, Manifest
 from taskloom.core.errors import ArtifactError, MissingDependencyError, UnsupportedError
@@ -20,6 +22,7 @@ from taskloom.core.registry import Registry
 from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, TrainRun
+from taskloom.plugins.optimizers.quantize import apply
 from taskloom.plugins.optimizers.quantize.config import QuantizeConfig
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.schema import ClassificationInput
@@ -100,8 +103,15 @@ def world(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     return World(load_registry(), store, parent, rows, folder)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_export(world: World) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apply, "export_onnx", OneExport(world.folder))
+        yield
+
+
 @pytest.fixture(scope="module")
-def made(world: World) -> Mapping[str, Artifact]:
+def made(world: World, _one_export: None) -> Mapping[str, Artifact]:
     return {mode: world.optimized(mode=mode, calibration_rows=20) for mode in MODES}
 
 
@@ -154,8 +164,6 @@ def test_scores_stay_near_the_parents(world: World, made: Mapping[str, Artifact]
 
 @pytest.mark.parametrize(("mode", "file"), [("static", "graph/model.bin"), ("dynamic", "graph/model.onnx")])
 def test_an_altered_graph_is_refused(made: Mapping[str, Artifact], world: World, mode: str, file: str, tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(made[mode].folder, folder)
     data = bytearray((folder / file).read_bytes())
