@@ -119,11 +119,14 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     """Set if `forward(batch)` is `finish(branch.trunk.run([(branch.name, batch)])[0], batch)`: an executor may then run models
     that have the trunk in common in one pass."""
 
-    graph: Graph | None = None
-    """The part of `forward` that a runtime may run by an engine of its own; None where there is no such part."""
-
     streams: bool = False
     """Whether this model writes its answers piece by piece, by `stream`; its task must say so too."""
+
+    @property
+    def graph(self) -> Graph | None:
+        """The part of `forward` that a runtime may run by an engine of its own, as the model is now; None where there is no
+        such part."""
+        return None
 
     @abstractmethod
     def encode(self, inputs: Sequence[In]) -> Batch: ...

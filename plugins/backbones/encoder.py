@@ -17,6 +17,11 @@ from taskloom.plugins.backbones.settings import Layout
 PACKABLE = frozenset({"bert", "ernie", "electra", "distilbert", "roberta", "xlm-roberta", "camembert"})
 """Architectures whose position is an embedding that the caller may give, and whose tokens meet in attention alone."""
 
+WEIGHTS_APART = (
+    "this model's weights are in the files of the runtime that its artifact demands: only that runtime can run it, and it "
+    "can't be trained, changed or saved with its weights; use the model that it was made from"
+)
+
 
 def can_pack(model: Any) -> bool:
     return model.config.model_type in PACKABLE
@@ -44,6 +49,7 @@ class TextEncoder(nn.Module):
         self.position_offset = position_offset(config)
         self.pad_token_id = int(config.pad_token_id or 0)
         self.takes_types = "token_type_ids" in inspect.signature(self.model.forward).parameters
+        self.has_weights = self.model.device.type != "meta"
         if self.layout == "packed":
             from transformers import AttentionInterface
 
@@ -51,7 +57,10 @@ class TextEncoder(nn.Module):
             self.model.set_attn_implementation(ATTENTION_NAME)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Hidden states [T, H] of N sequences that lie end to end in `input_ids` [T]; `lengths` [N] adds up to T."""
+        """Hidden states [T, H] of N sequences that lie end to end in `input_ids` [T]; `lengths` [N] adds up to T. Raises
+        `UnsupportedError` if a runtime's files hold the weights."""
+        if not self.has_weights:
+            raise UnsupportedError(WEIGHTS_APART)
         sizes: list[int] = lengths.tolist()
         if not sizes:
             return torch.zeros(0, self.hidden_size, dtype=self.model.dtype, device=input_ids.device)

@@ -174,15 +174,19 @@ def packed_attention(  # the signature is transformers'
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001
+    attention_mask: Tensor | None,
     *,
-    row: PackedRow,
+    row: PackedRow | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """An attention function for `transformers.AttentionInterface`: [1, heads, R, d] each, to [1, R, heads, d]. The row
-    comes down through the model's keyword arguments, so that calls in several threads keep apart."""
+    comes down through the model's keyword arguments, so that calls in several threads keep apart. Without one, rows are padded
+    [N, heads, L, d], and `attention_mask` [N, 1, 1, L] is added to the scores."""
+    if row is None:
+        out = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling)
+        return out.transpose(1, 2), None
     found = []
     for span in row.spans:
         end = span.start + span.count * span.length

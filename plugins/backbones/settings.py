@@ -46,7 +46,8 @@ class SavedEncoder(Frozen):
     settings extend it.
 
     `form` is `adapter` (a head, perhaps an adapter, on a backbone that is found by name), `full` (backbone and head in the
-    artifact) or `imported` (a Hugging Face checkpoint with a head of its own, in the artifact).
+    artifact) or `imported` (a Hugging Face checkpoint with a head of its own, in the artifact). With `external` the backbone's
+    weights are in the files of the runtime that the artifact demands; only its configuration and tokenizer are beside them.
     """
 
     form: Literal["adapter", "full", "imported"]
@@ -55,3 +56,4 @@ class SavedEncoder(Frozen):
     backbone_digest: str = ""
     backbone_licence: str = ""
     has_adapter: bool = False
+    external: bool = False

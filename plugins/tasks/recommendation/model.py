@@ -19,7 +19,7 @@ from taskloom.core.task import Batch, Example, Outputs, SharedParts
 from taskloom.plugins.backbones.loading import Backbone, load_backbone
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
-from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head, save_head
+from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
 from taskloom.plugins.tasks.recommendation.catalogue import Catalogue, Item
 from taskloom.plugins.tasks.recommendation.index import ItemIndex
 from taskloom.plugins.tasks.recommendation.known_users import KnownUsers
@@ -168,14 +168,12 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         kept = saved.model_copy(update=parts.fields())
         return cls(parts, head, kept, catalogue=catalogue, users=users, vectors=vectors)
 
-    def save(self, folder: Path) -> Mapping[str, Any]:
-        self.parts.save(folder)
-        save_head(self.towers, folder / HEAD_FILE)
+    def save_own(self, folder: Path) -> None:
+        super().save_own(folder)
         self.vectors.save(folder / VECTORS_FILE)
         self.catalogue.save(folder / ITEMS_FILE)
         if self.saved.users:
             self.users.save(folder / USERS_FILE)
-        return self.saved.model_dump(mode="json")
 
     # -- other items --------------------------------------------------------------------------------------------------
 
