@@ -174,14 +174,16 @@ class Comparing:
         if len(sample) > wanted:
             sample = [sample[i] for i in sorted(random.Random(SEED).sample(range(len(sample)), wanted))]
         found: list[RobustnessRow] = []
+        known: dict[tuple[int, ...], Change] = {}
         for perturbation in self._perturbations:
             chance = random.Random(f"{SEED}:{perturbation.name}")
             changed = [perturbation.change(row, chance) for row in sample]
-            kept = [i for i, (old, new) in enumerate(zip(sample, changed, strict=True)) if old.input != new.input]
+            kept = tuple(i for i, (old, new) in enumerate(zip(sample, changed, strict=True)) if old.input != new.input)
             if not kept:
                 continue
             try:
-                clean = self._primary(before, after, [sample[i] for i in kept])
+                if kept not in known:
+                    known[kept] = self._primary(before, after, [sample[i] for i in kept])
                 noisy = self._primary(before, after, [changed[i] for i in kept])
             except TaskloomError as exc:
                 notes.append(f"robustness, {perturbation.name}: not measured, as {exc.message}")
@@ -191,7 +193,7 @@ class Comparing:
                     name=perturbation.name,
                     description=perturbation.description,
                     rows=len(kept),
-                    clean=clean,
+                    clean=known[kept],
                     changed=noisy,
                 )
             )
