@@ -253,8 +253,18 @@ def _side(artifact: Artifact, plan: Any, performance: Performance) -> Side:
         artifact_bytes=own,
         plan=plan,
         weights=weight_types(artifact),
+        layers=_layer_precisions(artifact),
         performance=performance,
     )
+
+
+def _layer_precisions(artifact: Artifact) -> dict[str, dict[str, int]]:
+    """The fact `layers` of the last step that has one: {kind: {precision: how many}}."""
+    for step in reversed(artifact.manifest.steps):
+        told = step.facts.get("layers")
+        if isinstance(told, Mapping) and all(isinstance(counts, Mapping) for counts in told.values()):
+            return {str(kind): {str(name): int(count) for name, count in counts.items()} for kind, counts in told.items()}
+    return {}
 
 
 def weight_types(artifact: Artifact) -> dict[str, int]:
