@@ -99,8 +99,8 @@ class Performance(Frozen):
 
 class Side(Frozen):
     """One of the two. `size_bytes` is what its files take, and those of a shared backbone that it stands on; reports and
-    pictures aside. `weights` is how many numbers of each type its `*.safetensors` hold; `layers` how many layers of a kind compute
-    in which precision, as the optimizer that decided it says in its lineage."""
+    pictures aside. `weights` is how many numbers of each type its `*.safetensors` hold; `layers` how many layers of a kind
+    compute in which precision, as the optimizer that decided it says in its lineage."""
 
     size_bytes: int
     artifact_bytes: int
