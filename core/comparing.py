@@ -174,14 +174,16 @@ class Comparing:
         if len(sample) > wanted:
             sample = [sample[i] for i in sorted(random.Random(SEED).sample(range(len(sample)), wanted))]
         found: list[RobustnessRow] = []
+        known: dict[tuple[int, ...], Change] = {}
         for perturbation in self._perturbations:
             chance = random.Random(f"{SEED}:{perturbation.name}")
             changed = [perturbation.change(row, chance) for row in sample]
-            kept = [i for i, (old, new) in enumerate(zip(sample, changed, strict=True)) if old.input != new.input]
+            kept = tuple(i for i, (old, new) in enumerate(zip(sample, changed, strict=True)) if old.input != new.input)
             if not kept:
                 continue
             try:
-                clean = self._primary(before, after, [sample[i] for i in kept])
+                if kept not in known:
+                    known[kept] = self._primary(before, after, [sample[i] for i in kept])
                 noisy = self._primary(before, after, [changed[i] for i in kept])
             except TaskloomError as exc:
                 notes.append(f"robustness, {perturbation.name}: not measured, as {exc.message}")
@@ -191,7 +193,7 @@ class Comparing:
                     name=perturbation.name,
                     description=perturbation.description,
                     rows=len(kept),
-                    clean=clean,
+                    clean=known[kept],
                     changed=noisy,
                 )
             )
@@ -251,8 +253,18 @@ def _side(artifact: Artifact, plan: Any, performance: Performance) -> Side:
         artifact_bytes=own,
         plan=plan,
         weights=weight_types(artifact),
+        layers=_layer_precisions(artifact),
         performance=performance,
     )
+
+
+def _layer_precisions(artifact: Artifact) -> dict[str, dict[str, int]]:
+    """The fact `layers` of the last step that has one: {kind: {precision: how many}}."""
+    for step in reversed(artifact.manifest.steps):
+        told = step.facts.get("layers")
+        if isinstance(told, Mapping) and all(isinstance(counts, Mapping) for counts in told.values()):
+            return {str(kind): {str(name): int(count) for name, count in counts.items()} for kind, counts in told.items()}
+    return {}
 
 
 def weight_types(artifact: Artifact) -> dict[str, int]:

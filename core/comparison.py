@@ -99,12 +99,14 @@ class Performance(Frozen):
 
 class Side(Frozen):
     """One of the two. `size_bytes` is what its files take, and those of a shared backbone that it stands on; reports and
-    pictures aside. `precision` is the one that it ran in, `weights` how many numbers of each type its files hold."""
+    pictures aside. `weights` is how many numbers of each type its `*.safetensors` hold; `layers` how many layers of a kind
+    compute in which precision, as the optimizer that decided it says in its lineage."""
 
     size_bytes: int
     artifact_bytes: int
     plan: ExecutionPlan
     weights: Mapping[str, int] = Field(default_factory=dict)
+    layers: Mapping[str, Mapping[str, int]] = Field(default_factory=dict)
     performance: Performance | None = None
 
 

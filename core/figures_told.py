@@ -43,17 +43,23 @@ def sizes_and_speeds(comparison: Comparison) -> list[Pair]:
 
 
 def precision(side: Side) -> str:
-    """What it ran in, and what its files hold.
+    """What it ran in: its layers, where an optimizer chose for each, else what its files hold.
 
     >>> from taskloom.core.runtime import ExecutionPlan
     >>> plan = ExecutionPlan(runtime="torch", device="cpu", precision="fp32", threads=2)
     >>> precision(Side(size_bytes=1, artifact_bytes=1, plan=plan, weights={"F32": 300, "I8": 700}))
     'fp32 with torch; weights in its files: 70% I8, 30% F32'
+    >>> precision(Side(size_bytes=1, artifact_bytes=1, plan=plan, layers={"linear": {"int8": 24, "fp32": 1}}))
+    'linear: 24 int8, 1 fp32; all else fp32 with torch'
     """
+    ran = f"{side.plan.precision} with {side.plan.runtime}"
+    if side.layers:
+        kinds = [f"{kind}: " + ", ".join(f"{count} {name}" for name, count in own.items()) for kind, own in side.layers.items()]
+        return f"{'; '.join(kinds)}; all else {ran}"
     total = sum(side.weights.values())
     parts = sorted(side.weights.items(), key=lambda item: (-item[1], item[0]))
     held = ", ".join(f"{count / total:.0%} {kind}" for kind, count in parts) if total else ""
-    return f"{side.plan.precision} with {side.plan.runtime}" + (f"; weights in its files: {held}" if held else "")
+    return f"{ran}; weights in its files: {held}" if held else ran
 
 
 def factor(parent: float, candidate: float) -> str:

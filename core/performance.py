@@ -146,8 +146,7 @@ class _Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is not None:
-            self._process.kill()
+        self._process.kill()  # it has told all, and taking an ML library down in good order takes seconds
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()

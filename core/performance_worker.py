@@ -40,7 +40,6 @@ def main() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         _say(answers, _turn(predictor, inputs[command["inputs"]], command["batch"], command["seconds"]))
-    predictor.close()
 
 
 def _registry(factory: str) -> Registry:

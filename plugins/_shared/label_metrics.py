@@ -48,7 +48,12 @@ def evaluate_labels(
 ) -> EvaluationResult:
     """The metrics in `measured`, with 95% bootstrap intervals, and tables; figures go into `figures_folder` if there is
     one."""
-    drawn = replicates(lambda rows: {name: metric(judged.part(rows)) for name, metric in measured.items()}, len(judged.true))
+
+    def all_of(rows: NDArray[np.intp]) -> dict[str, float]:
+        part = judged.part(rows)
+        return {name: metric(part) for name, metric in measured.items()}
+
+    drawn = replicates(all_of, len(judged.true))
     classes = replicates(lambda rows: _f1_by_label(judged.part(rows)), len(judged.true))
     tables = {"per_class": per_class_table(judged), "calibration": reliability_table(judged)}
     if judged.single:
