@@ -50,5 +50,6 @@ def register_commands(register: Callable[[CommandSpec], None]) -> None:
     commands = "taskloom.plugins.commands"
     register(CommandSpec(name="train", summary="Train a model from a recipe.", target=f"{commands}.train:train"))
     register(CommandSpec(name="eval", summary="Evaluate a model on a data file.", target=f"{commands}.evaluate:evaluate"))
+    register(CommandSpec(name="optimize", summary="Make a smaller or faster version.", target=f"{commands}.optimize:optimize"))
     items = "taskloom.plugins.tasks.recommendation.commands:items"
     register(CommandSpec(name="items", summary="Change the items of a recommender; hold out interactions.", target=items))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from taskloom.core.errors import UnsupportedError
 from taskloom.plugins.backbones.loading import Backbone, position_offset
-from taskloom.plugins.backbones.packing import ATTENTION_NAME, PackedRow, packed_attention, plan_row
+from taskloom.plugins.backbones.packing import ATTENTION_NAME, PASS_TOKENS, PackedRow, packed_attention, passes, plan_row
 from taskloom.plugins.backbones.settings import Layout
 
 PACKABLE = frozenset({"bert", "ernie", "electra", "distilbert", "roberta", "xlm-roberta", "camembert"})
@@ -65,7 +66,12 @@ class TextEncoder(nn.Module):
             return torch.zeros(0, self.hidden_size, dtype=self.model.dtype, device=input_ids.device)
         if self.layout == "padded":
             return self._padded(input_ids, token_type_ids, sizes)
-        return self.run_row(input_ids, token_type_ids, plan_row(sizes))
+        found = []
+        ends = [0, *accumulate(sizes)]
+        for first, end in passes(sizes):
+            part = slice(ends[first], ends[end])
+            found.append(self.run_row(input_ids[part], token_type_ids[part], plan_row(sizes[first:end])))
+        return torch.cat(found)
 
     def run_row(self, input_ids: Tensor, token_type_ids: Tensor, plan: PackedRow) -> Tensor:
         """Hidden states [T, H] of flat tokens [T] that lie in a packed row as `plan` says."""
@@ -98,12 +104,13 @@ class TextEncoder(nn.Module):
 
 
 def length_buckets(sizes: list[int], waste: float = 0.25) -> list[list[int]]:
-    """Groups of sequences, by length, in which padding is at most `waste` of the tokens."""
+    """Groups of sequences, by length, in which padding is at most `waste` of the tokens, and which have at most `PASS_TOKENS`
+    of them, padding included; a sequence that has more is a group."""
     buckets: list[list[int]] = []
     tokens = 0
     for i in sorted(range(len(sizes)), key=sizes.__getitem__):
         area = sizes[i] * (len(buckets[-1]) + 1) if buckets else 0
-        if buckets and area - tokens - sizes[i] <= waste * area:
+        if buckets and area <= PASS_TOKENS and area - tokens - sizes[i] <= waste * area:
             buckets[-1].append(i)
             tokens += sizes[i]
         else:

@@ -23,6 +23,9 @@ BLOCK = 64
 FILLING = 4
 """Empty places that a block may have. Sequences that would leave more are laid down on their own: an empty place costs as
 much as a token in every layer, a sequence on its own one attention call per layer."""
+PASS_TOKENS = 8192
+"""Tokens that go through the encoder at once, at most: many windows of one long document would take gigabytes else. Larger
+rows are no faster."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,18 @@ def row_length(tokens: int) -> int:
     multiples of 16, beyond 256 of 64."""
     step = 16 if tokens <= 256 else 64
     return -(-tokens // step) * step
+
+
+def passes(sizes: Sequence[int], limit: int = PASS_TOKENS) -> list[tuple[int, int]]:
+    """(first, end) of the sequences to run at a time, in order: at most `limit` tokens, or one sequence that has more."""
+    found: list[tuple[int, int]] = []
+    first, tokens = 0, 0
+    for i, size in enumerate(sizes):
+        if i > first and tokens + size > limit:
+            found.append((first, i))
+            first, tokens = i, 0
+        tokens += size
+    return [*found, (first, len(sizes))] if sizes else []
 
 
 def plan_row(*groups: Sequence[int]) -> PackedRow:
