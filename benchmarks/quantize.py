@@ -19,8 +19,10 @@ from taskloom.core.artifact import Artifact
 from taskloom.core.loader import load_registry
 from taskloom.core.optimizing import Optimizing, StepRequest
 from taskloom.core.predictor import Predictor, load_predictor
+from taskloom.core.publishing import draft_artifact, write_model
 from taskloom.core.runtime import RuntimeConfig
-from taskloom.core.task import Example, TrainRun
+from taskloom.core.task import Example, SharedParts, TaskPlugin, TrainRun
+from taskloom.plugins.backbones.task_model import EncoderTaskModel
 
 SHAPES = tuple((batch, tokens) for batch in (1, 8) for tokens in (16, 128))
 MODES = ("static", "dynamic", "bf16")
@@ -39,7 +41,8 @@ def main() -> None:
         optimizing = Optimizing(
             registry, parent, train=rows, validation=[], identity=[str(arguments.texts)], run=run, runtime=config
         )
-        made = {"fp32": _fp32(optimizing, Path(folder))}
+        (Path(folder) / "fp32").mkdir()
+        made = {"fp32": _fp32(parent, task, Path(folder) / "fp32")}
         for mode in arguments.modes:
             began = time.perf_counter()
             before = set(Path(folder).iterdir())
@@ -54,22 +57,18 @@ def main() -> None:
         _speed(predictors, texts, arguments.rounds)
 
 
-def _fp32(optimizing: Optimizing, folder: Path) -> Artifact:
+def _fp32(parent: Artifact, task: TaskPlugin[Any, Any, Any], folder: Path) -> Artifact:
     """The parent with its adapter merged and its backbone beside it: what the quantized ones are compared with."""
-    from taskloom.core.optimizer import Optimized
-    from taskloom.core.task import SharedParts
-
-    model = optimizing._task.load(optimizing._parent, SharedParts())
-    if hasattr(model, "own_backbone"):
+    model = task.load(parent, SharedParts())
+    if isinstance(model, EncoderTaskModel):
         model.own_backbone()
-    place = folder / "fp32"
-    place.mkdir()
-    return optimizing._written(place, Optimized(model, {}))
+    config = write_model(folder, model, {})
+    return draft_artifact(folder, parent.manifest.model_copy(update={"config": config, "version": "fp32"}))
 
 
 def _agreement(predictors: Mapping[str, Predictor[Any, Any, Any]], rows: Sequence[Example[Any]]) -> None:
     inputs = [row.input for row in rows]
-    first = {name: [str(answer.labels[0].label) for answer in each.predict(inputs)] for name, each in predictors.items()}
+    first = {name: [answer.labels[0].label for answer in each.predict(inputs)] for name, each in predictors.items()}
     for name, labels in first.items():
         same = sum(one == other for one, other in zip(labels, first["fp32"], strict=True))
         print(f"{name:8} same best label as fp32: {same}/{len(labels)}")

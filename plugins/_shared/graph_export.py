@@ -81,7 +81,7 @@ def _name_nodes(model: Any) -> None:
     taken: dict[str, int] = {}
     for node in model.graph.all_nodes():
         scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
-        name = f"{scopes[-2] if len(scopes) > 1 else 'graph'}/{node.op_type}"
+        name = f"{(scopes[-2] if len(scopes) > 1 else '') or 'graph'}/{node.op_type}"
         taken[name] = taken.get(name, 0) + 1
         node.name = name if taken[name] == 1 else f"{name}.{taken[name]}"
         node.metadata_props.clear()

@@ -55,7 +55,8 @@ class DynamicGraph:
                     reduce_range=self._config.any_processor,
                     weight_type=QuantType.QInt8,
                     op_types_to_quantize=list(KINDS),
-                    nodes_to_exclude=sorted(high | self._kept),
+                    # A Gemm becomes a MatMul of another name before it is looked up.
+                    nodes_to_exclude=[name + end for name in sorted(high | self._kept) for end in ("", "_MatMul")],
                 )
             finally:
                 logger.setLevel(level)
@@ -98,6 +99,7 @@ class DynamicGraph:
 
         model = onnx.ModelProto()
         model.CopyFrom(self._plain)
+        del model.graph.value_info[:]  # ONNX Runtime turns weights over and infers shapes anew
         _shrink_tables(model)
         return model
 

@@ -18,6 +18,8 @@ from taskloom.plugins.optimizers.quantize.config import QuantizeConfig
 
 Feed = Mapping[str, NDArray[Any]]
 KINDS = {"MatMul": "linear", "Convolution": "convolution", "GroupConvolution": "convolution", "Gather": "embedding"}
+MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze"}
+"""What hands numbers on as they are."""
 SMOOTHED = "nncf_smooth_quant"
 """What NNCF calls the multiplication by which it moves outliers from activations into weights (Xiao et al. 2023,
 https://arxiv.org/abs/2211.10438)."""
@@ -64,6 +66,7 @@ class StaticGraph:
         for node in graph.get_ordered_ops():
             if node.get_friendly_name() in high:
                 _put_back(node, before)
+        _stop_rounding(graph, {name for name in self.layers if name not in high})
         graph.validate_nodes_and_infer_types()
         return graph
 
@@ -111,9 +114,16 @@ def _weights(node: Any, place: int = 1) -> Any:
 
 
 def _is_quantized(node: Any) -> bool:
-    if node.get_type_name() == "Gather":
-        return str(_weights(node, 0).get_element_type().get_type_name()) in {"i8", "u8"}
-    return bool(node.input_value(0).get_node().get_type_name() == "FakeQuantize")
+    weights = _weights(node, 0 if node.get_type_name() == "Gather" else 1)
+    if weights is not None:
+        return str(weights.get_element_type().get_type_name()) in {"i8", "u8"}
+    return all(_is_rounded(node.input_value(place)) for place in range(2))
+
+
+def _is_rounded(value: Any) -> bool:
+    while value.get_node().get_type_name() in MOVES:
+        value = value.get_node().input_value(0)
+    return bool(value.get_node().get_type_name() == "FakeQuantize")
 
 
 def _put_back(node: Any, before: Mapping[str, Any]) -> None:
@@ -136,6 +146,31 @@ def _put_back(node: Any, before: Mapping[str, Any]) -> None:
             for place in range(2):
                 if own.input_value(place).get_node().get_type_name() == "Constant":
                     _copy_constant(after, own, place)
+
+
+def _stop_rounding(graph: Any, layers: set[str]) -> None:
+    """Takes out the rounding of numbers that none of these layers is given: sums are rounded as well, for the sake of the
+    layers behind them."""
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != "FakeQuantize" or _is_needed(node, layers):
+            continue
+        for target in list(node.output(0).get_target_inputs()):
+            target.replace_source_output(node.input_value(0))
+
+
+def _is_needed(rounding: Any, layers: set[str]) -> bool:
+    """Whether the numbers come to one of the layers before any other layer or rounding changes them."""
+    seen, ahead = set(), [rounding]
+    while ahead:
+        for target in ahead.pop().output(0).get_target_inputs():
+            node = target.get_node()
+            name = node.get_friendly_name()
+            if name in layers:
+                return True
+            if name not in seen and node.get_type_name() not in {*KINDS, "FakeQuantize", "Result"}:
+                seen.add(name)
+                ahead.append(node)
+    return False
 
 
 def _copy_constant(node: Any, plain: Any, place: int) -> None:
