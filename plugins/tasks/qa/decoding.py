@@ -10,14 +10,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from taskloom.plugins._shared.emoji import ZERO_WIDTH_JOINER, half_a_flag, modifies_emoji
 from taskloom.plugins.tasks.qa.schema import Answer, QaOutput, QaParams
 from taskloom.plugins.tasks.qa.spans import IMPOSSIBLE
 
 KEPT_SPANS = 65_536
 """How many of a context's spans are looked at for answers at first. More are where these are near-duplicates of too few."""
-ZERO_WIDTH_JOINER = "\u200d"
-EMOJI_TONES = range(0x1F3FB, 0x1F400)
-"""Skin tones, which change the emoji before them."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,8 @@ def _distinct(spans: _Spans, total: Tensor, context: str, params: QaParams) -> t
 
 
 def whole_characters(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span, without blanks at its ends, and widened so that it cuts off no combining mark, variation selector, skin tone
-    or joined emoji: tokenizers drop these, and tokens then end before them.
+    """The span, without blanks at its ends, and widened so that it cuts off no combining mark, variation selector, skin tone,
+    tag, joined emoji or half of a flag: tokenizers drop or part these, and tokens then end before them.
 
     >>> whole_characters("un cafe\u0301 noir", 3, 7)
     (3, 8)
@@ -124,14 +122,20 @@ def whole_characters(text: str, start: int, end: int) -> tuple[int, int]:
         end -= 1
     if start == end:
         return start, end
-    while start > 0 and (_continues(text[start]) or text[start - 1] == ZERO_WIDTH_JOINER):
+    while start > 0 and _belongs_to_what_is_before(text, start):
         start -= 1
-    while end < len(text) and (_continues(text[end]) or text[end - 1] == ZERO_WIDTH_JOINER):
+    while end < len(text) and _belongs_to_what_is_before(text, end):
         end += 1
     return start, end
 
 
-def _continues(character: str) -> bool:
-    """Whether the character belongs to the one before it."""
-    joins = character == ZERO_WIDTH_JOINER or ord(character) in EMOJI_TONES
-    return joins or unicodedata.category(character) in {"Mn", "Mc", "Me"}
+def _belongs_to_what_is_before(text: str, place: int) -> bool:
+    character, before = text[place], text[place - 1]
+    if ZERO_WIDTH_JOINER in {character, before} or modifies_emoji(character):
+        return True
+    if half_a_flag(character) and half_a_flag(before):
+        first = place
+        while first > 0 and half_a_flag(text[first - 1]):
+            first -= 1
+        return (place - first) % 2 == 1
+    return unicodedata.category(character) in {"Mn", "Mc", "Me"}
