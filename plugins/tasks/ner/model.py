@@ -42,7 +42,7 @@ class NerModel(EncoderTaskModel[NerInput, NerOutput, NerParams]):
     def __init__(self, parts: EncoderParts, head: nn.Module, saved: SavedNer) -> None:
         super().__init__(parts, head, saved)
         self.labels = saved.labels
-        self.tags = TagSet(saved.tags) if saved.tags else None
+        self.tags = TagSet(saved.tags, i_may_begin=saved.head == "imported") if saved.tags else None
         self.known_labels: Mapping[str, frozenset[str]] = {}
         self._legal = Chain.legal(self.tags) if self.tags is not None else None
         self._own_terms = Gazetteer(saved.dictionary)

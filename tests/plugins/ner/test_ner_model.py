@@ -163,6 +163,18 @@ def test_hugging_face_checkpoints_answer_as_they_do_there(
     assert torch.allclose(mine, logits[first], atol=1e-4)
 
 
+def test_checkpoints_that_begin_entities_with_i_keep_them(token_checkpoint: Callable[..., str], ask: Ask) -> None:
+    """IOB1, the scheme of CoNLL 2003's files: `B` only parts two entities of one label."""
+    model = NerModel.import_checkpoint(token_checkpoint("bert", BIO))
+    says = {"my": "I-PER", "card": "I-PER", "order": "I-LOC", "hello": "B-LOC"}
+    found = ask(saying(model, lambda word: says.get(word, "O")), "my card is order hello", "order my card")
+    assert [[(e.text, e.label) for e in entities] for entities in found] == [
+        [("my card", "PER"), ("order", "LOC"), ("hello", "LOC")],
+        [("order", "LOC"), ("my card", "PER")],
+    ]
+    assert all(entity.score > 0.9 for entities in found for entity in entities)
+
+
 def test_checkpoints_whose_labels_are_no_tags_are_refused(token_checkpoint: Callable[..., str]) -> None:
     with pytest.raises(UnsupportedError, match="'NOUN' is no tag"):
         NerModel.import_checkpoint(token_checkpoint("bert", ["NOUN", "VERB"]))
