@@ -127,6 +127,21 @@ class NerModel(EncoderTaskModel[NerInput, NerOutput, NerParams]):
             "word_counts": found.counts,
         }
 
+    def prepare(self, inputs: Sequence[NerInput], params: Sequence[NerParams]) -> Batch:
+        for wanted in params:
+            self._check_labels(wanted)
+        return self.encode(inputs)
+
+    def _check_labels(self, wanted: NerParams) -> None:
+        known = dict.fromkeys([*self.labels, *self.saved.dictionary.values(), *wanted.dictionary.values()])
+        unknown = [label for label in wanted.labels or () if label not in known]
+        if unknown:
+            raise InvalidInputError(
+                f"params.labels: nothing can be found that is called {', '.join(map(repr, unknown[:5]))}; the labels of the "
+                f"model and its dictionaries are {', '.join(known)}",
+                field="params.labels",
+            )
+
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         words = hidden[batch["word_tokens"]]
         logits = self.module.head(words, batch["word_shapes"], batch["word_counts"])

@@ -23,7 +23,7 @@ from taskloom.plugins.tasks.ner.decoding import best_spans
 from taskloom.plugins.tasks.ner.heads import SpanHead, turned
 from taskloom.plugins.tasks.ner.model import NerModel
 from taskloom.plugins.tasks.ner.plugin import NerTask
-from taskloom.plugins.tasks.ner.schema import Entity, NerInput
+from taskloom.plugins.tasks.ner.schema import Entity, NerInput, NerParams
 from taskloom.plugins.tasks.ner.words import words_of
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -133,6 +133,15 @@ def test_thresholds_labels_and_terms(flat: NerModel, ask: Ask) -> None:
         ("X", "order", 1.0, "dictionary"),
         ("WISH", "my refund", 1.0, "dictionary"),
     ]
+
+
+def test_labels_that_nothing_has_are_refused_before_the_model_runs(tiny_bert: str) -> None:
+    model = NerModel.build(["LOC", "PER"], backbone=tiny_bert, head="token", dictionary={"card": "THING"})
+    inputs = [NerInput(text="my card")]
+    with pytest.raises(InvalidInputError, match=r"'PERSON'; .* are LOC, PER, THING, MINE") as caught:
+        model.prepare(inputs, [NerParams(labels=("PER", "PERSON"), dictionary={"my": "MINE"})])
+    assert caught.value.field == "params.labels"
+    assert model.prepare(inputs, [NerParams(labels=("PER", "THING", "MINE"), dictionary={"my": "MINE"})])["word_counts"] == 2
 
 
 def test_a_model_may_come_with_terms_and_the_caller_goes_first(tiny_bert: str, ask: Ask) -> None:
