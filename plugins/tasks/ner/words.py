@@ -130,13 +130,13 @@ class Shape(IntEnum):
 
 
 MARKS = {
-    **dict.fromkeys(".!?。!?…", Shape.STOP),
-    **dict.fromkeys(",;:,;:、", Shape.COMMA),
+    **dict.fromkeys(".!?\u3002\uff01\uff1f\u2026", Shape.STOP),
+    **dict.fromkeys(",;:\uff0c\uff1b\uff1a\u3001", Shape.COMMA),
     "@": Shape.AT,
     "#": Shape.HASH,
     **dict.fromkeys("\"'`“”‘’«»「」", Shape.QUOTE),
     **dict.fromkeys("-–—_/", Shape.HYPHEN),
-    **dict.fromkeys("()[]{}()【】《》", Shape.BRACKET),
+    **dict.fromkeys("()[]{}\uff08\uff09【】《》", Shape.BRACKET),
 }
 
 
