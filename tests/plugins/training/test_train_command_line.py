@@ -9,9 +9,7 @@ import pytest
 from taskloom.plugins.commands.train import _command
 
 
-def test_a_recipe_is_named_from_the_current_folder_or_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_is_named_from_the_current_folder_or_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tmp_path / "repository" / "recipes" / "a b.toml"
     recipe.parent.mkdir(parents=True)
     recipe.touch()
