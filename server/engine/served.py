@@ -35,6 +35,11 @@ class ServedModel:
     def version(self) -> ModelVersion:
         return ModelVersion(self.name, self.artifact.manifest.version)
 
+    @property
+    def streams(self) -> bool:
+        """Whether its answers can come in parts."""
+        return self.task.streams and self.artifact.manifest.streams is not False
+
     @cached_property
     def binary(self) -> tuple[str, ...]:
         """The fields of its input that hold bytes, in JSON as base64."""
@@ -51,7 +56,7 @@ class ServedModel:
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
     """A call that was found good: what it asks of which version, what it costs, and the item to schedule. `streams` says that
-    there are models of its task whose answers can come in parts."""
+    its answer can come in parts."""
 
     call: InferCall
     task: str
@@ -135,7 +140,7 @@ class Catalogue:
         pinned = call.model.version == version
         name = str(model.version) if pinned else model.name
         item = WorkItem(request_id=call.request_id, model=name, input=call.input, params=call.params)
-        return PreparedCall(call, task.name, version, cost, model.pool, item, task.streams, model.binary)
+        return PreparedCall(call, task.name, version, cost, model.pool, item, model.streams, model.binary)
 
     def describe(self, ref: ModelRef, ready: bool) -> ModelDescription:
         model = self.find(ref)

@@ -12,6 +12,7 @@ import pytest
 from engine_fakes import EchoModel, publish
 from pydantic import Base64Bytes, BaseModel
 
+from taskloom.core.artifact import Artifact, Manifest
 from taskloom.core.errors import (
     DeadlineExceededError,
     InvalidInputError,
@@ -311,3 +312,14 @@ def test_fields_of_bytes_are_known_from_the_input_schema() -> None:
     Page.model_rebuild(_types_namespace={"Page": Page})
     assert ServedModel(Mock(), LetterTask(), "default").binary == ("picture", "page")  # type: ignore[arg-type]
     assert ServedModel(Mock(), VisionTask(), "default").binary == ("image",)
+
+
+@pytest.mark.parametrize(("told", "streams"), [(True, True), (False, False), (None, True)])
+def test_a_model_that_never_streams_takes_no_place_for_streams(told: bool | None, streams: bool) -> None:
+    """Whatever other models of its task do; artifacts that don't tell are taken for those that do."""
+
+    class Writing:
+        streams = True
+
+    manifest = Manifest(model="m", task="t", created="2026-01-01T00:00:00Z", streams=told)
+    assert ServedModel(Artifact(Path(), manifest), Writing(), "default").streams is streams  # type: ignore[arg-type]
