@@ -76,6 +76,9 @@ class Manifest(Frozen):
     config: Mapping[str, Any] = Field(default_factory=dict)
     """The task's own: what `TaskModel.save` returned."""
     labels: tuple[str, ...] = ()
+    streams: bool | None = None
+    """Whether the model writes its answers piece by piece; null, in artifacts from before this was told, if its task has
+    models that do."""
     examples: tuple[Mapping[str, Any], ...] = ()
     """Inputs worth trying on this model, as JSON data."""
     parent: ParentInfo | None = None

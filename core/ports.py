@@ -90,7 +90,7 @@ class InferenceEngine(Protocol):
 
 class AuditEntry(Frozen):
     """What happened, before it is chained and stored. `payload` is the input or the output as JSON data; what is kept of
-    it is the log's policy."""
+    it is the log's policy. `binary` names the input's fields that hold bytes in base64, which can't be redacted like text."""
 
     kind: Literal["accepted", "completed", "failed", "event"]
     action: str = "infer"
@@ -106,6 +106,7 @@ class AuditEntry(Frozen):
     duration_s: float = 0.0
     code: str = ""
     payload: Mapping[str, Any] | None = None
+    binary: tuple[str, ...] = ()
     facts: Mapping[str, Any] = Field(default_factory=dict)
 
 

@@ -170,6 +170,7 @@ def publish_model(
             backbone=model.backbone,
             config=saved,
             labels=model.labels,
+            streams=model.streams,
             examples=_valid_examples(story, task),
             parent=parent,
             steps=tuple(steps),

@@ -34,6 +34,7 @@ class RequestRecord:
         code: str = "",
         duration_s: float = 0.0,
         payload: Mapping[str, Any] | None = None,
+        binary: tuple[str, ...] = (),
     ) -> AuditEntry:
         return AuditEntry(
             kind=kind,
@@ -49,6 +50,7 @@ class RequestRecord:
             duration_s=duration_s,
             code=code,
             payload=payload,
+            binary=binary,
             facts=self.facts,
         )
 

@@ -49,7 +49,7 @@ _PREDICT_ONLY = frozenset({PREDICT})
 
 
 class PreparedCall(Protocol):
-    """A call that the engine found valid, and the version and task that will answer it."""
+    """A call that the engine found valid, the version and task that will answer it, and the input's fields of bytes."""
 
     @property
     def call(self) -> InferCall: ...
@@ -57,6 +57,8 @@ class PreparedCall(Protocol):
     def task(self) -> str: ...
     @property
     def version(self) -> str: ...
+    @property
+    def binary(self) -> tuple[str, ...]: ...
 
 
 P = TypeVar("P", bound=PreparedCall)
@@ -199,7 +201,7 @@ class InferenceService:
             raise
         record = RequestRecord(principal, call.request_id, facts, call.model.name, prepared.version, prepared.task)
         try:
-            await self._append(record.entry("accepted", payload=asked(call)))
+            await self._append(record.entry("accepted", payload=asked(call), binary=prepared.binary))
             self._observe(record, "accepted")
             result = await self._run(prepared, remaining_s, parts)
         except asyncio.CancelledError:

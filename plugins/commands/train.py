@@ -188,10 +188,12 @@ def _say_epoch(event: Mapping[str, Any]) -> None:
 
 
 def _command(recipe: Path, changes: tuple[str, ...], name: str | None, seed: int | None) -> str:
-    """The command line that makes the model again, without the paths of this machine."""
+    """The command line that makes the model again, without the paths of this machine: a recipe below the current folder, such
+    as a repository, is named from there."""
     import shlex
 
-    words = ["taskloom", "train", recipe.name]
+    whole, here = recipe.resolve(), Path.cwd().resolve()
+    words = ["taskloom", "train", whole.relative_to(here).as_posix() if whole.is_relative_to(here) else recipe.name]
     words += [word for change in changes for word in ("--set", change)]
     words += ["--name", name] if name else []
     words += ["--seed", str(seed)] if seed is not None else []

@@ -74,7 +74,7 @@ class InputForm:
             example = " ".join(f"{name}=..." for name in self.kinds)
             raise click.UsageError(f"{self.model} takes no bare text; give its fields: {example}")
         if self.kinds.get(self.bare) is not Kind.BINARY:
-            return [Asked(word, {self.bare: word}) for word in words]
+            return [Asked(word, {self.bare: self._read(self.bare, word)}) for word in words]
         paths = [word.removeprefix("@") for word in words]
         return [Asked(path, {self.bare: _content(path, self.bare)}, {self.bare: Path(path)}) for path in paths]
 

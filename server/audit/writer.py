@@ -88,7 +88,7 @@ class ChainWriter:
             fields["hmac_key_id"] = self._ring.current
             fields["payload_hmac"] = self._ring.digest(whole)
             if self._policy != "none":
-                kept = whole if self._policy == "full" else canonical_json(redact(entry.payload))
+                kept = whole if self._policy == "full" else canonical_json(redact(entry.payload, entry.binary))
                 content = kept.decode()
                 fields["kept"] = self._policy
                 fields["kept_hmac"] = self._ring.digest(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from taskloom.core.artifact import Artifact
@@ -34,6 +35,19 @@ class ServedModel:
     def version(self) -> ModelVersion:
         return ModelVersion(self.name, self.artifact.manifest.version)
 
+    @property
+    def streams(self) -> bool:
+        """Whether its answers can come in parts."""
+        return self.task.streams and self.artifact.manifest.streams is not False
+
+    @cached_property
+    def binary(self) -> tuple[str, ...]:
+        """The fields of its input that hold bytes, in JSON as base64."""
+        schema = self.task.Input.model_json_schema()
+        return tuple(
+            name for name, field in schema.get("properties", {}).items() if _holds_base64(field, schema.get("$defs", {}))
+        )
+
     def label(self) -> str:
         aliases = f" ({', '.join(self.artifact.aliases)})" if self.artifact.aliases else ""
         return f"{self.version}{aliases}"
@@ -42,7 +56,7 @@ class ServedModel:
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
     """A call that was found good: what it asks of which version, what it costs, and the item to schedule. `streams` says that
-    there are models of its task whose answers can come in parts."""
+    its answer can come in parts."""
 
     call: InferCall
     task: str
@@ -51,6 +65,8 @@ class PreparedCall:
     pool: str
     item: WorkItem
     streams: bool
+    binary: tuple[str, ...] = ()
+    """The input's fields that hold bytes, in JSON as base64."""
 
 
 def wanted_models(
@@ -124,7 +140,7 @@ class Catalogue:
         pinned = call.model.version == version
         name = str(model.version) if pinned else model.name
         item = WorkItem(request_id=call.request_id, model=name, input=call.input, params=call.params, cost=cost)
-        return PreparedCall(call, task.name, version, cost, model.pool, item, task.streams)
+        return PreparedCall(call, task.name, version, cost, model.pool, item, model.streams, model.binary)
 
     def describe(self, ref: ModelRef, ready: bool) -> ModelDescription:
         model = self.find(ref)
@@ -136,3 +152,17 @@ class Catalogue:
             labels=model.artifact.manifest.labels,
             examples=model.artifact.manifest.examples,
         )
+
+
+def _holds_base64(schema: Any, definitions: Mapping[str, Any], within: frozenset[str] = frozenset()) -> bool:
+    """Whether values of a JSON schema are bytes, or hold some; `within` are the definitions that it is a part of."""
+    if isinstance(schema, list):
+        return any(_holds_base64(part, definitions, within) for part in schema)
+    if not isinstance(schema, dict):
+        return False
+    if "base64" in (schema.get("contentEncoding"), schema.get("format")):
+        return True
+    name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
+    if name in definitions and name not in within:
+        return _holds_base64(definitions[name], definitions, within | {name})
+    return any(_holds_base64(part, definitions, within) for key, part in schema.items() if key not in {"examples", "default"})

@@ -112,12 +112,14 @@ class Lattice:
 
     def probability(self, span: WordSpan, tags: TagSet) -> float:
         """The share of the sequences, by weight, that have exactly this entity: these words, no more, this label."""
-        path = tags.path(span.label, span.end - span.start)
-        weight = self._before(span.start, path[0], tags)
-        for place, (tag, then) in enumerate(pairwise(path), start=span.start + 1):
+        weights = [self._weight(span.start, path, tags) for path in tags.paths(span.label, span.end - span.start)]
+        return float(np.exp(min(_log_sum(np.array(weights)) - self.total, 0.0)))
+
+    def _weight(self, start: int, path: list[int], tags: TagSet) -> float:
+        weight = self._before(start, path[0], tags)
+        for place, (tag, then) in enumerate(pairwise(path), start=start + 1):
             weight += self.transitions[tag, then] + self.emissions[place, then]
-        weight += self._after(span.end - 1, path[-1], tags)
-        return float(np.exp(min(weight - self.total, 0.0)))
+        return float(weight + self._after(start + len(path) - 1, path[-1], tags))
 
     def _before(self, place: int, tag: int, tags: TagSet) -> float:
         if place == 0:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from taskloom.plugins.tasks.ner.schema import Entity
 from taskloom.plugins.tasks.ner.words import Kind, kind_of
@@ -16,18 +16,21 @@ class Gazetteer:
     def __init__(self, terms: Mapping[str, str], *, ignore_case: bool = False) -> None:
         self._fold = folded if ignore_case else str
         self._labels = {self._fold(term): label for term, label in terms.items()}
-        lengths: dict[str, set[int]] = defaultdict(set)
-        for term in self._labels:
-            lengths[term[0]].add(len(term))
-        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
+        self._terms = sorted(self._labels)
+        self._longest = max(map(len, self._terms), default=0)
+        self._firsts = frozenset(term[0] for term in self._terms)
+        self._begun_by = list(_longest_beginnings(self._terms))
 
     def find(self, text: str) -> list[Entity]:
         """Terms in the order of the text: from left to right, the longest at each place, none in another."""
         found: list[Entity] = []
         compared = self._fold(text)
+        if self._firsts.isdisjoint(compared):
+            return found
+        cuts = cuts_of(text)
         place = 0
         while place < len(text):
-            end = self._match(text, compared, place)
+            end = self._match(compared, place, cuts) if cuts[place] and compared[place] in self._firsts else None
             if end is None:
                 place += 1
                 continue
@@ -36,51 +39,68 @@ class Gazetteer:
             place = end
         return found
 
-    def _match(self, text: str, compared: str, place: int) -> int | None:
-        for length in self._lengths.get(compared[place], ()):
-            end = place + length
-            if end <= len(text) and compared[place:end] in self._labels and may_cut(text, place) and may_cut(text, end):
+    def _match(self, compared: str, place: int, cuts: Sequence[bool]) -> int | None:
+        """The end of the longest term there. Between a term and a text that begins with it, in alphabetical order, all terms
+        begin with it too: so it is the last term before the text, or a beginning of that one."""
+        i: int | None = bisect_right(self._terms, compared[place : place + self._longest]) - 1
+        while i is not None and i >= 0:
+            end = place + len(self._terms[i])
+            if end < len(cuts) and cuts[end] and compared.startswith(self._terms[i], place):
                 return end
+            i = self._begun_by[i]
         return None
+
+
+def _longest_beginnings(terms: Sequence[str]) -> Iterator[int | None]:
+    """For each of some terms in alphabetical order, the place of the longest other one that it begins with."""
+    open_terms: list[int] = []
+    for i, term in enumerate(terms):
+        while open_terms and not term.startswith(terms[open_terms[-1]]):
+            open_terms.pop()
+        yield open_terms[-1] if open_terms else None
+        open_terms.append(i)
 
 
 def folded(text: str) -> str:
     return "".join(low if len(low := character.lower()) == 1 else character for character in text)
 
 
-def may_cut(text: str, place: int) -> bool:
-    """Whether a term may begin or end there: not inside a word of a script with blanks, not before a mark that belongs to
-    the character before it.
+def cuts_of(text: str) -> list[bool]:
+    """At each place of the text and at its end, whether a term may begin or end there: not inside a word of a script with
+    blanks, not before a mark that belongs to the character before it.
 
-    >>> may_cut("Berliner", 6), may_cut("北京市", 2)
-    (False, True)
+    >>> cuts_of("in 北京")
+    [True, False, True, True, True, True]
     """
-    if place in {0, len(text)}:
-        return True
-    after = kind_of(text[place])
-    if after == Kind.EXTENDER:
-        return False
-    last = place - 1
-    while last > 0 and kind_of(text[last]) == Kind.EXTENDER:
-        last -= 1
-    return not (kind_of(text[last]) == after == Kind.LETTER)
+    found = []
+    before: Kind | None = None
+    for character in text:
+        kind = kind_of(character)
+        found.append(before is None or not (kind == Kind.EXTENDER or before == kind == Kind.LETTER))
+        if before is None or kind != Kind.EXTENDER:
+            before = kind
+    return [*found, True]
 
 
 def reconcile(model: Sequence[Entity], known: Sequence[Entity], *, nested: bool) -> list[Entity]:
     """Both together: the dictionary is right wherever it meets the model. Of a flat model's entities, those that share a
-    character with a term are dropped; of a nested model's, those that cross one or are the same words."""
-    kept = [entity for entity in model if not any(_in_conflict(entity, term, nested) for term in known)]
+    character with a term are dropped; of a nested model's, those that cross one or are the same words. `known` are in the
+    order of the text, none in another."""
+    starts, ends = [term.start for term in known], [term.end for term in known]
+    kept = []
+    for entity in model:
+        met = known[bisect_right(ends, entity.start) : bisect_left(starts, entity.end)]
+        # Terms between the first and the last that it meets lie within it.
+        if not met or (nested and not any(_in_conflict(entity, term) for term in (met[0], met[-1]))):
+            kept.append(entity)
     return in_order([*kept, *known])
 
 
-def _in_conflict(entity: Entity, term: Entity, nested: bool) -> bool:
-    if entity.end <= term.start or term.end <= entity.start:
-        return False
-    if not nested:
-        return True
+def _in_conflict(entity: Entity, term: Entity) -> bool:
+    """Of two that meet: whether they cross, or are the same words."""
     inside = entity.start >= term.start and entity.end <= term.end
     around = entity.start <= term.start and entity.end >= term.end
-    return inside == around  # both: the same words; neither: they cross
+    return inside == around
 
 
 def in_order(entities: Iterable[Entity]) -> list[Entity]:

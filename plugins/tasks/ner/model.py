@@ -42,7 +42,7 @@ class NerModel(EncoderTaskModel[NerInput, NerOutput, NerParams]):
     def __init__(self, parts: EncoderParts, head: nn.Module, saved: SavedNer) -> None:
         super().__init__(parts, head, saved)
         self.labels = saved.labels
-        self.tags = TagSet(saved.tags) if saved.tags else None
+        self.tags = TagSet(saved.tags, i_may_begin=saved.head == "imported") if saved.tags else None
         self.known_labels: Mapping[str, frozenset[str]] = {}
         self._legal = Chain.legal(self.tags) if self.tags is not None else None
         self._own_terms = Gazetteer(saved.dictionary)
@@ -126,6 +126,21 @@ class NerModel(EncoderTaskModel[NerInput, NerOutput, NerParams]):
             "word_spans": found.spans,
             "word_counts": found.counts,
         }
+
+    def prepare(self, inputs: Sequence[NerInput], params: Sequence[NerParams]) -> Batch:
+        for wanted in params:
+            self._check_labels(wanted)
+        return self.encode(inputs)
+
+    def _check_labels(self, wanted: NerParams) -> None:
+        known = dict.fromkeys([*self.labels, *self.saved.dictionary.values(), *wanted.dictionary.values()])
+        unknown = [label for label in wanted.labels or () if label not in known]
+        if unknown:
+            raise InvalidInputError(
+                f"params.labels: nothing can be found that is called {', '.join(map(repr, unknown[:5]))}; the labels of the "
+                f"model and its dictionaries are {', '.join(known)}",
+                field="params.labels",
+            )
 
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         words = hidden[batch["word_tokens"]]

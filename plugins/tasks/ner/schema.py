@@ -95,9 +95,10 @@ class NerParams(Frozen):
     """Which entities to return, and what else the caller knows.
 
     `threshold` is the least score of a model's entity; null is 0 for flat models (the best tag sequence, whole) and 0.5 for
-    nested ones. `labels` keeps those labels alone; null keeps all. `dictionary` gives terms and their labels: at each place
-    the longest term that matches is an entity, with score 1, and wherever it meets an entity of the model the dictionary is
-    right: the model's entity is dropped (a nested model keeps one that lies within the term, or around it). Words are
+    nested ones. `labels` keeps those labels alone, which the model or a dictionary must have; null keeps all. `dictionary`
+    gives terms and their labels: at each place the longest term that matches is an entity, with score 1, and wherever it
+    meets an entity of the model the dictionary is right: the model's entity is dropped (a nested model keeps one that lies
+    within the term, or around it). Words are
     matched whole, but in scripts that are written without blanks (Chinese, Japanese, Thai and the like), where a term is
     found anywhere.
     """

@@ -30,10 +30,12 @@ class TagSet:
     """The tags of a model, in the order of its logits.
 
     Which forms exist decides what is legal: without `B`, an entity begins with `I` (and two in a row of one label can't be
-    told apart); without `E`, it ends wherever it stops.
+    told apart); without `E`, it ends wherever it stops. With `i_may_begin`, `I` begins an entity after `O` or another label
+    though there is `B`, as in models that were trained on IOB1 (Ramshaw & Marcus 1995); not where there is `E`, too.
     """
 
     tags: tuple[str, ...]
+    i_may_begin: bool = False
 
     @classmethod
     def of(cls, labels: Iterable[str], scheme: str) -> TagSet:
@@ -73,7 +75,10 @@ class TagSet:
     def begins(self, tag: int) -> bool:
         """Whether a text may begin with it, and so whether it may follow the end of an entity."""
         prefix, label = self.parsed[tag]
-        return prefix in {OUTSIDE, "B", "S"} or (prefix == "I" and not self.has("B", label))
+        return prefix in {OUTSIDE, "B", "S"} or (prefix == "I" and (not self.has("B", label) or self._either_begins(label)))
+
+    def _either_begins(self, label: str) -> bool:
+        return self.i_may_begin and all(self.has(prefix, label) for prefix in "BI") and not self.has("E", label)
 
     def ends(self, tag: int) -> bool:
         """Whether a text may end with it."""
@@ -108,6 +113,12 @@ class TagSet:
         if words == 1:
             return [self.index.get(("S", label), first)]
         return [first, *[middle] * (words - 2), last]
+
+    def paths(self, label: str, words: int) -> list[list[int]]:
+        """All that spell it: `path`, and what begins with `I` where either may."""
+        usual = self.path(label, words)
+        begun_by_i = self._either_begins(label) and usual[0] == self.index["B", label]
+        return [usual, [self.index["I", label], *usual[1:]]] if begun_by_i else [usual]
 
     def _forms(self, label: str) -> tuple[int, int, int]:
         middle = self.index.get(("I", label), self.index.get(("E", label), self.index.get(("B", label), -1)))

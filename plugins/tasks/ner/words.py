@@ -12,6 +12,8 @@ import unicodedata
 from bisect import bisect_right
 from enum import IntEnum
 
+from taskloom.plugins._shared.emoji import ZERO_WIDTH_JOINER, half_a_flag, modifies_emoji
+
 ASCII_WORD = re.compile(r"[A-Za-z0-9]+|[!-~]")
 UNSPACED_FROM, UNSPACED_TO = zip(
     (0x0E00, 0x0EFF),  # Thai, Lao
@@ -30,7 +32,6 @@ UNSPACED_FROM, UNSPACED_TO = zip(
     (0x20000, 0x3FFFF),  # ideographs beyond the basic plane
     strict=True,
 )
-ZERO_WIDTH_JOINER = "\u200d"
 JOINERS = frozenset("\u00ad\u200c\u200d\u2060")
 """Format characters inside words: soft hyphen, zero-width non-joiner, joiner, word joiner."""
 
@@ -62,18 +63,13 @@ def unspaced(character: str) -> bool:
 
 def kind_of(character: str) -> Kind:
     category = unicodedata.category(character)
-    if category[0] == "M" or character in JOINERS or _modifies_emoji(character):
+    if category[0] == "M" or character in JOINERS or modifies_emoji(character):
         return Kind.EXTENDER
     if category[0] in "LN":
         return Kind.SINGLE if unspaced(character) else Kind.LETTER
     if category[0] in "ZC":
         return Kind.SINGLE if category == "Co" else Kind.GAP
-    return Kind.FLAG if "\U0001f1e6" <= character <= "\U0001f1ff" else Kind.SINGLE
-
-
-def _modifies_emoji(character: str) -> bool:
-    """Skin tones, and the tags that make a flag one of a region."""
-    return "\U0001f3fb" <= character <= "\U0001f3ff" or "\U000e0020" <= character <= "\U000e007f"
+    return Kind.FLAG if half_a_flag(character) else Kind.SINGLE
 
 
 def words_of(text: str) -> list[tuple[int, int]]:
@@ -134,13 +130,13 @@ class Shape(IntEnum):
 
 
 MARKS = {
-    **dict.fromkeys(".!?。!?…", Shape.STOP),
-    **dict.fromkeys(",;:,;:、", Shape.COMMA),
+    **dict.fromkeys(".!?\u3002\uff01\uff1f\u2026", Shape.STOP),
+    **dict.fromkeys(",;:\uff0c\uff1b\uff1a\u3001", Shape.COMMA),
     "@": Shape.AT,
     "#": Shape.HASH,
     **dict.fromkeys("\"'`“”‘’«»「」", Shape.QUOTE),
     **dict.fromkeys("-–—_/", Shape.HYPHEN),
-    **dict.fromkeys("()[]{}()【】《》", Shape.BRACKET),
+    **dict.fromkeys("()[]{}\uff08\uff09【】《》", Shape.BRACKET),
 }
 
 

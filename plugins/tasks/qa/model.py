@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from taskloom.plugins.backbones.loading import Backbone
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
 from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
-from taskloom.plugins.tasks.qa.decoding import read_answers
+from taskloom.plugins.tasks.qa.decoding import Piece, read_answers
 from taskloom.plugins.tasks.qa.heads import SpanHead, imported_head
 from taskloom.plugins.tasks.qa.schema import (
     OVERLAP_TOKENS,
@@ -32,6 +33,8 @@ AUTO_CLASS = "AutoModelForQuestionAnswering"
 IMPORTED_WINDOW_TOKENS = 384
 IMPORTED_OVERLAP_TOKENS = 128
 """What SQuAD models are usually trained with."""
+PIECE_SPANS = 1 << 17
+"""Spans whose logits are in memory at a time, about 5 MB; a window of more is a piece of its own."""
 
 
 class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
@@ -114,17 +117,20 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
 
     def decode(self, outputs: Outputs, inputs: Sequence[QaInput], params: Sequence[QaParams]) -> list[QaOutput]:
         lengths, owner, offsets = outputs["lengths"], outputs["owner"], outputs["offsets"]
-        logits = outputs["logits"].float()
-        spans = span_logits(logits, lengths, offsets[:, 0] >= 0, max(wanted.max_answer_tokens for wanted in params))
+        logits, inside = outputs["logits"].float(), offsets[:, 0] >= 0
+        widest = int(lengths.max())
         null = null_logits(logits, lengths)
-        windows = torch.bincount(owner, minlength=len(inputs)).tolist()
-        tokens = torch.zeros(len(inputs), dtype=torch.long).index_add(0, owner, lengths).tolist()
-        parts = zip(
-            torch.split(spans, tokens), torch.split(null, windows), torch.split(offsets, tokens), inputs, params, strict=True
-        )
-        return [
-            read_answers(own, float(nulls.min()), places, item.context, wanted) for own, nulls, places, item, wanted in parts
-        ]
+        answers, first, token = [], 0, 0
+        for item, wanted, count in zip(inputs, params, torch.bincount(owner, minlength=len(inputs)).tolist(), strict=True):
+            pieces = []
+            for sizes in lengths[first : first + count].split(max(1, PIECE_SPANS // (wanted.max_answer_tokens * widest))):
+                part = slice(token, token + int(sizes.sum()))
+                spans = partial(span_logits, logits[part], sizes, inside[part], wanted.max_answer_tokens)
+                pieces.append(Piece(offsets[part], spans))
+                token = part.stop
+            answers.append(read_answers(pieces, float(null[first : first + count].min()), item.context, wanted))
+            first += count
+        return answers
 
     def collate(self, examples: Sequence[Example[QaInput]]) -> Batch:
         """One window of each row, drawn with torch's generator. The spans to learn are `gold_token`, `gold_reach` (-1 for "no

@@ -23,7 +23,7 @@ from taskloom.plugins.tasks.ner.decoding import best_spans
 from taskloom.plugins.tasks.ner.heads import SpanHead, turned
 from taskloom.plugins.tasks.ner.model import NerModel
 from taskloom.plugins.tasks.ner.plugin import NerTask
-from taskloom.plugins.tasks.ner.schema import Entity, NerInput
+from taskloom.plugins.tasks.ner.schema import Entity, NerInput, NerParams
 from taskloom.plugins.tasks.ner.words import words_of
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -135,6 +135,15 @@ def test_thresholds_labels_and_terms(flat: NerModel, ask: Ask) -> None:
     ]
 
 
+def test_labels_that_nothing_has_are_refused_before_the_model_runs(tiny_bert: str) -> None:
+    model = NerModel.build(["LOC", "PER"], backbone=tiny_bert, head="token", dictionary={"card": "THING"})
+    inputs = [NerInput(text="my card")]
+    with pytest.raises(InvalidInputError, match=r"'PERSON'; .* are LOC, PER, THING, MINE") as caught:
+        model.prepare(inputs, [NerParams(labels=("PER", "PERSON"), dictionary={"my": "MINE"})])
+    assert caught.value.field == "params.labels"
+    assert model.prepare(inputs, [NerParams(labels=("PER", "THING", "MINE"), dictionary={"my": "MINE"})])["word_counts"] == 2
+
+
 def test_a_model_may_come_with_terms_and_the_caller_goes_first(tiny_bert: str, ask: Ask) -> None:
     model = NerModel.build(["PER"], backbone=tiny_bert, head="token", dictionary={"card": "THING", "order": "THING"})
     model = saying(model, lambda word: "O")
@@ -161,6 +170,18 @@ def test_hugging_face_checkpoints_answer_as_they_do_there(
     words = tokens.word_ids()
     first = [i for i, word in enumerate(words) if word is not None and word != words[i - 1]]
     assert torch.allclose(mine, logits[first], atol=1e-4)
+
+
+def test_checkpoints_that_begin_entities_with_i_keep_them(token_checkpoint: Callable[..., str], ask: Ask) -> None:
+    """IOB1, the scheme of CoNLL 2003's files: `B` only parts two entities of one label."""
+    model = NerModel.import_checkpoint(token_checkpoint("bert", BIO))
+    says = {"my": "I-PER", "card": "I-PER", "order": "I-LOC", "hello": "B-LOC"}
+    found = ask(saying(model, lambda word: says.get(word, "O")), "my card is order hello", "order my card")
+    assert [[(e.text, e.label) for e in entities] for entities in found] == [
+        [("my card", "PER"), ("order", "LOC"), ("hello", "LOC")],
+        [("order", "LOC"), ("my card", "PER")],
+    ]
+    assert all(entity.score > 0.9 for entities in found for entity in entities)
 
 
 def test_checkpoints_whose_labels_are_no_tags_are_refused(token_checkpoint: Callable[..., str]) -> None:

@@ -67,3 +67,15 @@ def test_the_short_way_for_ascii_is_the_same(text: str) -> None:
 )
 def test_shapes(word: str, shape: Shape) -> None:
     assert shape_of(word) == shape
+
+
+@pytest.mark.parametrize(
+    ("marks", "shape"),
+    [
+        (".!?\u3002\uff01\uff1f\u2026", Shape.STOP),
+        (",;:\uff0c\uff1b\uff1a\u3001", Shape.COMMA),
+        ("()[]{}\uff08\uff09\u3010\u3011", Shape.BRACKET),
+    ],
+)
+def test_full_width_marks_are_what_their_narrow_forms_are(marks: str, shape: Shape) -> None:
+    assert [shape_of(mark) for mark in marks] == [shape] * len(marks)

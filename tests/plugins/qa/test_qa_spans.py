@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskloom.plugins.tasks.qa.decoding import read_answers, whole_characters
-from taskloom.plugins.tasks.qa.schema import QaParams
+from taskloom.plugins.tasks.qa import decoding
+from taskloom.plugins.tasks.qa import model as model_module
+from taskloom.plugins.tasks.qa.decoding import Piece, read_answers, whole_characters
+from taskloom.plugins.tasks.qa.model import QaModel
+from taskloom.plugins.tasks.qa.schema import Answer, QaInput, QaOutput, QaParams
 from taskloom.plugins.tasks.qa.spans import IMPOSSIBLE, log_partition, null_logits, span_logits
 
 LENGTHS = torch.tensor([6, 4, 9])
@@ -77,34 +82,39 @@ def spans_with(scores: dict[tuple[int, int], float]) -> torch.Tensor:
     return spans
 
 
+def read(spans: torch.Tensor, null: float, offsets: torch.Tensor, context: str, params: QaParams) -> QaOutput:
+    """The answers of windows that are one piece."""
+    return read_answers([Piece(offsets, lambda: spans[:, : params.max_answer_tokens])], null, context, params)
+
+
 def test_near_duplicates_go_and_other_places_stay() -> None:
     spans = spans_with({(1, 2): 5.0, (2, 2): 4.5, (0, 2): 4.4, (2, 4): 4.3, (5, 6): 4.0, (5, 5): 1.0})
-    found = read_answers(spans, 0.0, WORDS, CONTEXT, QaParams(top_k=10)).answers
+    found = read(spans, 0.0, WORDS, CONTEXT, QaParams(top_k=10)).answers
     assert [answer.text for answer in found] == ["red card", "lost order"]
-    kept = read_answers(spans, 0.0, WORDS, CONTEXT, QaParams(top_k=10, max_answer_tokens=1)).answers
+    kept = read(spans, 0.0, WORDS, CONTEXT, QaParams(top_k=10, max_answer_tokens=1)).answers
     assert [answer.text for answer in kept] == ["card", "lost"]
 
 
 def test_probabilities_are_a_softmax_over_spans_and_the_null() -> None:
     scores = {(1, 2): 2.0, (5, 6): 1.0, (3, 3): 0.0}
-    found = read_answers(spans_with(scores), 0.5, WORDS, CONTEXT, QaParams(top_k=10))
+    found = read(spans_with(scores), 0.5, WORDS, CONTEXT, QaParams(top_k=10))
     total = sum(math.exp(value) for value in (*scores.values(), 0.5))
     assert [answer.score for answer in found.answers] == pytest.approx([math.exp(x) / total for x in (2, 1, 0)])
     assert found.no_answer_score == pytest.approx(math.exp(0.5) / total)
 
 
 def test_a_span_that_two_windows_hold_counts_once_with_its_best_logit() -> None:
-    once = read_answers(spans_with({(1, 2): 2.0, (5, 6): 1.0}), 0.0, WORDS, CONTEXT, QaParams(top_k=10))
+    once = read(spans_with({(1, 2): 2.0, (5, 6): 1.0}), 0.0, WORDS, CONTEXT, QaParams(top_k=10))
     both = torch.cat([spans_with({(1, 2): 2.0}), spans_with({(1, 2): 0.3, (5, 6): 1.0})])
-    twice = read_answers(both, 0.0, WORDS.repeat(2, 1), CONTEXT, QaParams(top_k=10))
+    twice = read(both, 0.0, WORDS.repeat(2, 1), CONTEXT, QaParams(top_k=10))
     assert twice == once
 
 
 def test_none_where_no_answer_is_likelier_than_all_answers() -> None:
     spans = spans_with({(1, 2): 2.0})
-    assert read_answers(spans, 3.0, WORDS, CONTEXT, QaParams()).answers == ()
-    assert read_answers(spans, 3.0, WORDS, CONTEXT, QaParams(no_answer_threshold=0.8)).answers
-    nothing = read_answers(spans_with({}), 1.0, WORDS, CONTEXT, QaParams(no_answer_threshold=1.0))
+    assert read(spans, 3.0, WORDS, CONTEXT, QaParams()).answers == ()
+    assert read(spans, 3.0, WORDS, CONTEXT, QaParams(no_answer_threshold=0.8)).answers
+    nothing = read(spans_with({}), 1.0, WORDS, CONTEXT, QaParams(no_answer_threshold=1.0))
     assert nothing.answers == ()
     assert nothing.no_answer_score == 1.0
 
@@ -116,6 +126,10 @@ def test_none_where_no_answer_is_likelier_than_all_answers() -> None:
         ("👍🏽 yes", (0, 1), "👍🏽"),
         ("a 👩‍👩‍👧 b", (2, 3), "👩‍👩‍👧"),
         ("x 🏳️‍🌈 y", (2, 3), "🏳️‍🌈"),
+        ("I 🇩🇪 x", (2, 3), "🇩🇪"),
+        ("I 🇩🇪🇫🇷 x", (4, 5), "🇫🇷"),
+        ("I 🇩🇪🇫🇷 x", (3, 4), "🇩🇪"),
+        ("🏴\U000e0067\U000e0062\U000e007f x", (0, 1), "🏴\U000e0067\U000e0062\U000e007f"),
         ("  red card ", (0, 11), "red card"),
         ("我的卡", (1, 3), "的卡"),
     ],
@@ -135,3 +149,78 @@ def test_widened_spans_never_cut_a_mark_off(text: str, one: int, other: int) -> 
         assert last == len(text) or unicodedata.category(text[last]) != "Mn"
         assert first == 0 or unicodedata.category(text[first]) != "Mn"
         assert text[start:end].strip() in text[first:last]
+
+
+def plainly(spans: torch.Tensor, null: float, offsets: torch.Tensor, context: str, params: QaParams) -> QaOutput:
+    """`read_answers` as its docstring says it, span by span."""
+    best: dict[tuple[int, int], float] = {}
+    for t, row in enumerate(spans.tolist()):
+        for k, logit in enumerate(row):
+            if logit > IMPOSSIBLE / 2:
+                place = (int(offsets[t, 0]), int(offsets[t + k, 1]))
+                best[place] = max(best.get(place, logit), logit)
+    total = sum(map(math.exp, [*best.values(), null]))
+    found: list[Answer] = []
+    left = sorted(best, key=lambda place: (-best[place], place))
+    while left and len(found) < params.top_k and math.exp(best[left[0]]) / total >= params.threshold:
+        start, end = left[0]
+        score = math.exp(best[left[0]]) / total
+        left = [(s, e) for s, e in left if 2 * (min(e, end) - max(s, start)) < min(e - s, end - start)]
+        found.append(Answer(text=context[start:end], start=start, end=end, score=score))
+    none = math.exp(null) / total
+    return QaOutput(answers=() if none > params.no_answer_threshold else tuple(found), no_answer_score=none)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    windows=st.integers(1, 9),
+    step=st.integers(1, 7),
+    grouped=st.integers(1, 3),
+    kept=st.sampled_from([1, 5, 65_536]),
+    top_k=st.integers(1, 12),
+    width=st.integers(1, 9),
+)
+@settings(max_examples=150, deadline=None)
+def test_answers_are_the_same_in_pieces_and_with_few_spans_kept(
+    seed: int, windows: int, step: int, grouped: int, kept: int, top_k: int, width: int
+) -> None:
+    """Windows of 7 tokens that begin `step` tokens apart, so that up to all of them hold a span."""
+    generator = torch.Generator().manual_seed(seed)
+    context = "x" * (2 * (windows * step + 7))
+    places = [torch.tensor([[2 * t, 2 * t + 2] for t in range(w * step, w * step + 7)]) for w in range(windows)]
+    logits = torch.randn(7 * windows, 2, generator=generator) * 3
+    lengths, inside = torch.full((windows,), 7), torch.rand(7 * windows, generator=generator) > -1
+    offsets, params = torch.cat(places), QaParams(top_k=top_k, max_answer_tokens=width, no_answer_threshold=1.0)
+    pieces = [
+        Piece(offsets[at : at + 7 * grouped], partial(span_logits, part, lengths[: len(part) // 7], inside[: len(part)], width))
+        for at, part in zip(range(0, 7 * windows, 7 * grouped), torch.split(logits, 7 * grouped), strict=True)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "KEPT_SPANS", kept)
+        found = read_answers(pieces, 0.5, context, params)
+    expected = plainly(span_logits(logits, lengths, inside, width), 0.5, offsets, context, params)
+    assert [(a.start, a.end) for a in found.answers] == [(a.start, a.end) for a in expected.answers]
+    assert [a.score for a in found.answers] == pytest.approx([a.score for a in expected.answers])
+    assert found.no_answer_score == pytest.approx(expected.no_answer_score)
+
+
+def test_a_request_for_long_answers_does_not_widen_the_spans_of_others() -> None:
+    widths = []
+
+    def seen(logits: torch.Tensor, *rest: object) -> torch.Tensor:
+        widths.append((len(logits), rest[-1]))
+        return span_logits(logits, *rest)  # type: ignore[arg-type]
+
+    lengths = torch.tensor([8, 8, 8])
+    inside = torch.tensor([0, 0, 1, 1, 1, 1, 1, 0] * 3).bool()
+    offsets = torch.stack([torch.arange(24), torch.arange(24) + 1], 1).masked_fill(~inside.unsqueeze(1), -1)
+    outputs = {
+        "logits": torch.randn(24, 2), "length_bias": torch.zeros(1), "lengths": lengths, "owner": torch.tensor([0, 1, 1]),
+        "offsets": offsets,
+    }  # fmt: skip
+    inputs = [QaInput(question="where?", context="x" * 30)] * 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_module, "span_logits", seen)
+        patch.setattr(model_module, "PIECE_SPANS", 100)
+        QaModel.decode(Mock(spec=QaModel), outputs, inputs, [QaParams(max_answer_tokens=2), QaParams(max_answer_tokens=200)])
+    assert widths == [(8, 2), (8, 200), (8, 200)]

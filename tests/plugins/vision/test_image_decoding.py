@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from taskloom.core.errors import InvalidInputError
 from taskloom.plugins.tasks.vision.decoding import decode_image
-from taskloom.plugins.tasks.vision.image_files import MAX_BYTES, read_image_file
+from taskloom.plugins.tasks.vision.image_files import MAX_BYTES, PNG_SIGNATURE, read_image_file
 
 
 def picture(width: int = 24, height: int = 16, seed: int = 0) -> Image.Image:
@@ -217,3 +217,38 @@ def test_a_damaged_file_gives_a_picture_or_a_typed_error_and_never_a_warning(nam
         assert image.mode == "RGB"
         assert sorted(image.size) == sorted(size)
     assert refused > 10
+
+
+EMPTY_SEGMENT = b"\xff\xfe\x00\x02"
+
+
+@pytest.mark.parametrize("count", [10_010, 500_000])
+@pytest.mark.parametrize(
+    ("start", "part"),
+    [
+        (b"\xff\xd8", EMPTY_SEGMENT),
+        (b"\xff\xd8\xff\xfe\x00\x02", b"\xff\x01"),
+        (b"\xff\xd8", b"\xff"),
+        (PNG_SIGNATURE + b"\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\0\0\0\0" + b"\0" * 4, b"\0\0\0\0IDAT" + b"\0" * 4),
+        (b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0" + b"\0" * 10, b"EXIF\0\0\0\0"),
+    ],
+    ids=["jpeg segments", "jpeg markers", "jpeg fill", "png", "webp"],
+)
+def test_a_file_of_endless_small_parts_is_refused(start: bytes, part: bytes, count: int) -> None:
+    with pytest.raises(ValueError, match="more than 10000 parts"):
+        read_image_file(start + part * count)
+
+
+def test_pictures_in_many_parts_are_taken() -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    pixels = zlib.compress(random.Random(1).randbytes(100 * 101), 0)
+    parts = [chunk(b"IDAT", pixels[at : at + 2]) for at in range(0, len(pixels), 2)]
+    header = chunk(b"IHDR", (100).to_bytes(4, "big") * 2 + b"\x08\0\0\0\0")
+    found = read_image_file(PNG_SIGNATURE + header + b"".join(parts) + chunk(b"IEND", b""))
+    assert len(parts) > 5000
+    assert (found.width, found.height) == (100, 100)
+    stream = BytesIO()
+    Image.effect_noise((400, 300), 90).save(stream, "JPEG", progressive=True, quality=95)
+    assert (read_image_file(stream.getvalue()).width, read_image_file(stream.getvalue()).height) == (400, 300)

@@ -55,6 +55,19 @@ def test_fields_make_one_input(ask, gateway, tmp_path):
     assert json.loads(result.stdout)["results"][0]["input"] == {"question": "Who = it?", "context": "@page.txt"}
 
 
+ONE_TEXT = {"properties": {"text": TEXT}, "required": ["text"]}
+
+
+def test_a_bare_word_may_stand_for_a_file_too(ask, gateway, tmp_path):
+    (tmp_path / "page.txt").write_text("my card is lost", encoding="utf-8")
+    result = ask(ONE_TEXT, "@page.txt", "@@page.txt", "an@example.org")
+    assert result.exit_code == 0, result.output
+    assert sent(gateway) == [{"text": "my card is lost"}, {"text": "@page.txt"}, {"text": "an@example.org"}]
+    missing = ask(ONE_TEXT, "@nothing.txt")
+    assert missing.exit_code != 0
+    assert "nothing.txt" in missing.output
+
+
 def test_stdin_and_a_text_that_begins_with_at(ask, gateway):
     ask(QA, "question=@@taskloom who?", "context=@-", stdin="by mail")
     assert sent(gateway) == [{"question": "@taskloom who?", "context": "by mail"}]
@@ -87,7 +100,7 @@ def test_bytes_are_read_from_files_by_field_or_bare_path(ask, gateway, tmp_path)
 
 def test_a_text_with_an_equals_sign_stays_a_text(ask, gateway):
     schema = {"properties": {"text": TEXT}, "required": ["text"]}
-    ask(schema, "x=5 and y=6", "@home")
+    ask(schema, "x=5 and y=6", "@@home")
     assert sent(gateway) == [{"text": "x=5 and y=6"}, {"text": "@home"}]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from typing import Any
 
@@ -78,6 +80,30 @@ def test_what_does_not_identify_stays(text: str) -> None:
 def test_nested_data_keeps_its_shape() -> None:
     data = {"a": [{"to": "x@example.org"}, 5, 13800138000, True, None, 1.5], "y@example.org": "z"}
     assert redact(data) == {"a": [{"to": "[EMAIL]"}, 5, "[PHONE]", True, None, 1.5], "[EMAIL]": "z"}
+
+
+@pytest.mark.parametrize("payload", ["plain", "with params"])
+def test_bytes_are_never_kept(payload: str) -> None:
+    image = base64.b64encode(bytes(range(256)) * 12_000).decode()
+    told = f"[BYTES 3072000 bytes, sha256 {hashlib.sha256(bytes(range(256)) * 12_000).hexdigest()}]"
+    asked = {"image": image, "caption": "by an@example.org", "more": [image[:8]]}
+    kept = {
+        "image": told,
+        "caption": "by [EMAIL]",
+        "more": [f"[BYTES 6 bytes, sha256 {hashlib.sha256(bytes(range(6))).hexdigest()}]"],
+    }
+    if payload == "with params":
+        asked, kept = {"input": asked, "params": {"image": "13800138000"}}, {"input": kept, "params": {"image": "[PHONE]"}}
+    assert redact(asked, ["image", "more"]) == kept
+
+
+def test_text_beyond_what_is_searched_is_told_by_its_digest() -> None:
+    long = "an@example.org " * 20_000
+    kept = redact({"a": "an@example.org", "b": long, "c": ["13800138000"]})
+    digest = hashlib.sha256(long.encode()).hexdigest()
+    assert kept == {"a": "[EMAIL]", "b": f"[TEXT {len(long)} characters, sha256 {digest}]", "c": ["[PHONE]"]}
+    many = redact({"texts": ["x" * 100_000 + " an@example.org"] * 4})["texts"]
+    assert [text[:6] for text in many] == ["xxxxxx", "xxxxxx", "[TEXT ", "[TEXT "]
 
 
 json_data = st.recursive(

@@ -261,6 +261,18 @@ async def test_redacted_payloads_are_kept_redacted_and_verified(make_settings: C
     assert found(settings).bad_sequence == 1
 
 
+async def test_pictures_are_not_kept_in_redacted_payloads(make_settings: Callable[..., Settings], entry: Entry) -> None:
+    settings = make_settings(payloads="redacted")
+    log = open_log(settings)
+    await log.append(entry(payload={"image": "aGVsbG8="}, binary=("image",)))
+    await log.close()
+    reader = open_reader(settings)
+    payload = reader.tail(1)[0].payload
+    assert payload is not None
+    assert payload["image"].startswith("[BYTES 5 bytes, sha256 2cf24dba5fb0a30e")
+    reader.close()
+
+
 async def test_an_export_can_be_checked_with_the_documented_recipe_alone(settings: Settings, entry: Entry) -> None:
     await write(settings, entry)
     reader = open_reader(settings)

@@ -6,10 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from engine_fakes import EchoModel, publish
+from pydantic import Base64Bytes, BaseModel
 
+from taskloom.core.artifact import Artifact, Manifest
 from taskloom.core.errors import (
     DeadlineExceededError,
     InvalidInputError,
@@ -22,8 +25,10 @@ from taskloom.core.registry import Registry
 from taskloom.core.settings import ModelSettings, Settings
 from taskloom.core.store import ModelStore
 from taskloom.core.types import InferCall, InferResult, ModelRef
+from taskloom.plugins.tasks.vision.plugin import VisionTask
 from taskloom.server.builtin import open_local_engine
 from taskloom.server.engine.engine import Engine
+from taskloom.server.engine.served import ServedModel
 
 
 def call(model: str, text: object, **fields: object) -> InferCall:
@@ -288,3 +293,33 @@ async def test_a_pool_that_may_go_down_to_nothing_is_ready_without_a_replica(
             assert engine.health()[""] is ready
         finally:
             await engine.close()
+
+
+def test_fields_of_bytes_are_known_from_the_input_schema() -> None:
+    class Page(BaseModel):
+        scan: Base64Bytes
+        pages: tuple[Page, ...] = ()
+
+    class Letter(BaseModel):
+        text: str
+        picture: Base64Bytes | None = None
+        page: Page
+        names: list[str] = []
+
+    class LetterTask:
+        Input = Letter
+
+    Page.model_rebuild(_types_namespace={"Page": Page})
+    assert ServedModel(Mock(), LetterTask(), "default").binary == ("picture", "page")  # type: ignore[arg-type]
+    assert ServedModel(Mock(), VisionTask(), "default").binary == ("image",)
+
+
+@pytest.mark.parametrize(("told", "streams"), [(True, True), (False, False), (None, True)])
+def test_a_model_that_never_streams_takes_no_place_for_streams(told: bool | None, streams: bool) -> None:
+    """Whatever other models of its task do; artifacts that don't tell are taken for those that do."""
+
+    class Writing:
+        streams = True
+
+    manifest = Manifest(model="m", task="t", created="2026-01-01T00:00:00Z", streams=told)
+    assert ServedModel(Artifact(Path(), manifest), Writing(), "default").streams is streams  # type: ignore[arg-type]

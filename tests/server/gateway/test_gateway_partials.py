@@ -80,6 +80,7 @@ async def test_accepted_is_on_record_before_the_first_part_and_completed_before_
     await stream.read()
     assert running.audit.kinds() == ["accepted"]
     assert running.audit.entries[0].facts["partials"] is True
+    assert running.audit.entries[0].binary == ("picture",), "what the engine says of the input must reach the log"
     running.engine.release.set()
     await stream.rest()
     assert running.audit.kinds() == ["accepted", "completed"]

@@ -32,6 +32,7 @@ class Prepared:
     call: InferCall
     task: str = "classification"
     version: str = "3"
+    binary: tuple[str, ...] = ("picture",)
 
 
 class EchoEngine:
