@@ -51,7 +51,7 @@ class RougeTokenizer:
 
 
 def _is_other(run: str) -> bool:
-    """Whether a run has a letter, or a digit of the numbers, of a script that is not Latin. Superscripts and the like don't count."""
+    """Whether a run has a letter or digit of a script that is not Latin; superscripts and the like are none."""
     return any(letter >= FIRST_OTHER and (letter.isalpha() or letter.isdecimal()) for letter in run)
 
 

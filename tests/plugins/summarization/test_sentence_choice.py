@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
+from taskloom.plugins.tasks.summarization.heads import ATTENTION_AREA, BLOCK, SummaryHead
 from taskloom.plugins.tasks.summarization.selection import Limits, choose, joined
 from taskloom.plugins.tasks.summarization.shortening import Word, shortened
 
@@ -96,3 +98,47 @@ def test_longer_summaries_keep_more() -> None:
     text = "The city bought buses after a vote, because of smoke, in spite of costs"
     kept = "The city bought buses vote smoke"
     assert len(left(text, kept, unsaid=0.2)) < len(left(text, kept, unsaid=5.0))
+
+
+def head_over(documents: list[int]) -> tuple[SummaryHead, Tensor, Tensor, Tensor]:
+    """A random head, and documents of so many sentences with two tokens each."""
+    torch.manual_seed(7)
+    owner = torch.arange(sum(documents)).repeat_interleave(2)
+    return SummaryHead(8, 8, 1, 0.0).eval(), torch.randn(len(owner), 8), owner, torch.tensor(documents)
+
+
+def test_attention_over_a_very_long_document_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, hidden, owner, documents = head_over([3000] * 3)
+    areas: list[int] = []
+    attend = head.document.forward  # type: ignore[union-attr]
+
+    def measured(rows: Tensor, **options: Tensor) -> Tensor:
+        areas.append(rows.shape[0] * rows.shape[1] ** 2)
+        return attend(rows, **options)
+
+    monkeypatch.setattr(head.document, "forward", measured)
+    with torch.inference_mode():
+        found = head(hidden, owner, documents)
+    assert max(areas) <= ATTENTION_AREA
+    assert found.logits.shape == (9000,)
+    assert found.keep.shape == (18000,)
+    assert torch.isfinite(found.logits).all()
+
+
+def test_sentences_of_a_document_are_seen_together_up_to_a_block() -> None:
+    head, hidden, owner, documents = head_over([BLOCK])
+    with torch.inference_mode():
+        before = head(hidden, owner, documents).logits
+        hidden[-2:] += 5.0
+        after = head(hidden, owner, documents).logits
+    assert not torch.allclose(before[0], after[0], atol=1e-6)
+
+
+def test_a_block_of_a_long_document_knows_where_it_stands() -> None:
+    head, hidden, owner, documents = head_over([2 * BLOCK])
+    hidden[2 * BLOCK :] = hidden[: 2 * BLOCK]
+    with torch.inference_mode():
+        logits = head(hidden, owner, documents).logits
+        alone = head(hidden[: 2 * BLOCK], owner[: 2 * BLOCK], torch.tensor([BLOCK])).logits
+    assert torch.allclose(logits[:BLOCK], alone, atol=1e-5)
+    assert not torch.allclose(logits[:BLOCK], logits[BLOCK:], atol=1e-3)
