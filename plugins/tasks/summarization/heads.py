@@ -54,6 +54,8 @@ class SummaryHead(nn.Module):
         self.mix = nn.Linear(len(NEIGHBOURS) * size, size)
         self.keep = nn.Linear(size, 1)
         self.dropout = nn.Dropout(dropout)
+        for table in (self.place, self.from_start, self.from_end):
+            nn.init.normal_(table.weight, std=0.02)  # a place says little beside what stands there, until it is learnt
         self.register_buffer("places", torch.tensor(PLACES), persistent=False)
 
     def forward(self, hidden: Tensor, owner: Tensor, documents: Tensor, asked: Tensor | None = None) -> Found:
