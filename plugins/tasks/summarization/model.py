@@ -133,6 +133,18 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
             "documents": counts,
         }
 
+    def prepare(self, inputs: Sequence[SummarizationInput], params: Sequence[SummarizationParams]) -> Batch:
+        """`encode`, once it is certain that no request wants what only models that write can do."""
+        for wanted in params:
+            for name in WRITING_ONLY:
+                if getattr(wanted, name) is not None:
+                    raise InvalidInputError(
+                        f"`{name}` is for models that write; this one chooses sentences: use max_sentences, max_characters, "
+                        "max_tokens, redundancy_penalty, shorten",
+                        field=f"params.{name}",
+                    )
+        return super().prepare(inputs, params)
+
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         """`logits` [S], `vectors` [S, H] and `keep` [V] as in `Found`, and where the V tokens that count lie."""
         counts = (batch["sentence"] >= 0).nonzero().squeeze(1)
@@ -174,13 +186,6 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
         return found
 
     def _summary(self, document: _Read, params: SummarizationParams) -> SummarizationOutput:
-        for name in WRITING_ONLY:
-            if getattr(params, name) is not None:
-                raise InvalidInputError(
-                    f"`{name}` is for models that write; this one chooses sentences: use max_sentences, max_characters, "
-                    "max_tokens, redundancy_penalty, shorten",
-                    field=f"params.{name}",
-                )
         shorten = self.saved.shorten if params.shorten is None else params.shorten
         if shorten:
             document.shorten(self.saved.unsaid)
