@@ -81,7 +81,8 @@ class Catalogue:
                 raise row.error(f"item {item.item!r} is there twice")
             items[item.item] = item
         everything = cls(items.values(), config)
-        dropped = everything.matching_any(config.leave_out, "leave_out")
+        present = {name: everything.present(name, values) for name, values in config.leave_out.items()}
+        dropped = everything.matching_any(present, "leave_out")
         return cls((item for item, out in zip(everything.items, dropped, strict=True) if not out), config)
 
     def adding(self, items: Sequence[Item]) -> Catalogue:
@@ -155,6 +156,11 @@ class Catalogue:
         for name, values in wanted.items():
             fits |= self._having(name, (values,) if isinstance(values, str) else values, field)
         return fits
+
+    def present(self, name: str, values: Wanted) -> tuple[str, ...]:
+        """Those of the values that some item has."""
+        known = self._by_value.get(name, {})
+        return tuple(value for value in ((values,) if isinstance(values, str) else values) if _folded(value) in known)
 
     def _having(self, name: str, values: Iterable[str], field: str) -> Flags:
         known = self._by_value.get(name)

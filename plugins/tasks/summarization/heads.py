@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,10 @@ PLACES = (1, 2, 3, 4, 5, 6, 7, 8, 11, 15, 22, 31, 45, 63, 90)
 that were."""
 NEIGHBOURS = (-2, -1, 1, 2)
 ATTENTION_HEADS = 4
+BLOCK = 512
+"""Sentences that see each other at most: memory for attention grows with their square. Longer documents are read in blocks."""
+ATTENTION_AREA = 16 * BLOCK**2
+"""Pairs of sentences that are attended to at a time: 64 MB for each head."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class SummaryHead(nn.Module):
         self.mix = nn.Linear(len(NEIGHBOURS) * size, size)
         self.keep = nn.Linear(size, 1)
         self.dropout = nn.Dropout(dropout)
+        for table in (self.place, self.from_start, self.from_end):
+            nn.init.normal_(table.weight, std=0.02)  # a place says little beside what stands there, until it is learnt
         self.register_buffer("places", torch.tensor(PLACES), persistent=False)
 
     def forward(self, hidden: Tensor, owner: Tensor, documents: Tensor, asked: Tensor | None = None) -> Found:
@@ -67,13 +75,14 @@ class SummaryHead(nn.Module):
 
     def _together(self, vectors: Tensor, documents: Tensor) -> Tensor:
         """Sentences [S, H] to what they are among those of their document [S, size]."""
-        counts: list[int] = documents.tolist()
-        parts = torch.split(self.dropout(self.sentence(vectors)), counts)
+        blocks = [block for count in documents.tolist() for block in _blocks(count)]
+        counts = [len(block) for block in blocks]
+        number = torch.cat([torch.arange(block.start, block.stop) for block in blocks]).to(vectors.device)
+        placed = self.dropout(self.sentence(vectors)) + self.place(torch.bucketize(number, self.places, right=True))
+        parts = torch.split(placed, counts)
         found: list[Tensor] = [vectors[:0]] * len(parts)
-        for bucket in length_buckets(counts):
+        for bucket in _attended(length_buckets(counts), counts):
             rows = nn.utils.rnn.pad_sequence([parts[i] for i in bucket], True)
-            place = torch.bucketize(torch.arange(rows.shape[1], device=rows.device), self.places, right=True)
-            rows = rows + self.place(place)
             if self.document is not None:
                 absent = torch.arange(rows.shape[1]) >= torch.tensor([counts[i] for i in bucket]).unsqueeze(1)
                 rows = self.document(rows, src_key_padding_mask=absent.to(rows.device))
@@ -97,3 +106,17 @@ class SummaryHead(nn.Module):
         mixed = state + functional.gelu(self.mix(torch.cat(beside, dim=1)))
         keep: Tensor = self.keep(self.dropout(mixed)).squeeze(-1)
         return keep
+
+
+def _blocks(sentences: int) -> list[range]:
+    """A document's sentences in as few blocks as `BLOCK` allows, all about as long."""
+    parts = max(1, -(-sentences // BLOCK))
+    ends = [sentences * i // parts for i in range(parts + 1)]
+    return [range(begin, end) for begin, end in pairwise(ends)]
+
+
+def _attended(buckets: Iterable[list[int]], counts: Sequence[int]) -> Iterator[list[int]]:
+    """The buckets, split where `ATTENTION_AREA` demands it."""
+    for bucket in buckets:
+        most = max(1, ATTENTION_AREA // max(1, *(counts[i] for i in bucket)) ** 2)
+        yield from (bucket[start : start + most] for start in range(0, len(bucket), most))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,13 +49,11 @@ def evaluate(predictor: Summarizer, examples: Rows) -> EvaluationResult:
         raise DataError("there are no rows to evaluate on")
     judged = judge(predictor, examples)
 
-    def measured(rows: NDArray[np.intp]) -> dict[str, float]:
-        mine, lead = (judged.scores[name][rows].mean(0) for name in (MODEL, LEAD))
-        return {**dict(zip(METRICS, mine.tolist(), strict=True)), "rouge1_over_lead1": float(mine[0] - lead[0])}
-
     everything = np.arange(len(examples))
-    tables: dict[str, Table] = {}
-    for name, numbers in data_sets(examples).items():
+    measured = functools.partial(metrics_of, judged)
+    files = data_sets(examples)
+    tables: dict[str, Table] = {"per_file": per_file_table(judged, files)} if len(files) > 1 else {}
+    for name, numbers in files.items():
         tables[f"{name}"] = systems_table(judged, numbers)
         tables[f"{name}, model less lead-1"] = gain_table(judged, numbers)
     drawn = replicates(measured, len(examples))
@@ -65,6 +64,12 @@ def evaluate(predictor: Summarizer, examples: Rows) -> EvaluationResult:
         examples=len(examples),
         pairing=Pairing(metrics=drawn, rows=tuple(judged.scores[MODEL].mean(1).tolist())),
     )
+
+
+def metrics_of(judged: Judged, rows: NDArray[np.intp]) -> dict[str, float]:
+    """Every metric of the task on some of the rows."""
+    mine, lead = (judged.scores[name][rows].mean(0) for name in (MODEL, LEAD))
+    return {**dict(zip(METRICS, mine.tolist(), strict=True)), "rouge1_over_lead1": float(mine[0] - lead[0])}
 
 
 def data_sets(examples: Rows) -> dict[str, NDArray[np.intp]]:
@@ -146,6 +151,19 @@ def greedy_oracle(sentences: Sequence[str], references: Sequence[str], most: int
         best = trials[top]
         chosen.append(top)
     return joined([sentences[i] for i in sorted(chosen)])
+
+
+def per_file_table(judged: Judged, files: Mapping[str, NDArray[np.intp]]) -> Table:
+    """The task's metrics on each file apart, with the interval of ROUGE-1 as `rouge1_low` and `rouge1_high`."""
+    table: list[tuple[str | float | int, ...]] = [
+        ("file", "rows", "rouge1", "rouge1_low", "rouge1_high", "rouge2", "rougeL", "rouge1_over_lead1")
+    ]
+    for name, numbers in files.items():
+        found = metrics_of(judged, numbers)
+        low, high = _interval(lambda drawn, rows=numbers: metrics_of(judged, rows[drawn])["rouge1"], len(numbers))  # type: ignore[misc]
+        figures = (found["rouge1"], low, high, found["rouge2"], found["rougeL"], found["rouge1_over_lead1"])
+        table.append((name, len(numbers), *(round(figure, 4) for figure in figures)))
+    return tuple(table)
 
 
 def systems_table(judged: Judged, rows: NDArray[np.intp]) -> Table:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -133,6 +133,18 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
             "documents": counts,
         }
 
+    def prepare(self, inputs: Sequence[SummarizationInput], params: Sequence[SummarizationParams]) -> Batch:
+        """`encode`, once it is certain that no request wants what only models that write can do."""
+        for wanted in params:
+            for name in WRITING_ONLY:
+                if getattr(wanted, name) is not None:
+                    raise InvalidInputError(
+                        f"`{name}` is for models that write; this one chooses sentences: use max_sentences, max_characters, "
+                        "max_tokens, redundancy_penalty, shorten",
+                        field=f"params.{name}",
+                    )
+        return super().prepare(inputs, params)
+
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         """`logits` [S], `vectors` [S, H] and `keep` [V] as in `Found`, and where the V tokens that count lie."""
         counts = (batch["sentence"] >= 0).nonzero().squeeze(1)
@@ -174,22 +186,18 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
         return found
 
     def _summary(self, document: _Read, params: SummarizationParams) -> SummarizationOutput:
-        for name in WRITING_ONLY:
-            if getattr(params, name) is not None:
-                raise InvalidInputError(
-                    f"`{name}` is for models that write; this one chooses sentences: use max_sentences, max_characters, "
-                    "max_tokens, redundancy_penalty, shorten",
-                    field=f"params.{name}",
-                )
         shorten = self.saved.shorten if params.shorten is None else params.shorten
-        if shorten:
-            document.shorten(self.saved.unsaid)
         penalty = REDUNDANCY_PENALTY if params.redundancy_penalty is None else params.redundancy_penalty
         limits = Limits(params.max_sentences or self.saved.sentences, params.max_characters, params.max_tokens)
+        limited = limits.characters is not None or limits.tokens is not None
+        if shorten and limited:  # what fits depends on what is left of each sentence
+            document.shorten(range(len(document.spans)), self.saved.unsaid)
         chosen = choose(document.scores, document.vectors, document.texts, document.sizes, limits=limits, penalty=penalty)
         if not chosen:
             chosen = [int(document.scores.argmax())]
             document.cut(chosen[0], limits)
+        if shorten and not limited:
+            document.shorten(chosen, self.saved.unsaid)
         sentences = tuple(
             SummarySentence(
                 text=document.texts[i], start=document.spans[i][0], end=document.spans[i][1], score=float(document.scores[i])
@@ -278,9 +286,10 @@ class _Read:
     def texts(self) -> list[str]:
         return [self.text[start:end] for start, end in self.spans]
 
-    def shorten(self, unsaid: float) -> None:
-        """Puts the best part of each sentence in its place."""
-        for i, (begin, end) in enumerate(pairwise(self._begins)):
+    def shorten(self, numbers: Iterable[int], unsaid: float) -> None:
+        """Puts the best part of each of these sentences in its place."""
+        for i in numbers:
+            begin, end = self._begins[i], self._begins[i + 1]
             part = shortened(self._words(begin, end), unsaid)
             if part is not None:
                 offsets = self._tokens["offsets"][begin:end]

@@ -12,7 +12,9 @@ from taskloom.core.predictor import Predictor
 from taskloom.core.task import EvaluationResult, Example, MetricSpec, SharedParts, TaskModel, TaskPlugin, Trained, TrainRun
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins.tasks.summarization.schema import (
+    CHOOSING_ONLY,
     MAX_CHARACTERS,
+    SavedWriter,
     SummarizationInput,
     SummarizationOutput,
     SummarizationParams,
@@ -43,8 +45,14 @@ class SummarizationTask(TaskPlugin[SummarizationInput, SummarizationOutput, Summ
     streams: ClassVar[bool] = True
 
     def cost(self, input: SummarizationInput, params: SummarizationParams) -> int:
-        written = (params.max_tokens or 0) * (params.num_beams or 1)
-        return estimated_tokens(input.document, limit=MAX_CHARACTERS) + written
+        """Tokens read, and tokens written in each beam. Whether the model writes, and its own settings, are not known here:
+        for what a request doesn't say, `SavedWriter`'s defaults stand. One that says how to choose sentences writes nothing."""
+        read = estimated_tokens(input.document, limit=MAX_CHARACTERS)
+        if any(getattr(params, name) is not None for name in CHOOSING_ONLY):
+            return read
+        usual = {name: SavedWriter.model_fields[name].default for name in ("max_tokens", "num_beams")}
+        written: int = params.max_tokens or max(usual["max_tokens"], params.min_tokens or 0)
+        return read + written * (params.num_beams or usual["num_beams"])
 
     def read_examples(self, path: Path) -> Iterator[Example[SummarizationInput]]:
         from taskloom.plugins.tasks.summarization.train import read_examples

@@ -1,8 +1,8 @@
 """ROUGE (Lin 2004, https://aclanthology.org/W04-1013), as the package `rouge-score` gives it, for texts of any script.
 
-`rouge-score` knows the letters a to z and digits alone: two equal Chinese texts score 0 there. Here Chinese and Japanese texts
-are compared character by character and other scripts word by word; texts without any of these go through its own tokenizer
-with Porter's stemmer, so that English figures are the ones that everybody prints.
+`rouge-score` knows the letters a to z and digits alone: two equal Chinese texts score 0 there. Here Chinese and Japanese are
+compared character by character and other scripts word by word; Latin words, whatever stands beside them, go through its own
+tokenizer with Porter's stemmer, so that English figures are the ones that everybody prints.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from taskloom.core.errors import MissingDependencyError
 
 METRICS = ("rouge1", "rouge2", "rougeL")
 
-OTHER_SCRIPT = re.compile(r"[^\W\d_]")
-"""A letter; `_is_other` says whether rouge-score would lose it."""
 RUN = re.compile(
     r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af]|[^\W_\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]+"
 )
 """A wide character that is a letter or digit, or a word of anything else."""
 FIRST_OTHER = "\u0370"
-"""Greek, Cyrillic and everything behind them."""
+"""Greek, Cyrillic and everything behind them: what rouge-score would lose as a whole."""
 
 
 class RougeTokenizer:
@@ -44,9 +42,17 @@ class RougeTokenizer:
         self._stemmer = _CachedStemmer(PorterStemmer())
 
     def tokenize(self, text: str) -> list[str]:
-        if all(letter < FIRST_OTHER or not letter.isalpha() for letter in text):
+        if text.isascii():  # the same at once
             return list(self._latin(text, self._stemmer))
-        return [token for token in RUN.findall(text.lower()) if any(letter.isalnum() for letter in token)]
+        found: list[str] = []
+        for run in RUN.findall(text.lower()):
+            found += [run] if _is_other(run) else self._latin(run, self._stemmer)
+        return found
+
+
+def _is_other(run: str) -> bool:
+    """Whether a run has a letter or digit of a script that is not Latin; superscripts and the like are none."""
+    return any(letter >= FIRST_OTHER and (letter.isalpha() or letter.isdecimal()) for letter in run)
 
 
 class _CachedStemmer:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 CLAUSE_MARKS = frozenset(",;:–()")
 """Where a blank is beside one of these, a sentence may begin behind it or end before it: 50,000 is a number."""
 WIDE_MARKS = frozenset("，；：—（）")
@@ -28,6 +31,8 @@ OPENERS = frozenset({"that"})
 """Words behind which a sentence may begin: what was said, without who said it."""
 SHORTEST = 5
 """Words that are left at least."""
+LEAST = 1e-9
+"""What is divided by at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +63,27 @@ def shortened(words: Sequence[Word], unsaid: float) -> tuple[int, int] | None:
         number.append(number[-1] + word.counts)
         gain.append(gain[-1] + (word.keep if word.counts else 0.0))
     expected = unsaid * gain[-1]
-    whole = (0, len(words))
-    best, best_value = whole, _value(gain, number, whole, expected)
-    for first in _beginnings(words):
-        for last in _endings(words):
-            if number[last] - number[first] < SHORTEST:
-                continue
-            value = _value(gain, number, (first, last), expected)
-            if value > best_value:
-                best, best_value = (first, last), value
-    if best == whole:
+    begins, ends = np.array(_beginnings(words)), np.array(_endings(words))
+    values = _values(np.array(gain), np.array(number), begins, ends, expected)
+    best = int(values.argmax())  # the first of the best; the whole is the very first
+    if not values.flat[best] > _value(gain[-1], number[-1], expected):
         return None
-    return words[best[0]].start, words[best[1] - 1].end
+    first, last = divmod(best, len(ends))
+    return words[begins[first]].start, words[ends[last] - 1].end
 
 
-def _value(gain: Sequence[float], number: Sequence[int], part: tuple[int, int], expected: float) -> float:
-    first, last = part
-    return 2 * (gain[last] - gain[first]) / max(number[last] - number[first] + expected, 1e-9)
+def _values(
+    gain: NDArray[np.float64], number: NDArray[np.int64], begins: NDArray[np.int64], ends: NDArray[np.int64], expected: float
+) -> NDArray[np.float64]:
+    """What the part from each beginning to each end is worth [begins, ends]; nothing where too few words are left."""
+    left = number[ends] - number[begins][:, None]
+    found = 2 * (gain[ends] - gain[begins][:, None]) / np.maximum(left + expected, LEAST)
+    worth: NDArray[np.float64] = np.where(left < SHORTEST, -np.inf, found)
+    return worth
+
+
+def _value(gain: float, number: int, expected: float) -> float:
+    return 2 * gain / max(number + expected, LEAST)
 
 
 def _beginnings(words: Sequence[Word]) -> list[int]:

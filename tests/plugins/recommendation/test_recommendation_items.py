@@ -23,9 +23,11 @@ from taskloom.core.store import ModelStore
 from taskloom.core.task import SharedParts
 from taskloom.core.types import InferCall, ModelRef
 from taskloom.plugins.runtimes.torch import TorchRuntime
+from taskloom.plugins.tasks.recommendation.catalogue import Catalogue
 from taskloom.plugins.tasks.recommendation.commands import items
 from taskloom.plugins.tasks.recommendation.interactions import read_examples, split
 from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
+from taskloom.plugins.tasks.recommendation.schema import CatalogueConfig
 from taskloom.server.engine.engine import Engine
 
 NEW = "item,title,title_zh,kind,age\ncard-new,the card x,新卡,card|item,new\norder-new,the order x,,order|item,fresh\n"
@@ -98,6 +100,12 @@ def test_new_items_are_recommended_by_their_text_and_found_by_their_attributes(c
     assert answer(after, {}, {"where": {"age": "fresh"}}) == ["order-new"]
     assert answer(after, {"likes": ["新卡"]}, {"top_k": 100}).count("card-new") == 0, "its title makes it seen"
     assert cli.store.resolve("shop").manifest.version == "1", "production stays until it is moved"
+
+
+def test_what_is_left_out_need_not_be_there(tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text(NEW, encoding="utf-8")
+    config = CatalogueConfig(attributes=("kind", "age"), leave_out={"kind": ("tram", "Card"), "age": "broken"})
+    assert [item.item for item in Catalogue.read(tmp_path / "new.csv", config).items] == ["order-new"]
 
 
 def test_old_items_score_as_before(cli: Cli, tmp_path: Path) -> None:

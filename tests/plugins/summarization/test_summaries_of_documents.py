@@ -21,11 +21,13 @@ from taskloom.core.task import SharedParts
 from taskloom.core.testing.conformance import publish
 from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.runtimes.torch import TorchRuntime
+from taskloom.plugins.tasks.summarization import model as summarizer
 from taskloom.plugins.tasks.summarization.model import SentenceChooser
 from taskloom.plugins.tasks.summarization.plugin import SummarizationTask
 from taskloom.plugins.tasks.summarization.schema import (
     NEWS,
     NEWS_ZH,
+    SavedWriter,
     SummarizationInput,
     SummarizationOutput,
     SummarizationParams,
@@ -111,9 +113,19 @@ def test_a_shortened_sentence_keeps_its_place(predictor: Predictor[Any, Any, Any
         assert all(document[s.start : s.end] == s.text for s in found.sentences)
 
 
+def test_only_what_is_given_is_shortened(predictor: Predictor[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    shortened = summarizer.shortened
+    read: list[int] = []
+    monkeypatch.setattr(summarizer, "shortened", lambda words, unsaid: read.append(len(words)) or shortened(words, unsaid))
+    found = summary(predictor, NEWS, max_sentences=2, shorten=True)
+    assert len(read) == 2
+    assert summary(predictor, NEWS, max_sentences=2, max_characters=10_000, shorten=True) == found
+    assert len(read) > 4
+
+
 def test_a_sentence_that_repeats_another_is_not_given_twice(predictor: Predictor[Any, Any, Any]) -> None:
     document = "Where is my card? " * 3 + "The order is lost! Hello, a refund?"
-    plain = summary(predictor, document, max_sentences=2, redundancy_penalty=0.95)
+    plain = summary(predictor, document, max_sentences=2, redundancy_penalty=1.0)  # a random head's relevance means nothing
     assert len({s.text for s in plain.sentences}) == 2
 
 
@@ -122,6 +134,18 @@ def test_settings_of_models_that_write_are_refused(predictor: Predictor[Any, Any
     with pytest.raises(InvalidInputError, match=f"`{name}` is for models that write") as caught:
         summary(predictor, NEWS, **{name: 1})
     assert caught.value.field == f"params.{name}"
+
+
+def test_a_setting_of_models_that_write_is_refused_before_the_model_runs(
+    predictor: Predictor[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    run = predictor.executor.run
+    monkeypatch.setattr(predictor.executor, "run", lambda batch: sizes.append(len(batch["documents"])) or run(batch))
+    inputs = [SummarizationInput(document=NEWS)] * 4
+    answers = predictor.predict(inputs, [SummarizationParams(num_beams=2), *[SummarizationParams()] * 3])
+    assert [isinstance(answer, InvalidInputError) for answer in answers] == [True, False, False, False]
+    assert sum(sizes) == 3
 
 
 @pytest.mark.parametrize("document", ["", " \n", "\u200b", "\x00", "\ud800", "x" * 200_001])
@@ -199,8 +223,17 @@ def test_warm_up_meets_the_head(predictor: Predictor[Any, Any, Any]) -> None:
 def test_cost_grows_with_the_document_and_what_is_to_be_written() -> None:
     task = SummarizationTask()
     short, long = (SummarizationInput(document=NEWS * n) for n in (1, 20))
-    assert task.cost(long, SummarizationParams()) > 15 * task.cost(short, SummarizationParams()) > 15 * 60
-    assert task.cost(short, SummarizationParams(max_tokens=100, num_beams=4)) == task.cost(short, SummarizationParams()) + 400
+    choosing = SummarizationParams(max_sentences=1)
+    assert task.cost(long, choosing) > 15 * task.cost(short, choosing) > 15 * 60
+    chosen = task.cost(short, choosing)
+    assert task.cost(short, SummarizationParams(max_tokens=100, num_beams=4)) == chosen + 400
+    # The model's own settings are not known here: what isn't said costs what a writer's are if it has none.
+    usual = SavedWriter.model_fields["max_tokens"].default
+    assert task.cost(short, SummarizationParams()) == chosen + usual
+    assert task.cost(short, SummarizationParams(num_beams=2)) == chosen + 2 * usual
+    assert task.cost(short, SummarizationParams(max_tokens=100)) == chosen + 100
+    assert task.cost(short, SummarizationParams(min_tokens=500)) == chosen + 500
+    assert task.cost(short, SummarizationParams(max_tokens=100, max_sentences=1)) == chosen
 
 
 def test_the_registry_knows_summarization_without_importing_torch() -> None:

@@ -252,6 +252,18 @@ def test_a_report_shows_every_data_set_beside_its_baselines(learnt: Any) -> None
     assert "data/scitldr-sample.jsonl" in result.tables
 
 
+def test_files_are_measured_apart_where_there_are_several(learnt: Any) -> None:
+    rows = [*marked(8), example("A dog ran home. The city buys buses.", "the city buys buses", path="e/rows.jsonl")]
+    predictor = ready(learnt.model)
+    header, one, other = evaluate(predictor, rows).tables["per_file"]
+    assert [one[:2], other[:2]] == [("d/rows.jsonl", 8), ("e/rows.jsonl", 1)]
+    alone = evaluate(predictor, rows[:8])
+    assert "per_file" not in alone.tables
+    named = dict(zip(header, one, strict=True))
+    assert all(named[name] == round(value, 4) for name, value in alone.metrics.items())
+    assert (named["rouge1_low"], named["rouge1_high"]) == pytest.approx(alone.intervals["rouge1"], abs=1e-4)
+
+
 def test_lead_and_oracle_are_what_they_are_called(learnt: Any) -> None:
     rows = [example("A dog ran home. The city buys buses.", "the city buys buses")]
     judged = judge(ready(learnt.model), rows)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nltk.stem.porter import PorterStemmer
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenize import tokenize as rouge_score_tokens
 
-from taskloom.plugins.tasks.summarization.rouge import METRICS, Rouge, overlap_f1
+from taskloom.plugins.tasks.summarization.rouge import METRICS, Rouge, RougeTokenizer, overlap_f1
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +51,19 @@ def test_an_empty_summary_scores_nothing(rouge: Rouge) -> None:
 def test_overlap_is_rouge_n(one: str, other: str, size: int) -> None:
     theirs = RougeScorer([f"rouge{size}"]).score(other, one)[f"rouge{size}"].fmeasure
     assert overlap_f1(one.split(), other.split(), size) == pytest.approx(theirs)
+
+
+def test_a_letter_of_another_script_on_one_side_changes_nothing_else(rouge: Rouge) -> None:
+    reference = "Running dogs improved methods"
+    for extra in ("x", "α", "词"):
+        assert rouge.score(f"{reference} with {extra}", [reference])[0] == pytest.approx(0.8)
+    assert rouge.tokenizer.tokenize("Running GPT模型, cafés") == ["run", "gpt", "模", "型", "caf", "s"]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(alphabet="abdeginrsé İß²µ'_-9", max_size=40), st.text(alphabet="αβж词中,、 ", min_size=1, max_size=5))
+def test_latin_words_are_the_same_tokens_in_any_company(latin: str, other: str) -> None:
+    tokenize = RougeTokenizer().tokenize
+    theirs = list(rouge_score_tokens(latin, PorterStemmer()))
+    assert tokenize(latin) == theirs
+    assert tokenize(f"{latin} {other}")[: len(theirs)] == theirs
