@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
@@ -378,9 +379,11 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         self._take(ItemVectors.rounded(item, weight, text))
         self.learning = self.towers.ids = None
 
-    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
-        """Scores of every item [N, items]."""
-        return {"logits": outputs["user"] @ self.vectors.item.to(outputs["user"].device, outputs["user"].dtype).T}
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        """Scores of every item [N, items], and the user's vector [N, D]."""
+        user = outputs["user"]
+        scores = user @ self.vectors.item.to(user.device, user.dtype).T
+        return {"logits": SoftTarget(scores), "user": SoftTarget(user, "vectors")}
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)

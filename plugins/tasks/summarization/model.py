@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, InvalidInputError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
@@ -238,8 +239,15 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
         word_loss = functional.binary_cross_entropy_with_logits(found.keep.float()[judged], flags[judged].float())
         return sentence_loss + self.keep_weight * word_loss
 
-    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
-        return {"logits": outputs["logits"], "keep": outputs["keep"]}
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        """Which sentence of each document is best, and which words matter."""
+        documents = outputs["documents"]
+        tokens = torch.bincount(outputs["sentence"], minlength=int(documents.sum()))
+        of_document = torch.stack([part.sum() for part in torch.split(tokens, documents.tolist())])
+        return {
+            "logits": SoftTarget(outputs["logits"], "choices", documents),
+            "keep": SoftTarget(outputs["keep"], "flags", of_document),
+        }
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)
