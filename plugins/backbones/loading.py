@@ -103,11 +103,29 @@ def find_backbone(name: str) -> Path:
 
 
 def save_backbone(backbone: Backbone, folder: Path, model: Any = None) -> None:
-    """Writes weights, configuration and tokenizer, from which `load_backbone(str(folder))` makes the same again."""
+    """Writes weights, configuration and tokenizer, from which `load_backbone(str(folder))` makes the same again. An adapter that
+    PEFT put into the model is left out."""
     saved = model if model is not None else backbone.model
+    adapted = any(name.endswith(".base_layer") for name, _ in saved.named_modules())
     with quiet_transformers():
-        saved.save_pretrained(folder)
+        saved.save_pretrained(folder, state_dict=plain_weights(saved) if adapted else None)
         backbone.tokenizer.processor.save_pretrained(folder)
+
+
+def plain_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The weights of a model by their own names, without those of an adapter that is in it."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        layer = next((layer for layer in adapted if name.startswith(f"{layer}.")), None)
+        rest = name.removeprefix(f"{layer}.")
+        if layer is None:
+            found[name] = tensor
+        elif rest.startswith("base_layer."):
+            found[f"{layer}.{rest.removeprefix('base_layer.')}"] = tensor
+    return found
 
 
 def weights_digest(folder: Path) -> str:

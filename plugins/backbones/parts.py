@@ -92,6 +92,9 @@ class EncoderParts:
             reader = auto_class if saved.form == "imported" else "AutoModel"
             base = load_backbone(folder, dtype="auto", max_length=saved.max_length, auto_class=reader)
             base.info = info
+            if saved.has_adapter:
+                load_adapter(base, artifact.folder / ADAPTER_FOLDER)
+                kept = kept.model_copy(update={"has_adapter": False})
             return cls._imported(base, kept, layout) if saved.form == "imported" else cls(base, TextEncoder(base, layout), kept)
         folder_of_adapter = artifact.folder / ADAPTER_FOLDER if saved.has_adapter else None
         if layout is None and shared.wants(info.digest) and (folder_of_adapter is None or mixable_adapter(folder_of_adapter)):
@@ -119,8 +122,33 @@ class EncoderParts:
             raise UnsupportedError("this model shares its backbone with others and can't be saved; load it alone first")
         if self.adapted is not None:
             save_adapter(self.adapted, self.backbone, folder / ADAPTER_FOLDER)
-        elif self.saved.form != "adapter":
+        if self.saved.form != "adapter":
             save_backbone(self.backbone, folder / BACKBONE_FOLDER, self.whole)
+
+    def own_backbone(self) -> None:
+        """From now on what is saved holds the backbone: to be called before its weights or its shape change."""
+        if isinstance(self.encoder, EncoderBranch):
+            raise UnsupportedError("this model shares its backbone with others and can't be changed; load it alone first")
+        if self.saved.form == "adapter":
+            self.saved = self.saved.model_copy(update={"form": "full"})
+
+    def keep_adapter(self, adapted: Any) -> None:
+        """`adapted` is a PEFT model of the backbone; from now on its adapter is saved beside the backbone, not in it."""
+        if self.whole is not None:
+            raise UnsupportedError(
+                "a model that was imported with its head is saved as one checkpoint, which has no place for an adapter beside it; "
+                "set merge = true"
+            )
+        self.adapted = adapted
+        self.saved = self.saved.model_copy(update={"has_adapter": True})
+
+    def restart(self) -> None:
+        """Puts the backbone as it was pretrained, found by its name, in the place of this model's own."""
+        info = self.backbone.info
+        self.backbone = load_backbone(info.id, max_length=self.backbone.max_length, expect=info)
+        self.encoder = TextEncoder(self.backbone, None if isinstance(self.encoder, EncoderBranch) else self.encoder.layout)
+        self.saved = self.saved.model_copy(update={"form": "adapter", "has_adapter": False})
+        self.adapted = None
 
 
 def _saved(base: Backbone, form: Literal["adapter", "full", "imported"], *, has_adapter: bool = False) -> SavedEncoder:

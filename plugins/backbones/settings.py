@@ -46,7 +46,8 @@ class SavedEncoder(Frozen):
     settings extend it.
 
     `form` is `adapter` (a head, perhaps an adapter, on a backbone that is found by name), `full` (backbone and head in the
-    artifact) or `imported` (a Hugging Face checkpoint with a head of its own, in the artifact).
+    artifact) or `imported` (a Hugging Face checkpoint with a head of its own, in the artifact). An adapter (`has_adapter`) lies
+    beside the backbone, wherever that is.
     """
 
     form: Literal["adapter", "full", "imported"]

@@ -60,6 +60,25 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         """The head: hidden states [T, H], in the order of the batch's tokens, to the task's outputs."""
 
+    def own_backbone(self) -> None:
+        """`EncoderParts.own_backbone`."""
+        self.parts.own_backbone()
+        self._note_parts()
+
+    def keep_adapter(self, adapted: Any) -> None:
+        """`EncoderParts.keep_adapter`."""
+        self.parts.keep_adapter(adapted)
+        self._note_parts()
+
+    def restart(self) -> None:
+        """`EncoderParts.restart`; the head stays."""
+        self.parts.restart()
+        self.module.encoder = self.parts.encoder
+        self._note_parts()
+
+    def _note_parts(self) -> None:
+        self.saved = self.saved.model_copy(update=self.parts.fields())
+
     def save(self, folder: Path) -> Mapping[str, Any]:
         self.parts.save(folder)
         if self.parts.whole is None:

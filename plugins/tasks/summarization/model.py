@@ -28,9 +28,11 @@ from taskloom.plugins.tasks.summarization.schema import (
     SummarizationParams,
     SummarySentence,
 )
+from taskloom.plugins.tasks.summarization.rouge import RougeTokenizer
 from taskloom.plugins.tasks.summarization.selection import Limits, choose, joined
 from taskloom.plugins.tasks.summarization.shortening import Word, shortened
 from taskloom.plugins.tasks.summarization.streaming import cut_at_word
+from taskloom.plugins.tasks.summarization.targets import ReferenceJudge
 
 SEQUENCES = ("input_ids", "token_type_ids", "lengths")
 REDUNDANCY_PENALTY = 0.3
@@ -204,7 +206,8 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
     def collate(self, examples: Sequence[Example[SummarizationInput]]) -> Batch:
         """`encode` with targets: `worth` [S], what each sentence is worth as a summary, and `kept` [T], whether a reference
         has the token's word (-1: not asked)."""
-        assert self.judge is not None, "training sets `judge`"
+        if self.judge is None:  # a finished model that is trained further
+            self.judge = ReferenceJudge(RougeTokenizer())
         batch = self.encode([example.input for example in examples])
         worth, kept = [], torch.full_like(batch["input_ids"], -1)
         first = 0
