@@ -11,6 +11,7 @@
     ├── PluginError                  a plugin that breaks its contract
     ├── MissingDependencyError       an extra that is not installed
     ├── ArtifactError                a model version that cannot be trusted
+    ├── GateRefusedError             a model version that lost more than the policy allows
     ├── UnauthenticatedError         no key, or a wrong one
     ├── PermissionDeniedError        a key that may not do this
     ├── ThrottledError               try again after `retry_after_s`
@@ -122,6 +123,13 @@ class ArtifactError(TaskloomError):
     """A model version that is incomplete, altered or of an unknown format."""
 
     code = "artifact"
+
+
+class GateRefusedError(TaskloomError):
+    """A model version whose comparison with its parent breaks the policy of `[gate]`; the message names each figure, what it
+    is and what it may be."""
+
+    code = "gate_refused"
 
 
 class UnauthenticatedError(TaskloomError):

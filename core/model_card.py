@@ -4,15 +4,27 @@ https://arxiv.org/abs/1810.03993), made from the manifest, the report and what i
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from taskloom.core.artifact import BackboneInfo, Manifest
+from taskloom.core.comparison import PAGE
+from taskloom.core.figures_told import sizes_and_speeds
 from taskloom.core.task import TaskPlugin
 
 if TYPE_CHECKING:
+    from taskloom.core.comparison import Comparison
     from taskloom.core.publishing import ModelStory, Report
+
+
+USE, LIMITS = "What it is for", "Limits"
+NO_USE = "Its owner has not said what it is meant for; judge by the data that it was trained on."
+NO_LIMITS = "Its owner has not listed limits. On texts unlike its training data, expect less than is stated here."
+
+PER_CLASS = ("label", "precision", "recall", "f1", "support")
+"""The columns of a table `per_class`."""
 
 
 def model_card(manifest: Manifest, report: Report, story: ModelStory, task: TaskPlugin[Any, Any, Any]) -> str:
@@ -24,13 +36,14 @@ def model_card(manifest: Manifest, report: Report, story: ModelStory, task: Task
         _facts(manifest),
         "## How to call it",
         _calls(manifest, task),
-        "## What it is for",
-        story.intended_use or "Its owner has not said what it is meant for; judge by the data that it was trained on.",
-        "## Limits",
-        story.limits or "Its owner has not listed limits. On texts unlike its training data, expect less than is stated here.",
+        f"## {USE}",
+        story.intended_use or NO_USE,
+        f"## {LIMITS}",
+        story.limits or NO_LIMITS,
         task.caution,
         "## How good it is",
         _measured(report, task),
+        *(["## Compared with its parent", _compared(report.comparison)] if report.comparison is not None else []),
         "## What it was made from",
         _data(manifest),
         "## How it was made",
@@ -38,6 +51,15 @@ def model_card(manifest: Manifest, report: Report, story: ModelStory, task: Task
         _reproduce(story),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def told_in_card(card: str, task: TaskPlugin[Any, Any, Any]) -> tuple[str, str]:
+    """What a card says of its model's intended use and limits, as its owner wrote them; empty where nothing was said."""
+    sections = dict(re.findall(r"^## (.+?)\n\n(.*?)(?=^## |\Z)", card, flags=re.M | re.S))
+    use, limits = (sections.get(name, "").strip() for name in (USE, LIMITS))
+    if task.caution:
+        limits = limits.removesuffix(task.caution).strip()
+    return use if use != NO_USE else "", limits if limits != NO_LIMITS else ""
 
 
 def _head(manifest: Manifest) -> str:
@@ -152,14 +174,32 @@ def _measured(report: Report, task: TaskPlugin[Any, Any, Any]) -> str:
     return "\n\n".join(part for part in [where, metrics, ran, files, classes, pictures] if part)
 
 
+def _compared(comparison: Comparison) -> str:
+    """The figures that decide whether it may take its parent's place; the page has all of them."""
+    rows = []
+    for change in comparison.metrics:
+        interval = f"{change.low:+.4f} to {change.high:+.4f}" if change.low is not None and change.high is not None else ""
+        name = f"**{change.name}**" if change.name == comparison.primary else change.name
+        rows.append((name, f"{change.parent:.4f}", f"{change.candidate:.4f}", f"{change.difference:+.4f}", interval))
+    rows += [(*pair.told(), "") for pair in sizes_and_speeds(comparison)]
+    worst = comparison.worst_class
+    lines = [
+        f"Both were measured in the same run, on the same rows; intervals are of the difference. `{PAGE}` has every figure.",
+        _table(("", comparison.parent_name, "this version", "change", "95% interval"), rows),
+        f"It answers {comparison.rows.changed:.1%} of {comparison.rows.rows} rows differently."
+        + (f" The class that lost most is `{worst.name}`: F1 {worst.parent:.4f} to {worst.candidate:.4f}." if worst else ""),
+    ]
+    return "\n\n".join(lines)
+
+
 def _each_file(table: Iterable[tuple[str | float | int, ...]]) -> str:
     rows = [tuple(str(value) for value in row) for row in table]
     return f"Each of the files apart:\n\n{_table(rows[0], rows[1:])}" if rows else ""
 
 
 def _worst_classes(table: Iterable[tuple[str | float | int, ...]]) -> str:
-    rows = list(table)[1:]
-    if not rows:
+    header, *rows = list(table) or [()]
+    if not rows or tuple(header) != PER_CLASS:
         return ""
     worst = sorted((row for row in rows if row[4]), key=lambda row: float(row[3]))[:10]
     shown = _table(("Label", "Precision", "Recall", "F1", "Rows"), [tuple(str(value) for value in row) for row in worst])

@@ -7,11 +7,14 @@ an interrupted chain goes on with the step that it was in, and chains that begin
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from taskloom.core.artifact import MANIFEST, Artifact, LineageStep, Manifest
 from taskloom.core.digest import canonical_json, sha256_hex
-from taskloom.core.errors import ConfigError, UnsupportedError
+from taskloom.core.errors import ArtifactError, ConfigError, UnsupportedError
 from taskloom.core.optimizer import OptimizeContext, Optimized, OptimizerPlugin
 from taskloom.core.predictor import load_predictor
 from taskloom.core.publishing import draft_artifact, write_model
@@ -103,10 +106,12 @@ class Optimizing:
                     f"let {finished[-1].lineage.name} be the last step"
                 )
             plugin.check(self._task, artifact, config)
-            if not (folder / "artifact" / MANIFEST).is_file():
-                self._step(plugin, config, artifact, folder)
-            artifact = Artifact.open(folder / "artifact")
-            artifact.verify()
+            with _held(folder.with_suffix(".lock")):  # who makes the same step at the same time waits, and has it
+                kept = self._kept(folder)
+                self._run.on_event({"event": "kept" if kept else "step", "name": plugin.name})
+                if kept is None:
+                    self._step(plugin, config, artifact, folder)
+            artifact = kept or Artifact.open(folder / "artifact")
             finished.append(_Done.model_validate_json((folder / STEP).read_bytes()))
         last = finished[-1]
         return Chain(
@@ -117,6 +122,18 @@ class Optimizing:
             last.external,
         )
 
+    def _kept(self, folder: Path) -> Artifact | None:
+        """What a step left here, if it was finished and nothing has happened to it since."""
+        if not self._run.resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            found = Artifact.open(folder / "artifact")
+            found.verify()
+        except ArtifactError:
+            shutil.rmtree(folder / "artifact", ignore_errors=True)
+            return None
+        return found
+
     def _step(self, plugin: OptimizerPlugin, config: BaseModel, artifact: Artifact, folder: Path) -> None:
         work = folder / "work"
         work.mkdir(parents=True, exist_ok=True)
@@ -126,7 +143,7 @@ class Optimizing:
             self._train,
             self._validation,
             dataclasses.replace(self._run, work_folder=work),
-            self._score,
+            partial(self._score, artifact.manifest, work),
         )
         made = plugin.apply(self._task.load(artifact, SharedParts()), config, context)
         done = _Done(
@@ -139,34 +156,42 @@ class Optimizing:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             draft = Path(scratch) / "artifact"
             draft.mkdir()
-            written = self._written(draft, made)
+            written = self._written(draft, made, artifact.manifest, done.lineage)
             (draft / MANIFEST).write_text(written.manifest.model_dump_json(indent=1), encoding="utf-8")
             os.rename(draft, folder / "artifact")
         shutil.rmtree(work)
 
-    def _written(self, folder: Path, made: Optimized) -> Artifact:
+    def _written(self, folder: Path, made: Optimized, before: Manifest, *step: LineageStep) -> Artifact:
+        """The model as an artifact that tells the next step, or a runtime, all that a published one would."""
         config = write_model(folder, made.model, made.files, external=made.external)
-        known = self._parent.manifest
-        manifest = Manifest(
-            model=known.model,
-            version="draft",
-            task=known.task,
-            created=known.created,
-            runtime=made.runtime,
-            backbone=made.model.backbone,
-            config=config,
-            labels=made.model.labels,
+        manifest = before.model_copy(
+            update={
+                "version": "draft",
+                "runtime": made.runtime,
+                "backbone": made.model.backbone,
+                "config": config,
+                "labels": made.model.labels,
+                "steps": (*before.steps, *step),
+            }
         )
         return draft_artifact(folder, manifest)
 
-    def _score(self, made: Optimized) -> Mapping[str, float]:
-        self._run.work_folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._run.work_folder) as folder:
-            predictor = load_predictor(self._registry, self._written(Path(folder), made), self._runtime)
+    def _score(self, before: Manifest, work: Path, made: Optimized) -> Mapping[str, float]:
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            predictor = load_predictor(self._registry, self._written(Path(folder), made, before), self._runtime)
             try:
                 return self._task.evaluate(predictor, self._validation).metrics
             finally:
                 predictor.close()
+
+
+@contextmanager
+def _held(lock: Path) -> Iterator[None]:
+    """Holds a lock file; waits until it can be had."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _config(plugin: OptimizerPlugin, raw: Mapping[str, Any]) -> BaseModel:

@@ -15,12 +15,14 @@ from taskloom.core.types import ErrorInfo, Frozen, InferCall, InferResult, Model
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """One validated input on its way to a replica. `input` and `params` are JSON data of the task's schemas."""
+    """One validated input on its way to a replica. `input` and `params` are JSON data of the task's schemas, `cost` is what
+    the task expects it to cost."""
 
     request_id: str
     model: str
     input: Mapping[str, Any]
     params: Mapping[str, Any]
+    cost: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +30,7 @@ from taskloom.core.artifact import (
     file_digest,
     folder_files,
 )
+from taskloom.core.comparison import Comparison
 from taskloom.core.errors import ArtifactError, InvalidInputError
 from taskloom.core.model_card import model_card
 from taskloom.core.predictor import load_predictor, validated
@@ -85,6 +86,12 @@ class Report(Frozen):
     timings: Timings
     history: tuple[Mapping[str, float], ...] = ()
     """The training's epochs: loss and validation metrics."""
+    comparison: Comparison | None = None
+    """With the parent, for a model that was made from one."""
+
+
+Compare = Callable[[Artifact, Report], Report]
+"""Takes a draft that can be loaded and its report; gives the report with a comparison in it, and may add files to the draft."""
 
 
 def publish_trained(
@@ -138,6 +145,7 @@ def publish_model(
     demanded_runtime: str = "",
     files: Mapping[str, Path] | None = None,
     external: bool = False,
+    compare: Compare | None = None,
     runtime: RuntimeConfig | None = None,
     aliases: Sequence[str] = ("candidate",),
 ) -> Artifact:
@@ -146,7 +154,8 @@ def publish_model(
     is published if any part of it fails.
 
     It is measured on `evaluation`, rows of `evaluation_data`; or it takes over a parent's `report`, and is then only loaded,
-    to see that it can be: for changes that are no matter of quality. Its story should say so."""
+    to see that it can be: for changes that are no matter of quality. Its story should say so. `compare` holds what was measured
+    against a parent."""
     with store.draft(story.name) as draft:
         saved = write_model(draft, model, files or {}, external=external)
         manifest = Manifest(
@@ -180,6 +189,8 @@ def publish_model(
                 history=history,
                 runtime=runtime,
             )
+            manifest = manifest.model_copy(update={"metrics": dict(report.evaluation.metrics)})
+            report = compare(draft_artifact(draft, manifest), report) if compare is not None else report
         else:
             raise InvalidInputError("a model is published with rows to measure it on, or with a report to take over")
         manifest = manifest.model_copy(update={"metrics": dict(report.evaluation.metrics)})

@@ -150,6 +150,37 @@ class TelemetrySettings(Frozen):
     log_format: Literal["auto", "text", "json"] = "auto"
 
 
+Limit = float | Literal["off"]
+
+
+class GateLimits(Frozen):
+    """What an optimized version may lose against its parent and still be promoted; `off` lets a figure pass whatever it is.
+
+    Drops are in the metric's own unit, so for one that goes from 0 to 1, 0.01 is one point. Of classes those count whose loss
+    is more than chance explains (the 95% interval of the difference lies below 0), and of latencies those of single requests
+    where the lower end of the ratio's interval is beyond the limit."""
+
+    max_primary_drop: Limit = 0.01
+    max_worst_class_drop: Limit = 0.03
+    max_latency_ratio: Limit = 1.0
+    """Of the p99 of one request, to the parent's."""
+
+
+class GateSettings(GateLimits):
+    """The limits for every model, and others for some: what is not set there is as for every model."""
+
+    models: Mapping[Name, GateLimits] = Field(default_factory=dict)
+
+    def limits(self, model: str) -> GateLimits:
+        own = self.models.get(model)
+        return GateLimits(
+            **{
+                name: getattr(own if own is not None and name in own.model_fields_set else self, name)
+                for name in GateLimits.model_fields
+            }
+        )
+
+
 class Settings(BaseSettings):
     """Every setting. Instances are frozen and handed down; nothing reads the environment later."""
 
@@ -168,6 +199,7 @@ class Settings(BaseSettings):
     models: Mapping[Name, ModelSettings] = Field(default_factory=dict)
     """Empty: every model of the store that has a `production` alias, in the pool `default`."""
     ray: RaySettings = RaySettings()
+    gate: GateSettings = GateSettings()
     audit: AuditSettings = AuditSettings()
     auth: AuthSettings = AuthSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

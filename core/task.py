@@ -57,15 +57,29 @@ class Example(Frozen, Generic[In]):
     line: int = 0
 
 
+class Pairing(Frozen):
+    """What it takes to compare two models on the same rows, and nothing that is kept in a report.
+
+    `metrics` and `classes` (by label) are bootstrap replicates: number i is of the same drawn rows in every evaluation of the
+    same rows, so the replicates of two models may be subtracted one by one. `rows` are the rows' own scores, in order, higher
+    is better; a task that leaves rows out leaves out the same ones for every model."""
+
+    metrics: Mapping[str, tuple[float, ...]] = Field(default_factory=dict)
+    classes: Mapping[str, tuple[float, ...]] = Field(default_factory=dict)
+    rows: tuple[float, ...] = ()
+
+
 class EvaluationResult(Frozen):
     """What an evaluation found. `metrics` has every metric that the task declares, by name; `intervals` their 95%
-    bootstrap intervals; `tables` small tables (header row first); `figures` are PNG files relative to the report."""
+    bootstrap intervals; `tables` small tables (header row first), of which `per_class` has the columns `label`,
+    `precision`, `recall`, `f1` and `support`; `figures` are PNG files relative to the report."""
 
     metrics: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]] = Field(default_factory=dict)
     tables: Mapping[str, tuple[tuple[str | float | int, ...], ...]] = Field(default_factory=dict)
     figures: tuple[str, ...] = ()
     examples: int = Field(ge=0)
+    pairing: Pairing | None = Field(default=None, exclude=True, repr=False)
 
 
 class Trunk(ABC):
@@ -105,11 +119,14 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     """Set if `forward(batch)` is `finish(branch.trunk.run([(branch.name, batch)])[0], batch)`: an executor may then run models
     that have the trunk in common in one pass."""
 
-    graph: Graph | None = None
-    """The part of `forward` that a runtime may run by an engine of its own; None where there is no such part."""
-
     streams: bool = False
     """Whether this model writes its answers piece by piece, by `stream`; its task must say so too."""
+
+    @property
+    def graph(self) -> Graph | None:
+        """The part of `forward` that a runtime may run by an engine of its own, as the model is now; None where there is no
+        such part."""
+        return None
 
     @abstractmethod
     def encode(self, inputs: Sequence[In]) -> Batch: ...
@@ -237,6 +254,9 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
     """File name endings that `read_examples` takes, such as `("jsonl", "csv", "tsv")`."""
     text_field: ClassVar[str | None] = None
     """The input field that a bare string on the command line means; None if there is none."""
+    noisy_fields: ClassVar[tuple[str, ...]] = ()
+    """The fields of the input that robustness is measured on (texts, lists of texts, pictures), where not every such field
+    may be changed without changing what should come out; empty: `text_field`, else all of them."""
     caution: ClassVar[str] = ""
     """What users of any model of the task should beware of: it stands in model cards, under their limits."""
     streams: ClassVar[bool] = False
@@ -262,8 +282,21 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
         """The model of an artifact whose files have been verified, on the CPU in the precision that it was saved in. A
         backbone that `shared` wants by its digest is taken from there."""
 
+    def answer(self, output: Out) -> Any:
+        """What of an output a user would call the answer: two models agree where theirs are equal. By default all of it but
+        its numbers with a decimal point, which are scores."""
+        return _without_floats(output.model_dump(mode="json"))
+
     @abstractmethod
     def evaluate(
         self, predictor: Predictor[In, Out, Par], examples: Sequence[Example[In]], figures_folder: Path | None = None
     ) -> EvaluationResult:
         """Every metric of the task on rows that the model was not trained on."""
+
+
+def _without_floats(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_floats(item) for key, item in value.items() if not isinstance(item, float)}
+    if isinstance(value, list | tuple):
+        return [_without_floats(item) for item in value if not isinstance(item, float)]
+    return value

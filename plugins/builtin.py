@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from taskloom.core.hookspecs import CommandSpec, hookimpl
+from taskloom.core.optimizer import OptimizerPlugin
 from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
+from taskloom.plugins.optimizers.quantize.plugin import QuantizeOptimizer
+from taskloom.plugins.runtimes.onnx import OnnxRuntime
+from taskloom.plugins.runtimes.openvino import OpenVinoRuntime
 from taskloom.plugins.runtimes.python import PythonRuntime
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
@@ -32,6 +36,13 @@ def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> Non
 def register_runtimes(register: Callable[[RuntimePlugin], None]) -> None:
     register(TorchRuntime())
     register(PythonRuntime())
+    register(OnnxRuntime())
+    register(OpenVinoRuntime())
+
+
+@hookimpl
+def register_optimizers(register: Callable[[OptimizerPlugin], None]) -> None:
+    register(QuantizeOptimizer())
 
 
 @hookimpl
@@ -39,5 +50,6 @@ def register_commands(register: Callable[[CommandSpec], None]) -> None:
     commands = "taskloom.plugins.commands"
     register(CommandSpec(name="train", summary="Train a model from a recipe.", target=f"{commands}.train:train"))
     register(CommandSpec(name="eval", summary="Evaluate a model on a data file.", target=f"{commands}.evaluate:evaluate"))
+    register(CommandSpec(name="optimize", summary="Make a smaller or faster version.", target=f"{commands}.optimize:optimize"))
     items = "taskloom.plugins.tasks.recommendation.commands:items"
     register(CommandSpec(name="items", summary="Change the items of a recommender; hold out interactions.", target=items))

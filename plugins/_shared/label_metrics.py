@@ -15,8 +15,8 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 from taskloom.core.errors import DataError, TaskloomError
 from taskloom.core.predictor import Predictor
-from taskloom.core.task import EvaluationResult, Example
-from taskloom.plugins._shared.bootstrap import percentile_intervals
+from taskloom.core.task import EvaluationResult, Example, Pairing
+from taskloom.plugins._shared.bootstrap import intervals_of, replicates
 from taskloom.plugins._shared.label_figures import draw_confusion, draw_reliability
 
 BINS = 15
@@ -48,9 +48,8 @@ def evaluate_labels(
 ) -> EvaluationResult:
     """The metrics in `measured`, with 95% bootstrap intervals, and tables; figures go into `figures_folder` if there is
     one."""
-    intervals = percentile_intervals(
-        lambda rows: {name: metric(judged.part(rows)) for name, metric in measured.items()}, len(judged.true)
-    )
+    drawn = replicates(lambda rows: {name: metric(judged.part(rows)) for name, metric in measured.items()}, len(judged.true))
+    classes = replicates(lambda rows: _f1_by_label(judged.part(rows)), len(judged.true))
     tables = {"per_class": per_class_table(judged), "calibration": reliability_table(judged)}
     if judged.single:
         tables["confusions"] = confusion_table(judged)
@@ -66,11 +65,28 @@ def evaluate_labels(
         figures.append("reliability.png")
     return EvaluationResult(
         metrics={name: metric(judged) for name, metric in measured.items()},
-        intervals=intervals,
+        intervals=intervals_of(drawn),
         tables=tables,
         figures=tuple(figures),
         examples=len(judged.true),
+        pairing=Pairing(metrics=drawn, classes=classes, rows=tuple(_true_scores(judged).tolist())),
     )
+
+
+def _true_scores(judged: Judged) -> Floats:
+    """For each row, the score of its label; the mean of them where it has several, and how sure the model was that it has
+    none where it has none."""
+    count = judged.true.sum(1)
+    found = (judged.scores * judged.true).sum(1) / np.maximum(count, 1)
+    sure: Floats = np.where(count > 0, found, 1 - judged.scores.max(1))
+    return sure
+
+
+def _f1_by_label(judged: Judged) -> dict[str, float]:
+    """Of a label that rows neither have nor were given: 1, as nothing is wrong with it."""
+    hits, wrong = _counts(judged)
+    f1 = np.divide(2 * hits, 2 * hits + wrong, out=np.ones_like(hits), where=hits + wrong > 0)
+    return dict(zip(judged.labels, f1.tolist(), strict=True))
 
 
 def judge(

@@ -33,6 +33,11 @@ class Wanted(Protocol):
     def threshold(self) -> float | None: ...
 
 
+def chosen_labels(labels: Sequence[LabelScore]) -> tuple[str, ...]:
+    """What an answer says, whatever its other labels' order: the first, and every other that has half of the score at least."""
+    return tuple(sorted(found.label for i, found in enumerate(labels) if i == 0 or found.score >= SEVERAL_LABELS_THRESHOLD))
+
+
 def best_labels(
     labels: Sequence[str], logits: Tensor, params: Sequence[Wanted], *, several: bool
 ) -> list[tuple[LabelScore, ...]]:

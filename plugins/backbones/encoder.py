@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -10,11 +11,16 @@ from torch import Tensor, nn
 
 from taskloom.core.errors import UnsupportedError
 from taskloom.plugins.backbones.loading import Backbone, position_offset
-from taskloom.plugins.backbones.packing import ATTENTION_NAME, PackedRow, packed_attention, plan_row
+from taskloom.plugins.backbones.packing import ATTENTION_NAME, PASS_TOKENS, PackedRow, packed_attention, passes, plan_row
 from taskloom.plugins.backbones.settings import Layout
 
 PACKABLE = frozenset({"bert", "ernie", "electra", "distilbert", "roberta", "xlm-roberta", "camembert"})
 """Architectures whose position is an embedding that the caller may give, and whose tokens meet in attention alone."""
+
+WEIGHTS_APART = (
+    "this model's weights are in the files of the runtime that its artifact demands: only that runtime can run it, and it "
+    "can't be trained, changed or saved with its weights; use the model that it was made from"
+)
 
 
 def can_pack(model: Any) -> bool:
@@ -43,6 +49,7 @@ class TextEncoder(nn.Module):
         self.position_offset = position_offset(config)
         self.pad_token_id = int(config.pad_token_id or 0)
         self.takes_types = "token_type_ids" in inspect.signature(self.model.forward).parameters
+        self.has_weights = self.model.device.type != "meta"
         if self.layout == "packed":
             from transformers import AttentionInterface
 
@@ -50,13 +57,21 @@ class TextEncoder(nn.Module):
             self.model.set_attn_implementation(ATTENTION_NAME)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Hidden states [T, H] of N sequences that lie end to end in `input_ids` [T]; `lengths` [N] adds up to T."""
+        """Hidden states [T, H] of N sequences that lie end to end in `input_ids` [T]; `lengths` [N] adds up to T. Raises
+        `UnsupportedError` if a runtime's files hold the weights."""
+        if not self.has_weights:
+            raise UnsupportedError(WEIGHTS_APART)
         sizes: list[int] = lengths.tolist()
         if not sizes:
             return torch.zeros(0, self.hidden_size, dtype=self.model.dtype, device=input_ids.device)
         if self.layout == "padded":
             return self._padded(input_ids, token_type_ids, sizes)
-        return self.run_row(input_ids, token_type_ids, plan_row(sizes))
+        found = []
+        ends = [0, *accumulate(sizes)]
+        for first, end in passes(sizes):
+            part = slice(ends[first], ends[end])
+            found.append(self.run_row(input_ids[part], token_type_ids[part], plan_row(sizes[first:end])))
+        return torch.cat(found)
 
     def run_row(self, input_ids: Tensor, token_type_ids: Tensor, plan: PackedRow) -> Tensor:
         """Hidden states [T, H] of flat tokens [T] that lie in a packed row as `plan` says."""
@@ -89,12 +104,13 @@ class TextEncoder(nn.Module):
 
 
 def length_buckets(sizes: list[int], waste: float = 0.25) -> list[list[int]]:
-    """Groups of sequences, by length, in which padding is at most `waste` of the tokens."""
+    """Groups of sequences, by length, in which padding is at most `waste` of the tokens, and which have at most `PASS_TOKENS`
+    of them, padding included; a sequence that has more is a group."""
     buckets: list[list[int]] = []
     tokens = 0
     for i in sorted(range(len(sizes)), key=sizes.__getitem__):
         area = sizes[i] * (len(buckets[-1]) + 1) if buckets else 0
-        if buckets and area - tokens - sizes[i] <= waste * area:
+        if buckets and area <= PASS_TOKENS and area - tokens - sizes[i] <= waste * area:
             buckets[-1].append(i)
             tokens += sizes[i]
         else:

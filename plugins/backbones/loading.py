@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,15 +63,33 @@ def load_backbone(
         )
     loader = getattr(transformers, auto_class)
     options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    return _with_tokenizer(info, folder, lambda: loader.from_pretrained(folder, **options), max_length)
+
+
+def blank_backbone(folder: Path, *, max_length: int | None = None, auto_class: str = "AutoModel") -> Backbone:
+    """A backbone without weights (on torch's `meta` device), from the configuration and tokenizer in a folder."""
+    import transformers
+
+    def make() -> Any:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            return getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+
+    return _with_tokenizer(BackboneInfo(id=folder.name), folder, make, max_length)
+
+
+def _with_tokenizer(info: BackboneInfo, folder: Path, make: Callable[[], Any], max_length: int | None) -> Backbone:
+    import transformers
+
     with quiet_transformers():
         try:
-            model = loader.from_pretrained(folder, **options)
+            model = make()
             processor = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError) as exc:
-            raise ArtifactError(f"backbone {name!r} can't be read: {_first_line(exc)}") from exc
+            raise ArtifactError(f"backbone {info.id!r} can't be read: {_first_line(exc)}") from exc
     config = model.config
     if config.is_encoder_decoder or not hasattr(config, "hidden_size"):
-        raise UnsupportedError(f"{name!r} is a {config.model_type} model; a text encoder such as BERT is needed here")
+        raise UnsupportedError(f"{info.id!r} is a {config.model_type} model; a text encoder such as BERT is needed here")
     model.eval()
     longest = longest_input(config, processor)
     tokenizer = TextTokenizer(
@@ -102,13 +120,17 @@ def find_backbone(name: str) -> Path:
             ) from exc
 
 
-def save_backbone(backbone: Backbone, folder: Path, model: Any = None) -> None:
-    """Writes weights, configuration and tokenizer, from which `load_backbone(str(folder))` makes the same again. An adapter that
-    PEFT put into the model is left out."""
+def save_backbone(backbone: Backbone, folder: Path, model: Any = None, *, weights: bool = True) -> None:
+    """Writes weights, configuration and tokenizer, from which `load_backbone(str(folder))` makes the same again; without
+    `weights` what `blank_backbone` needs. An adapter that PEFT put into the model is left out."""
     saved = model if model is not None else backbone.model
     adapted = any(name.endswith(".base_layer") for name, _ in saved.named_modules())
     with quiet_transformers():
-        saved.save_pretrained(folder, state_dict=plain_weights(saved) if adapted else None)
+        if weights:
+            saved.save_pretrained(folder, state_dict=plain_weights(saved) if adapted else None)
+        else:
+            saved.config.architectures = [type(saved).__name__]
+            saved.config.save_pretrained(folder)
         backbone.tokenizer.processor.save_pretrained(folder)
 
 

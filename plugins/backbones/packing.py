@@ -23,6 +23,9 @@ BLOCK = 64
 FILLING = 4
 """Empty places that a block may have. Sequences that would leave more are laid down on their own: an empty place costs as
 much as a token in every layer, a sequence on its own one attention call per layer."""
+PASS_TOKENS = 8192
+"""Tokens that go through the encoder at once, at most: many windows of one long document would take gigabytes else. Larger
+rows are no faster."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,18 @@ def row_length(tokens: int) -> int:
     multiples of 16, beyond 256 of 64."""
     step = 16 if tokens <= 256 else 64
     return -(-tokens // step) * step
+
+
+def passes(sizes: Sequence[int], limit: int = PASS_TOKENS) -> list[tuple[int, int]]:
+    """(first, end) of the sequences to run at a time, in order: at most `limit` tokens, or one sequence that has more."""
+    found: list[tuple[int, int]] = []
+    first, tokens = 0, 0
+    for i, size in enumerate(sizes):
+        if i > first and tokens + size > limit:
+            found.append((first, i))
+            first, tokens = i, 0
+        tokens += size
+    return [*found, (first, len(sizes))] if sizes else []
 
 
 def plan_row(*groups: Sequence[int]) -> PackedRow:
@@ -159,15 +174,19 @@ def packed_attention(  # the signature is transformers'
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001
+    attention_mask: Tensor | None,
     *,
-    row: PackedRow,
+    row: PackedRow | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """An attention function for `transformers.AttentionInterface`: [1, heads, R, d] each, to [1, R, heads, d]. The row
-    comes down through the model's keyword arguments, so that calls in several threads keep apart."""
+    comes down through the model's keyword arguments, so that calls in several threads keep apart. Without one, rows are padded
+    [N, heads, L, d], and `attention_mask` [N, 1, 1, L] is added to the scores."""
+    if row is None:
+        out = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling)
+        return out.transpose(1, 2), None
     found = []
     for span in row.spans:
         end = span.start + span.count * span.length

@@ -9,17 +9,20 @@ from typing import Any, Literal
 from torch import nn
 
 from taskloom.core.artifact import Artifact, BackboneInfo
-from taskloom.core.errors import InvalidInputError, UnsupportedError
+from taskloom.core.errors import ArtifactError, InvalidInputError, UnsupportedError
 from taskloom.core.task import SharedParts
 from taskloom.plugins.backbones.adapters import add_adapter, load_adapter, mixable_adapter, save_adapter
-from taskloom.plugins.backbones.encoder import TextEncoder, can_pack
-from taskloom.plugins.backbones.loading import Backbone, load_backbone, save_backbone
+from taskloom.plugins.backbones.encoder import WEIGHTS_APART, TextEncoder, can_pack
+from taskloom.plugins.backbones.loading import Backbone, blank_backbone, load_backbone, save_backbone
 from taskloom.plugins.backbones.settings import Layout, LoraSettings, SavedEncoder
 from taskloom.plugins.backbones.tokenizer import TextTokenizer
 from taskloom.plugins.backbones.trunk import EncoderBranch, EncoderTrunk
 
 ADAPTER_FOLDER = "adapter"
 BACKBONE_FOLDER = "backbone"
+REST_FILE = "rest.safetensors"
+"""The weights of an imported checkpoint that are not in its encoder's graph."""
+SHARED = "this model shares its backbone with others and can't be saved; load it alone first"
 
 
 @dataclass
@@ -88,9 +91,14 @@ class EncoderParts:
         info = BackboneInfo(id=saved.backbone, digest=saved.backbone_digest, licence=saved.backbone_licence)
         kept = SavedEncoder(**{name: getattr(saved, name) for name in SavedEncoder.model_fields})
         if saved.form != "adapter":
-            folder = str(artifact.folder / BACKBONE_FOLDER)
+            folder = artifact.folder / BACKBONE_FOLDER
             reader = auto_class if saved.form == "imported" else "AutoModel"
-            base = load_backbone(folder, dtype="auto", max_length=saved.max_length, auto_class=reader)
+            if saved.external:
+                base = blank_backbone(folder, max_length=saved.max_length, auto_class=reader)
+                if saved.form == "imported":
+                    _read_rest(base.model, artifact.path(f"{BACKBONE_FOLDER}/{REST_FILE}"))
+            else:
+                base = load_backbone(str(folder), dtype="auto", max_length=saved.max_length, auto_class=reader)
             base.info = info
             if saved.has_adapter:
                 load_adapter(base, artifact.folder / ADAPTER_FOLDER)
@@ -119,7 +127,9 @@ class EncoderParts:
     def save(self, folder: Path) -> None:
         """Writes what `saved` says is in the artifact."""
         if isinstance(self.encoder, EncoderBranch):
-            raise UnsupportedError("this model shares its backbone with others and can't be saved; load it alone first")
+            raise UnsupportedError(SHARED)
+        if not self.encoder.has_weights:
+            raise UnsupportedError(WEIGHTS_APART)
         if self.adapted is not None:
             save_adapter(self.adapted, self.backbone, folder / ADAPTER_FOLDER)
         if self.saved.form != "adapter":
@@ -150,6 +160,19 @@ class EncoderParts:
         self.saved = self.saved.model_copy(update={"form": "adapter", "has_adapter": False})
         self.adapted = None
 
+    def save_rest(self, folder: Path, head: nn.Module) -> SavedEncoder:
+        """Writes what is needed beside the weights of the encoder's graph: how it is made, its tokenizer and, of an imported
+        checkpoint, the weights of its `head`. Returns what `saved` is for such an artifact."""
+        if isinstance(self.encoder, EncoderBranch):
+            raise UnsupportedError(SHARED)
+        if self.adapted is not None:
+            raise UnsupportedError("the model's adapter is apart from its backbone; load the model alone, which merges them")
+        save_backbone(self.backbone, folder / BACKBONE_FOLDER, self.whole, weights=False)
+        if self.whole is not None:
+            _save_rest(self.whole, head, folder / BACKBONE_FOLDER / REST_FILE)
+        form: Literal["full", "imported"] = "full" if self.whole is None else "imported"
+        return self.saved.model_copy(update={"form": form, "has_adapter": False, "external": True})
+
 
 def _saved(base: Backbone, form: Literal["adapter", "full", "imported"], *, has_adapter: bool = False) -> SavedEncoder:
     return SavedEncoder(
@@ -160,6 +183,26 @@ def _saved(base: Backbone, form: Literal["adapter", "full", "imported"], *, has_
         backbone_licence=base.info.licence,
         has_adapter=has_adapter,
     )
+
+
+def _save_rest(whole: Any, head: nn.Module, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    mine = {id(tensor) for tensor in (*head.parameters(), *head.buffers())}
+    named = whole.state_dict(keep_vars=True)
+    save_file({name: t.detach().cpu().contiguous() for name, t in named.items() if id(t) in mine}, path)
+
+
+def _read_rest(whole: Any, path: Path) -> None:
+    """Raises `ArtifactError` if the file holds other weights than some of this checkpoint's."""
+    from safetensors.torch import load_file
+
+    try:
+        found = whole.load_state_dict(load_file(path), strict=False, assign=True)
+    except (RuntimeError, OSError, ValueError) as exc:
+        raise ArtifactError(f"{path.name} is not of this model: {str(exc).splitlines()[0]}") from exc
+    if found.unexpected_keys:
+        raise ArtifactError(f"{path.name} is not of this model: it has {found.unexpected_keys[0]}")
 
 
 def freeze_bottom(model: Any, layers: int) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taskloom.core.anatomy import Graph
 from taskloom.core.errors import ArtifactError
 from taskloom.core.task import Batch, In, Out, Outputs, Par, TaskModel
 from taskloom.plugins.backbones.encoder import TextEncoder
+from taskloom.plugins.backbones.graph import encoder_graph
 from taskloom.plugins.backbones.packing import row_length
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import SavedEncoder
@@ -53,6 +55,11 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
         if isinstance(parts.encoder, EncoderBranch):
             self.branch = parts.encoder.place
 
+    @property
+    def graph(self) -> Graph | None:
+        encoder = self.module.encoder
+        return None if isinstance(encoder, EncoderBranch) else encoder_graph(self, encoder)
+
     def forward(self, batch: Batch) -> Outputs:
         return self.finish(self.module(batch["input_ids"], batch["token_type_ids"], batch["lengths"]), batch)
 
@@ -81,9 +88,18 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
 
     def save(self, folder: Path) -> Mapping[str, Any]:
         self.parts.save(folder)
+        self.save_own(folder)
+        return self.saved.model_dump(mode="json")
+
+    def save_rest(self, folder: Path) -> Mapping[str, Any]:
+        saved = self.parts.save_rest(folder, self.module.head)
+        self.save_own(folder)
+        return {**self.saved.model_dump(mode="json"), **saved.model_dump(mode="json")}
+
+    def save_own(self, folder: Path) -> None:
+        """Writes what the task has beside the encoder; a checkpoint's own head is saved with the checkpoint."""
         if self.parts.whole is None:
             save_head(self.module.head, folder / HEAD_FILE)
-        return self.saved.model_dump(mode="json")
 
     def warm_up(self, max_cost: int) -> Iterator[Batch]:
         """One batch for each length that a packed row can have: what is built per shape is built here."""

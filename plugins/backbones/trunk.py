@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from taskloom.core.task import Batch, Branch, Trunk
 from taskloom.plugins.backbones.adapters import read_adapter
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.loading import Backbone
-from taskloom.plugins.backbones.packing import plan_row
+from taskloom.plugins.backbones.packing import passes, plan_row
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,16 @@ class EncoderTrunk(nn.Module, Trunk):
         groups: list[list[int]] = [batch["lengths"].tolist() for _, batch in parts]
         if not any(groups):
             return [self.encoder(ids, types, batch["lengths"]) for _, batch in parts]
-        plan = plan_row(*groups)
-        stretches = tuple(
-            Stretch(branch, start, end) for (branch, _), (start, end) in zip(parts, plan.stretches, strict=True) if end > start
-        )
-        with self._running(stretches):
-            hidden = self.encoder.run_row(ids, types, plan)
-        return list(torch.split(hidden, [sum(group) for group in groups]))
+        sizes = [size for group in groups for size in group]
+        tokens, owned = [0, *accumulate(sizes)], list(pairwise(accumulate(map(len, groups), initial=0)))
+        found = []
+        for first, end in passes(sizes):
+            plan = plan_row(*(sizes[max(first, low) : min(end, high)] for low, high in owned))
+            stretches = tuple(Stretch(name, a, b) for (name, _), (a, b) in zip(parts, plan.stretches, strict=True) if b > a)
+            part = slice(tokens[first], tokens[end])
+            with self._running(stretches):
+                found.append(self.encoder.run_row(ids[part], types[part], plan))
+        return list(torch.split(torch.cat(found), [sum(group) for group in groups]))
 
     @contextmanager
     def _running(self, stretches: tuple[Stretch, ...]) -> Iterator[None]:

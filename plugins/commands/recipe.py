@@ -72,22 +72,28 @@ def load_recipe(path: Path) -> Recipe:
 
 def train_config(schema: type[BaseModel], recipe: Recipe, changes: Sequence[str], seed: int | None) -> BaseModel:
     """The recipe's `[config]` with `--set key=value` (TOML values; dots reach into tables) and `--seed` over it."""
-    raw: dict[str, Any] = json.loads(json.dumps(dict(recipe.config)))
+    raw = set_values(recipe.config, changes)
+    if seed is not None:
+        raw["seed"] = seed
+    return parsed(schema, raw, "config")
+
+
+def set_values(table: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """A copy of the table with each `key=value` set."""
+    raw: dict[str, Any] = json.loads(json.dumps(dict(table)))
     for change in changes:
         key, sign, text = change.partition("=")
         if not sign or not key:
             raise ConfigError(f"--set {change!r}: write key=value, such as --set epochs=3 or --set adapter.r=8")
-        table = raw
+        inside = raw
         *outer, last = key.strip().split(".")
         for part in outer:
-            inner = table.setdefault(part, {})
+            inner = inside.setdefault(part, {})
             if not isinstance(inner, dict):
                 raise ConfigError(f"--set {change!r}: {part!r} is {inner!r}, not a table")
-            table = inner
-        table[last] = _toml_value(text.strip())
-    if seed is not None:
-        raw["seed"] = seed
-    return parsed(schema, raw, "config")
+            inside = inner
+        inside[last] = _toml_value(text.strip())
+    return raw
 
 
 def _toml_value(text: str) -> Any:

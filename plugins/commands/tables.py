@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from taskloom.core.comparison import Comparison
+from taskloom.core.figures_told import sizes_and_speeds
 from taskloom.core.task import EvaluationResult, TaskPlugin
 
 
@@ -27,3 +29,19 @@ def plain_table(title: str, rows: tuple[tuple[str | float | int, ...], ...]) -> 
     for row in body:
         table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
     return table
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """The figures that decide whether a version may take its parent's place."""
+    quality = Table("metric", title=f"compared with {comparison.parent_name}", title_justify="left")
+    for name in ("parent", "this", "change", "95% interval"):
+        quality.add_column(name, justify="right")
+    for change in comparison.metrics:
+        interval = f"{change.low:+.4f} to {change.high:+.4f}" if change.low is not None and change.high is not None else ""
+        quality.add_row(change.name, f"{change.parent:.4f}", f"{change.candidate:.4f}", f"{change.difference:+.4f}", interval)
+    speed = Table("", title="size and speed", title_justify="left")
+    for name in ("parent", "this", "ratio"):
+        speed.add_column(name, justify="right")
+    for pair in sizes_and_speeds(comparison):
+        speed.add_row(*pair.told())
+    return [quality, speed]

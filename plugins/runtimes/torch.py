@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from taskloom.core.artifact import Artifact
-from taskloom.core.errors import ConfigError
+from taskloom.core.errors import ConfigError, UnsupportedError
 from taskloom.core.runtime import ExecutionPlan, Executor, RuntimeConfig, RuntimePlugin
 from taskloom.core.task import Batch, Outputs, TaskModel
 from taskloom.plugins.runtimes.machine import bf16_instructions, usable_cores
@@ -102,6 +102,13 @@ class TorchRuntime(RuntimePlugin):
         )
 
     def load(self, model: TaskModel[Any, Any, Any], artifact: Artifact | None, plan: ExecutionPlan) -> Executor:
+        if model.module is not None and any(weights.is_meta for weights in model.module.parameters()):
+            known = artifact.manifest.runtime if artifact is not None else ""
+            raise UnsupportedError(
+                "runtime 'torch' can't run this model: its weights are in the files of another runtime"
+                + (f", {known!r}" if known else "")
+                + "; use that, or the model that it was made from"
+            )
         return TorchExecutor(model, plan)
 
     def environment(self, config: RuntimeConfig) -> Mapping[str, str]:

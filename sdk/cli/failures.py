@@ -6,6 +6,7 @@
 3    the server can't be reached, is overloaded, or took too long
 4    no permission: the key is missing, wrong, or may not do this
 5    some rows failed; each has its error in the output
+6    the gate refuses the model version: it lost more than the policy allows
 130  interrupted (SIGINT)
 141  whoever read the output went away (SIGPIPE)
 """
@@ -22,6 +23,7 @@ import click
 
 from taskloom.core.errors import (
     DeadlineExceededError,
+    GateRefusedError,
     InvalidInputError,
     PermissionDeniedError,
     RequestCancelledError,
@@ -42,6 +44,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 3
     PERMISSION = 4
     SOME_ROWS_FAILED = 5
+    REFUSED = 6
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -51,7 +54,7 @@ def exit_code_for(error: TaskloomError) -> ExitCode:
         return ExitCode.PERMISSION
     if isinstance(error, UnavailableError | ThrottledError | DeadlineExceededError | RequestCancelledError):
         return ExitCode.UNAVAILABLE
-    return ExitCode.ERROR
+    return ExitCode.REFUSED if isinstance(error, GateRefusedError) else ExitCode.ERROR
 
 
 def report(exc: BaseException, *, as_json: bool, verbose: int) -> int:

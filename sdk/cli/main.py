@@ -134,7 +134,8 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 @click.command(
     cls=Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 done, 1 error, 2 usage, 3 server unavailable, 4 no permission, 5 some rows failed, 130 interrupted.",
+    epilog="Exit status: 0 done, 1 error, 2 usage, 3 server unavailable, 4 no permission, 5 some rows failed, 6 refused by the "
+    "gate, 130 interrupted.",
 )
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version.")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings file, instead of ./taskloom.toml.")

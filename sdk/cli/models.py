@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskloom.core.errors import ArtifactError, TaskloomError
+from taskloom.core.errors import ArtifactError, GateRefusedError, TaskloomError
 from taskloom.core.operator import operator
 from taskloom.core.types import PRODUCTION, ModelInfo, ModelRef
 from taskloom.sdk.cli.endpoint import gateway_options, json_option, open_gateway
@@ -125,12 +125,34 @@ def _schemas(cli: CliContext, task: str) -> dict[str, Any]:
 @click.argument("version")
 @click.option("--alias", default=PRODUCTION, show_default=True, help="The alias to move.")
 @click.option("--reason", default="", help="Why; kept in the history and the audit log.")
+@click.option("--force", is_flag=True, help="Promote it although the gate refuses it; needs --reason.")
 @json_option
 @click.pass_obj
-def promote(cli: CliContext, model: str, version: str, alias: str, reason: str) -> None:
-    """Point an alias of MODEL at VERSION. A running gateway follows by itself."""
-    target = cli.store.resolve(ModelRef.parse(f"{model}@{version}")).manifest
-    facts = {"alias": alias, "before": cli.store.aliases(model).get(alias), "after": target.version, "reason": reason}
+def promote(cli: CliContext, /, model: str, version: str, *, alias: str, reason: str, force: bool) -> None:
+    """Point an alias of MODEL at VERSION. A running gateway follows by itself.
+
+    A version that was compared with its parent must have lost no more than the policy in `[gate]` of taskloom.toml allows.
+    """
+    if force and not reason.strip():
+        raise click.UsageError("--force needs --reason: why this version may lose more than the policy allows")
+    artifact = cli.store.resolve(ModelRef.parse(f"{model}@{version}"))
+    target = artifact.manifest
+    facts: dict[str, Any] = {
+        "alias": alias,
+        "before": cli.store.aliases(model).get(alias),
+        "after": target.version,
+        "reason": reason,
+    }
+    broken = _breaches(cli, artifact)
+    if broken and not force:
+        _record(cli, _entry("model.promote", target.model, target.version, {**facts, "gate": broken}, code="gate_refused"))
+        raise GateRefusedError(
+            f"{artifact.name} may not become {alias}: {'; '.join(broken)}. Promote another version, change [gate] in "
+            "taskloom.toml, or override it with --force --reason '...'"
+        )
+    if broken:
+        facts = {**facts, "forced": True, "gate": broken}
+        reason = f"forced: {reason} (gate: {'; '.join(broken)})"
     entry = _entry("model.promote", target.model, target.version, facts)
     move = _audited(cli, entry, lambda: cli.store.set_alias(model, alias, version, reason))
     _tell_move(cli, model, move)
@@ -154,11 +176,32 @@ def rollback(cli: CliContext, model: str, alias: str, reason: str) -> None:
     _tell_move(cli, model, move)
 
 
-def _entry(action: str, model: str, version: str, facts: Mapping[str, Any]) -> AuditEntry:
+def _breaches(cli: CliContext, artifact: Artifact) -> list[str]:
+    """What of its comparison with its parent is beyond the policy; nothing for a version without one."""
+    from taskloom.core.artifact import REPORT
+    from taskloom.core.gate import breaches
+    from taskloom.core.publishing import read_report
+
+    if REPORT not in artifact.manifest.files:
+        return []
+    comparison = read_report(artifact).comparison
+    if comparison is None:
+        return []
+    return [str(breach) for breach in breaches(comparison, cli.settings.gate.limits(artifact.manifest.model))]
+
+
+def _entry(action: str, model: str, version: str, facts: Mapping[str, Any], code: str = "") -> AuditEntry:
     from taskloom.core.ports import AuditEntry
 
     return AuditEntry(
-        kind="event", action=action, principal=operator(), model=model, version=version, time_s=time.time(), facts=facts
+        kind="event",
+        action=action,
+        principal=operator(),
+        model=model,
+        version=version,
+        time_s=time.time(),
+        facts=facts,
+        code=code,
     )
 
 

@@ -22,7 +22,7 @@ from taskloom.server.engine.host import ModelHost
 from taskloom.server.engine.spec import ReplicaSpec
 from taskloom.server.parts import PartBuffer, StopSign
 
-SentItem = tuple[str, str, Mapping[str, Any], Mapping[str, Any]]
+SentItem = tuple[str, str, Mapping[str, Any], Mapping[str, Any], int]
 SentError = tuple[str, str, float | None]
 SentResult = tuple[str, Mapping[str, Any] | None, SentError | None]
 SentBatch = tuple[float, list[SentResult]]
@@ -33,7 +33,7 @@ the gateway, a token of a small model hardly more, and no reader sees the differ
 
 
 def pack_items(items: Sequence[WorkItem]) -> list[SentItem]:
-    return [(item.request_id, item.model, item.input, item.params) for item in items]
+    return [(item.request_id, item.model, item.input, item.params, item.cost) for item in items]
 
 
 def unpack_items(sent: Sequence[SentItem]) -> list[WorkItem]:
@@ -60,30 +60,34 @@ class Watchdog:
     """Ends the process, with the stack of every thread in its log, when work has been under way for `limit_s` seconds
     without an end in sight: what it had is then tried elsewhere, and a fresh process takes its place. The timer is a C
     thread, so it fires even if a library hangs with the interpreter's lock. Every finished batch is a sign of life, and every
-    step of an answer that is written in parts."""
+    step of an answer that is written in parts. Work that is worth several full batches, such as a book in one request, has as
+    many times the limit."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._armed_s = 0.0
         self._lock = threading.Lock()
-        self._busy = 0
+        self._limits: list[float] = []
 
     @property
     def busy(self) -> bool:
-        return self._busy > 0
+        return bool(self._limits)
 
     @contextlib.contextmanager
-    def over(self) -> Iterator[None]:
+    def over(self, batches: float = 1.0) -> Iterator[None]:
+        """Watches work worth so many full batches. A small one behind a large one has the large one's limit."""
+        limit_s = self._limit_s * max(1.0, batches)
         with self._lock:
-            self._busy += 1
-            if self._busy == 1:
+            larger = limit_s > max(self._limits, default=0.0)
+            self._limits.append(limit_s)
+            if larger:
                 self._arm()
         try:
             yield
         finally:
             with self._lock:
-                self._busy -= 1
-                if self._busy:
+                self._limits.remove(limit_s)
+                if self._limits:
                     self._arm()
                 else:
                     faulthandler.cancel_dump_traceback_later()
@@ -92,12 +96,12 @@ class Watchdog:
         """A sign of life of work that goes on. Cheap enough for every step."""
         if time.monotonic() - self._armed_s > self._limit_s / 20:
             with self._lock:
-                if self._busy:
+                if self._limits:
                     self._arm()
 
     def _arm(self) -> None:
         self._armed_s = time.monotonic()
-        faulthandler.dump_traceback_later(self._limit_s, exit=True, file=sys.__stderr__ or sys.stderr)
+        faulthandler.dump_traceback_later(max(self._limits), exit=True, file=sys.__stderr__ or sys.stderr)
 
 
 class Replica:
@@ -112,6 +116,7 @@ class Replica:
         self._writers = ThreadPoolExecutor(settings.batch.streams_per_replica, thread_name_prefix="taskloom-stream")
         self._watchdog = Watchdog(settings.canary_timeout_s)
         self._canary_timeout_s = settings.canary_timeout_s
+        self._max_cost = settings.batch.max_cost
 
     async def __call__(self, items: Sequence[SentItem], deadline_s: float | None) -> SentBatch:
         """If Ray cancels the call, a batch that has not begun does not begin; one that has runs to its end, unheard."""
@@ -140,8 +145,9 @@ class Replica:
     def _run(self, items: Sequence[SentItem], deadline_s: float | None) -> SentBatch:
         if _late(deadline_s):
             return pack_result(_too_late(len(items)))
-        with self._watchdog.over():
-            return pack_result(self._host.run(unpack_items(items)))
+        work = unpack_items(items)
+        with self._watchdog.over(sum(item.cost for item in work) / self._max_cost):
+            return pack_result(self._host.run(work))
 
     def _write(self, item: SentItem, deadline_s: float | None, send: Callable[[str], None], stop: StopSign) -> SentBatch:
         def check() -> None:
@@ -150,8 +156,9 @@ class Replica:
 
         if _late(deadline_s):
             return pack_result(_too_late(1))
-        with self._watchdog.over():
-            return pack_result(self._host.stream(unpack_items([item])[0], send, check))
+        [work] = unpack_items([item])
+        with self._watchdog.over(work.cost / self._max_cost):
+            return pack_result(self._host.stream(work, send, check))
 
     async def check_health(self) -> None:
         """The canary: a real prediction with a deadline of its own. A replica at work needs none: the watchdog is over it."""

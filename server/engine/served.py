@@ -123,7 +123,7 @@ class Catalogue:
         # A caller who names the version gets that one or none; anyone else may be answered by old or new during a roll.
         pinned = call.model.version == version
         name = str(model.version) if pinned else model.name
-        item = WorkItem(request_id=call.request_id, model=name, input=call.input, params=call.params)
+        item = WorkItem(request_id=call.request_id, model=name, input=call.input, params=call.params, cost=cost)
         return PreparedCall(call, task.name, version, cost, model.pool, item, task.streams)
 
     def describe(self, ref: ModelRef, ready: bool) -> ModelDescription:

@@ -32,7 +32,7 @@ def make_checkpoint(folder: Path, kind: str = "bert", *, head: list[str] | None 
     if head is not None:
         shape |= {"num_labels": len(head), "id2label": dict(enumerate(head)), "label2id": {x: i for i, x in enumerate(head)}}
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(kind, **shape, **options)
+    config = AutoConfig.for_model(kind, **(shape | options))
     model = (AutoModelForSequenceClassification if head is not None else AutoModel).from_config(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from taskloom.core.anatomy import SoftTarget
 from taskloom.core.task import Batch, TaskModel
 from taskloom.plugins.backbones.encoder import TextEncoder
-from taskloom.plugins.backbones.packing import plan_row
+from taskloom.plugins.backbones.packing import passes, plan_row
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
 
 TARGET, HIDDEN, RELATION = "target", "hidden", "relation"
@@ -62,18 +62,20 @@ class Watched:
 
     def see(self, batch: Batch) -> dict[str, SoftTarget]:
         """Runs the model. States are [T, H], in the order of the batch's tokens."""
-        states: dict[str, Tensor] = {}
+        states: dict[str, list[Tensor]] = {}
         with self._recording(states):
             outputs = self.model.forward(batch)
         found = {f"{TARGET}/{name}": target for name, target in self.model.distillation_targets(outputs).items()}
         if self.views is not None:
-            restore = plan_row(batch["lengths"].tolist()).restore if len(batch["lengths"]) else torch.zeros(0, dtype=torch.long)
-            for name, state in states.items():
-                found[name] = SoftTarget(state[0][restore.to(state.device)], "vectors")
+            sizes: list[int] = batch["lengths"].tolist()
+            orders = [plan_row(sizes[first:end]).restore for first, end in passes(sizes)]
+            for name, rows in states.items():
+                flat = [row[0][order.to(row.device)] for row, order in zip(rows, orders, strict=True)]
+                found[name] = SoftTarget(torch.cat(flat), "vectors")
         return found
 
     @contextmanager
-    def _recording(self, states: dict[str, Tensor]) -> Iterator[None]:
+    def _recording(self, states: dict[str, list[Tensor]]) -> Iterator[None]:
         watched = self.views.modules.items() if self.views is not None else ()
         hooks = [module.register_forward_hook(_keeper(states, name)) for name, module in watched]
         try:
@@ -83,9 +85,9 @@ class Watched:
                 hook.remove()
 
 
-def _keeper(states: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
+def _keeper(states: dict[str, list[Tensor]], name: str) -> Callable[[nn.Module, Any, Any], None]:
     def keep(module: nn.Module, given: Any, found: Any) -> None:
-        states[name] = found[0] if isinstance(found, tuple) else found
+        states.setdefault(name, []).append(found[0] if isinstance(found, tuple) else found)
 
     return keep
 

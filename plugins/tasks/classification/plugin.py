@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from taskloom.core.artifact import Artifact
 from taskloom.core.predictor import Predictor
 from taskloom.core.task import EvaluationResult, Example, MetricSpec, SharedParts, TaskModel, TaskPlugin, Trained, TrainRun
+from taskloom.plugins._shared.label_scores import chosen_labels
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins.tasks.classification.schema import (
     ClassificationInput,
@@ -72,6 +73,9 @@ class ClassificationTask(TaskPlugin[ClassificationInput, ClassificationOutput, C
         from taskloom.plugins.tasks.classification.model import load
 
         return load(artifact, shared)
+
+    def answer(self, output: ClassificationOutput) -> tuple[str, ...]:
+        return chosen_labels(output.labels)
 
     def evaluate(
         self,

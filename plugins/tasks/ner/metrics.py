@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from taskloom.core.errors import DataError, TaskloomError
 from taskloom.core.predictor import Predictor
-from taskloom.core.task import EvaluationResult, Example
-from taskloom.plugins._shared.bootstrap import percentile_intervals
+from taskloom.core.task import EvaluationResult, Example, Pairing
+from taskloom.plugins._shared.bootstrap import intervals_of, percentile_intervals, replicates
 from taskloom.plugins._shared.datasets import bad_row, file_label
 from taskloom.plugins.tasks.ner.reading import Annotation
 from taskloom.plugins.tasks.ner.schema import NerInput, NerOutput, NerParams
@@ -86,7 +86,24 @@ def evaluate(
     tables = {"per_class": per_class_table(judged.labels, matrix), "errors": error_table(judged)}
     if len(set(judged.files)) > 1:
         tables["per_file"] = per_file_table(judged, matrix)
-    return EvaluationResult(metrics=rates(matrix), intervals=intervals(matrix), tables=tables, examples=len(examples))
+    drawn = replicates(lambda rows: rates(matrix[rows]), len(matrix))
+    return EvaluationResult(
+        metrics=rates(matrix),
+        intervals=intervals_of(drawn),
+        tables=tables,
+        examples=len(examples),
+        pairing=Pairing(
+            metrics=drawn,
+            classes=replicates(lambda rows: _f1_by_label(judged.labels, matrix[rows]), len(matrix)),
+            rows=tuple(_sum(row).f1 if row.any() else 1.0 for row in matrix),
+        ),
+    )
+
+
+def _f1_by_label(labels: Sequence[str], matrix: Matrix) -> dict[str, float]:
+    """Of a label that rows neither have nor were given: 1, as nothing is wrong with it."""
+    counts = [Counts(*column.tolist()) for column in matrix.sum(0)]
+    return {label: own.f1 if own.given + own.true else 1.0 for label, own in zip(labels, counts, strict=True)}
 
 
 def judge(predictor: Predictor[NerInput, NerOutput, NerParams], examples: Sequence[Example[NerInput]]) -> Judged:

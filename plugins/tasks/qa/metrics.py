@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from taskloom.core.errors import DataError, TaskloomError
 from taskloom.core.predictor import Predictor
-from taskloom.core.task import EvaluationResult, Example
-from taskloom.plugins._shared.bootstrap import percentile_intervals
+from taskloom.core.task import EvaluationResult, Example, Pairing
+from taskloom.plugins._shared.bootstrap import intervals_of, replicates
 from taskloom.plugins.tasks.qa.schema import QaInput, QaOutput, QaParams
 from taskloom.plugins.tasks.qa.scoring import best_match, exact_match, f1
 
@@ -42,9 +42,7 @@ def evaluate(predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequen
     """
     judged, v2 = judge(predictor, examples)
     columns = {"f1": judged.f1, "exact_match": judged.exact_match}
-    intervals = percentile_intervals(
-        lambda rows: {name: float(values[rows].mean()) for name, values in columns.items()}, len(examples)
-    )
+    drawn = replicates(lambda rows: {name: float(values[rows].mean()) for name, values in columns.items()}, len(examples))
     tables = {
         "per domain": _grouped("domain", examples, judged, lambda row: row.target.domain),
         "per question word": _grouped("question", examples, judged, lambda row: question_word(row.input.question)),
@@ -55,9 +53,10 @@ def evaluate(predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequen
         tables["with and without an answer"] = _grouped("rows", examples, judged, _has)
     return EvaluationResult(
         metrics={name: float(values.mean()) for name, values in columns.items()},
-        intervals=intervals,
+        intervals=intervals_of(drawn),
         tables={name: table for name, table in tables.items() if len(table) > 2},
         examples=len(examples),
+        pairing=Pairing(metrics=drawn, rows=tuple(judged.f1.tolist())),
     )
 
 

@@ -30,6 +30,7 @@ class QaTask(TaskPlugin[QaInput, QaOutput, QaParams]):
         MetricSpec(name="exact_match", description="Share of rows whose best answer is one of the annotators'."),
     )
     primary_metric: ClassVar[str] = "f1"
+    noisy_fields: ClassVar[tuple[str, ...]] = ("question",)  # the true answers are parts of the context, letter by letter
     caution: ClassVar[str] = (
         "It copies parts of the text and knows nothing else: what the text says wrongly, it answers wrongly. Where the text "
         "comes close to a question without answering it, an answer is likely; look at its score and at `no_answer_score`."

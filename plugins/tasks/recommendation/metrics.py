@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from taskloom.core.errors import DataError, TaskloomError
 from taskloom.core.predictor import Predictor
-from taskloom.core.task import EvaluationResult
-from taskloom.plugins._shared.bootstrap import percentile_intervals
+from taskloom.core.task import EvaluationResult, Pairing
+from taskloom.plugins._shared.bootstrap import intervals_of, percentile_intervals, replicates
 from taskloom.plugins._shared.datasets import bad_row
 from taskloom.plugins.tasks.recommendation.baselines import Scorer, baselines
 from taskloom.plugins.tasks.recommendation.interactions import Examples
@@ -131,16 +131,17 @@ def evaluate(
     ours = judge(_ranked(predictor, rows, asked, warm, PLAIN), [rows.warm[i] for i in warm])
     metrics = ours.means(rows.catalogue)
     # Fewer different users show fewer different items, so drawing with replacement says nothing about coverage.
-    intervals = percentile_intervals(ours.drawn, len(warm))
+    drawn = replicates(ours.drawn, len(warm))
     tables = {"warm_items": _compared(rows, warm, ours)}
-    cold_metrics, cold_intervals, cold_table = _cold(predictor, rows)
+    cold_metrics, cold_drawn, cold_table = _cold(predictor, rows)
     tables["cold_items"] = cold_table
     tables["new_users"] = _newcomers(predictor, rows, warm)
     return EvaluationResult(
         metrics={**metrics, **cold_metrics},
-        intervals={**intervals, **cold_intervals},
+        intervals=intervals_of({**drawn, **cold_drawn}),
         tables=tables,
         examples=len(examples),
+        pairing=Pairing(metrics={**drawn, **cold_drawn}, rows=tuple(ours.recall_10.tolist())),
     )
 
 
@@ -203,7 +204,7 @@ def _top(scorer: Scorer, matrix: sp.csr_matrix, users: NDArray[np.intp]) -> Rank
 
 def _cold(
     predictor: Predictor[RecommendationInput, RecommendationOutput, RecommendationParams], rows: _Rows
-) -> tuple[dict[str, float], dict[str, tuple[float, float]], tuple[tuple[str | float | int, ...], ...]]:
+) -> tuple[dict[str, float], dict[str, tuple[float, ...]], tuple[tuple[str | float | int, ...], ...]]:
     """Items that nobody's history has: found among themselves, and among everything. Without such items, zeros."""
     users = np.array([i for i, target in enumerate(rows.cold) if target and rows.histories[i]], dtype=np.intp)
     names = ("candidates", "items", "users", "recall@10", "recall@20", "ndcg@10", "recall@10_by_chance")
@@ -226,7 +227,7 @@ def _cold(
     def measure(drawn: NDArray[np.intp]) -> dict[str, float]:
         return {"cold_recall@10": float(only.recall_10[drawn].mean())}
 
-    return measure(np.arange(len(users))), percentile_intervals(measure, len(users)), tuple(table)
+    return measure(np.arange(len(users))), replicates(measure, len(users)), tuple(table)
 
 
 def _newcomers(

@@ -20,7 +20,7 @@ from taskloom.core.task import Batch, Example, Outputs, SharedParts
 from taskloom.plugins.backbones.loading import Backbone, load_backbone
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
-from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head, save_head
+from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
 from taskloom.plugins.tasks.recommendation.catalogue import Catalogue, Item
 from taskloom.plugins.tasks.recommendation.index import ItemIndex
 from taskloom.plugins.tasks.recommendation.known_users import KnownUsers
@@ -48,6 +48,9 @@ SHARPNESS = 10.0
 """What the cosines of texts are multiplied by, before a softmax makes shares of them."""
 WORDS_COUNT = 5
 """Items that a like in words counts as."""
+REASON_SIMILARITY = 0.2
+"""The least cosine of an item of the history that is named as a reason: below it two items have nothing in common that a
+user would see."""
 WELL_KNOWN = 0.9
 """Of all items, the share that weighs less in a history than one that everybody knows."""
 
@@ -167,14 +170,12 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         kept = saved.model_copy(update=parts.fields())
         return cls(parts, head, kept, catalogue=catalogue, users=users, vectors=vectors)
 
-    def save(self, folder: Path) -> Mapping[str, Any]:
-        self.parts.save(folder)
-        save_head(self.towers, folder / HEAD_FILE)
+    def save_own(self, folder: Path) -> None:
+        super().save_own(folder)
         self.vectors.save(folder / VECTORS_FILE)
         self.catalogue.save(folder / ITEMS_FILE)
         if self.saved.users:
             self.users.save(folder / USERS_FILE)
-        return self.saved.model_dump(mode="json")
 
     # -- other items --------------------------------------------------------------------------------------------------
 
@@ -346,7 +347,7 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         if not wanted.reasons or not len(others):
             return ()
         cosines = self._directions[others] @ self._directions[place]
-        nearest = np.lexsort((others, -cosines))[: wanted.reasons]
+        nearest = [i for i in np.lexsort((others, -cosines))[: wanted.reasons] if cosines[i] >= REASON_SIMILARITY]
         return tuple(
             Reason(
                 item=self.catalogue.items[others[i]].item,

@@ -44,6 +44,7 @@ class RecommendationTask(TaskPlugin[RecommendationInput, RecommendationOutput, R
     primary_metric: ClassVar[str] = "recall@10"
     data_formats: ClassVar[tuple[str, ...]] = ("jsonl", "csv", "tsv")
     text_field: ClassVar[str | None] = None
+    noisy_fields: ClassVar[tuple[str, ...]] = ("likes",)
 
     def cost(self, input: RecommendationInput, params: RecommendationParams) -> int:
         words = sum(estimated_tokens(text) for text in input.likes)
@@ -71,6 +72,9 @@ class RecommendationTask(TaskPlugin[RecommendationInput, RecommendationOutput, R
         from taskloom.plugins.tasks.recommendation.model import RecommendationModel
 
         return RecommendationModel.load(artifact, shared)
+
+    def answer(self, output: RecommendationOutput) -> frozenset[str]:
+        return frozenset(found.item for found in output.items)
 
     def evaluate(
         self,

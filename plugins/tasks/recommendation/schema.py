@@ -102,7 +102,8 @@ class RecommendationParams(Frozen):
     """What to recommend. `where` are attributes that items must have, `where_not` those that they must not: one value, or
     several of which one is enough; letter case makes no difference. `among` names the only items to choose from (empty: all),
     `exclude` items to leave out. Items of the history are left out unless `include_seen`. `reasons` is how many items of the
-    history are named for each recommendation. With `language` titles are given in it where the model has them."""
+    history are named for each recommendation, at most: those that are like it. With `language` titles are given in it where the
+    model has them."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from taskloom.core.errors import DataError, TaskloomError
 from taskloom.core.predictor import Predictor
-from taskloom.core.task import EvaluationResult, Example
-from taskloom.plugins._shared.bootstrap import percentile_intervals
+from taskloom.core.task import EvaluationResult, Example, Pairing
+from taskloom.plugins._shared.bootstrap import intervals_of, percentile_intervals, replicates
 from taskloom.plugins._shared.sentences import split_sentences
 from taskloom.plugins.tasks.summarization.rouge import METRICS, Rouge
 from taskloom.plugins.tasks.summarization.schema import (
@@ -57,11 +57,13 @@ def evaluate(predictor: Summarizer, examples: Rows) -> EvaluationResult:
     for name, numbers in data_sets(examples).items():
         tables[f"{name}"] = systems_table(judged, numbers)
         tables[f"{name}, model less lead-1"] = gain_table(judged, numbers)
+    drawn = replicates(measured, len(examples))
     return EvaluationResult(
         metrics=measured(everything),
-        intervals=percentile_intervals(measured, len(examples)),
+        intervals=intervals_of(drawn),
         tables=tables,
         examples=len(examples),
+        pairing=Pairing(metrics=drawn, rows=tuple(judged.scores[MODEL].mean(1).tolist())),
     )
 
 

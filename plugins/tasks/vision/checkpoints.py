@@ -59,8 +59,35 @@ def load_checkpoint(
     return Checkpoint(model, processor, tuple(labels) if labels is not None else own, several, weights_digest(folder))
 
 
-def save_checkpoint(model: Any, processor: Any, folder: Path) -> None:
-    """Writes what `load_checkpoint(str(folder))` makes the same again from."""
+def blank_model(folder: Path) -> Any:
+    """The model without weights (on torch's `meta` device) whose configuration is in a folder."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    classes: Any = AutoModelForImageClassification  # its methods have no types
     with quiet_transformers():
-        model.save_pretrained(folder)
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            with torch.device("meta"):
+                model = classes.from_config(config, dtype=torch.float32)
+        except (OSError, KeyError, ValueError, RuntimeError) as exc:
+            raise ArtifactError(f"checkpoint {folder.name!r} can't be read: {str(exc).strip().splitlines()[0]}") from exc
+    return model.eval()
+
+
+def read_processor(folder: Path) -> Any:
+    from transformers import AutoImageProcessor
+
+    processors: Any = AutoImageProcessor  # its methods have no types
+    with quiet_transformers():
+        try:
+            return processors.from_pretrained(folder, backend="pil", local_files_only=True)
+        except (OSError, KeyError, ValueError, ImportError) as exc:
+            raise ArtifactError(f"checkpoint {folder.name!r} can't be read: {str(exc).strip().splitlines()[0]}") from exc
+
+
+def save_checkpoint(model: Any, processor: Any, folder: Path, *, weights: bool = True) -> None:
+    """Writes what `load_checkpoint(str(folder))` makes the same again from; without `weights` what `blank_model` and
+    `read_processor` need."""
+    with quiet_transformers():
+        (model if weights else model.config).save_pretrained(folder)
         processor.save_pretrained(folder)

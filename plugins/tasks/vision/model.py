@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taskloom.core.anatomy import SoftTarget
+from taskloom.core.anatomy import Graph, SoftTarget
 from taskloom.core.artifact import Artifact, BackboneInfo
 from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, TaskModel
 from taskloom.plugins._shared.label_scores import best_labels
-from taskloom.plugins.tasks.vision.checkpoints import load_checkpoint, save_checkpoint
+from taskloom.plugins.tasks.vision.checkpoints import blank_model, load_checkpoint, read_processor, save_checkpoint
+from taskloom.plugins.tasks.vision.graph import groups_of, in_places, network_graph
 from taskloom.plugins.tasks.vision.network import CheckpointNetwork, ImageNetwork
 from taskloom.plugins.tasks.vision.pixels import FixedSize, PixelReader, ProcessorPixels, batch_of
 from taskloom.plugins.tasks.vision.schema import NetworkSettings, SavedVision, VisionInput, VisionOutput, VisionParams
@@ -100,14 +101,23 @@ class VisionModel(TaskModel[VisionInput, VisionOutput, VisionParams]):
         except ValueError as exc:
             raise ArtifactError(f"{artifact.name} has a manifest that is no image classifier's: {exc}") from exc
         if saved.form == "imported":
-            found = load_checkpoint(str(artifact.folder / CHECKPOINT_FOLDER), labels=saved.labels, dtype="auto")
+            folder = artifact.folder / CHECKPOINT_FOLDER
+            if saved.external:
+                return cls(CheckpointNetwork(blank_model(folder)), ProcessorPixels(read_processor(folder)), saved)
+            found = load_checkpoint(str(folder), labels=saved.labels, dtype="auto")
             return cls(CheckpointNetwork(found.model), ProcessorPixels(found.processor), saved)
-        network = _own_network(saved)
-        read_weights(network, artifact.path(WEIGHTS_FILE))
+        with torch.device("meta" if saved.external else "cpu"):
+            network = _own_network(saved)
+        if not saved.external:
+            read_weights(network, artifact.path(WEIGHTS_FILE))
         network.eval()
         return cls(network, FixedSize(saved.size, saved.channels), saved)
 
     # -- the task model -----------------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> Graph:
+        return network_graph(self.module, self.reader.shape(), mirrored=self.saved.mirrored)
 
     def encode(self, inputs: Sequence[VisionInput]) -> Batch:
         """`pixels` [N, C, H, W] and `sizes` [N, 2] (width, height as sent). Pictures that a processor leaves at different
@@ -115,14 +125,7 @@ class VisionModel(TaskModel[VisionInput, VisionOutput, VisionParams]):
         return batch_of([self.reader.read(item.image) for item in inputs])
 
     def forward(self, batch: Batch) -> Outputs:
-        if "pixels" in batch:
-            return {"logits": self._logits(batch["pixels"]), "sizes": batch["sizes"]}
-        logits: Tensor | None = None
-        for name in [name for name in batch if name.startswith("pixels.")]:
-            found = self._logits(batch[name])
-            if logits is None:
-                logits = found.new_zeros(len(batch["sizes"]), found.shape[1])
-            logits = logits.index_copy(0, batch[name.replace("pixels.", "places.")], found)
+        logits = in_places([self._logits(batch[name]) for name in groups_of(batch)], batch)
         return {"logits": logits, "sizes": batch["sizes"]}
 
     def _logits(self, pixels: Tensor) -> Tensor:
@@ -138,6 +141,11 @@ class VisionModel(TaskModel[VisionInput, VisionOutput, VisionParams]):
         ]
 
     def save(self, folder: Path) -> Mapping[str, Any]:
+        if self.saved.external:
+            raise UnsupportedError(
+                "this model's weights are in the files of the runtime that its artifact demands, and can't be saved apart from "
+                "them; use the model that it was made from"
+            )
         if isinstance(self.module, CheckpointNetwork):
             assert isinstance(self.reader, ProcessorPixels)
             save_checkpoint(self.module.checkpoint, self.reader.processor, folder / CHECKPOINT_FOLDER)
@@ -147,6 +155,12 @@ class VisionModel(TaskModel[VisionInput, VisionOutput, VisionParams]):
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
             save_file(weights, folder / WEIGHTS_FILE)
         return self.saved.model_dump(mode="json")
+
+    def save_rest(self, folder: Path) -> Mapping[str, Any]:
+        if isinstance(self.module, CheckpointNetwork):
+            assert isinstance(self.reader, ProcessorPixels)
+            save_checkpoint(self.module.checkpoint, self.reader.processor, folder / CHECKPOINT_FOLDER, weights=False)
+        return self.saved.model_copy(update={"external": True}).model_dump(mode="json")
 
     def collate(self, examples: Sequence[Example[VisionInput]]) -> Batch:
         if self.saved.multi_label:

@@ -46,6 +46,10 @@ class PixelReader(Protocol):
 
     def blank(self) -> Blank: ...
 
+    def shape(self) -> tuple[int | None, int | None, int | None]:
+        """(channels, height, width) of the pictures that it prepares, None where it varies."""
+        ...
+
 
 class FixedSize:
     """Pictures as bytes [C, size, size], for networks of our own: scaled until they cover the square, then cut around the
@@ -69,6 +73,9 @@ class FixedSize:
     def blank(self) -> Blank:
         side = (self.size, self.size)
         return Blank(Prepared(self._pixels(Image.new(self.mode, side)), side), image_cost(*side))
+
+    def shape(self) -> tuple[int | None, int | None, int | None]:
+        return (1 if self.mode == "L" else 3, self.size, self.size)
 
 
 class ProcessorPixels:
@@ -95,6 +102,12 @@ class ProcessorPixels:
         prepared = Prepared(self._pixels(Image.new("RGB", (side, side))), (side, side))
         return Blank(prepared, image_cost(*prepared.pixels.shape[1:]))
 
+    def shape(self) -> tuple[int | None, int | None, int | None]:
+        """Found out from two pictures, since processors say it in many ways."""
+        one, other = (self._pixels(Image.new("RGB", side)).shape for side in ((224, 160), (320, 448)))
+        channels, height, width = (a if a == b else None for a, b in zip(one, other, strict=True))
+        return channels, height, width
+
 
 class KeptPixels:
     """A reader that has the pictures of a training ready. Every one is decoded here, so that a damaged file ends a training
@@ -118,6 +131,9 @@ class KeptPixels:
 
     def blank(self) -> Blank:
         return self.reader.blank()
+
+    def shape(self) -> tuple[int | None, int | None, int | None]:
+        return self.reader.shape()
 
 
 def batch_of(pictures: Sequence[Prepared]) -> Batch:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from taskloom.core.artifact import Artifact
 from taskloom.core.predictor import Predictor
 from taskloom.core.task import EvaluationResult, Example, MetricSpec, SharedParts, TaskModel, TaskPlugin, Trained, TrainRun
+from taskloom.plugins._shared.label_scores import chosen_labels
 from taskloom.plugins.tasks.vision.cost import image_cost
 from taskloom.plugins.tasks.vision.image_files import read_image_file
 from taskloom.plugins.tasks.vision.schema import TrainConfig, VisionInput, VisionOutput, VisionParams
@@ -61,6 +62,9 @@ class VisionTask(TaskPlugin[VisionInput, VisionOutput, VisionParams]):
         from taskloom.plugins.tasks.vision.model import VisionModel
 
         return VisionModel.load(artifact)
+
+    def answer(self, output: VisionOutput) -> tuple[str, ...]:
+        return chosen_labels(output.labels)
 
     def evaluate(
         self,

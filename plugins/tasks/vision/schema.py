@@ -155,7 +155,8 @@ class SavedVision(Frozen):
     """What an artifact's manifest keeps of an image classifier: how to put it together from its files.
 
     `form` is `own` (a network of ours) or `imported` (a Hugging Face checkpoint with its image processor). The rest down to
-    `std` (per channel, of values from 0 to 1) belongs to `own`.
+    `std` (per channel, of values from 0 to 1) belongs to `own`. With `external` the weights are in the files of the runtime
+    that the artifact demands.
     """
 
     form: Literal["own", "imported"]
@@ -169,3 +170,4 @@ class SavedVision(Frozen):
     std: tuple[float, ...] = ()
     backbone: str = ""
     backbone_digest: str = ""
+    external: bool = False

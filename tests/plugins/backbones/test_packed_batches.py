@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from taskloom.core.errors import UnsupportedError
 from taskloom.plugins.backbones.encoder import PACKABLE, TextEncoder, length_buckets
 from taskloom.plugins.backbones.loading import load_backbone
-from taskloom.plugins.backbones.packing import BLOCK, plan_row, row_length
+from taskloom.plugins.backbones.packing import BLOCK, PackedRow, passes, plan_row, row_length
 
 MAX_LENGTH = 128
 LENGTHS = st.lists(st.one_of(st.integers(1, 12), st.integers(1, MAX_LENGTH)), min_size=1, max_size=16)
@@ -133,6 +134,38 @@ def test_many_short_texts_need_few_attention_calls_and_little_filling() -> None:
     row = plan_row(lengths)
     assert len(row.spans) <= 12
     assert len(row.source) <= sum(lengths) * 1.05 + BLOCK
+
+
+@given(sizes=st.lists(st.integers(1, 90), max_size=20), limit=st.integers(1, 200))
+def test_passes_hold_every_sequence_once_and_few_tokens(sizes: list[int], limit: int) -> None:
+    found = passes(sizes, limit)
+    assert [i for first, end in found for i in range(first, end)] == list(range(len(sizes)))
+    assert all(sum(sizes[first:end]) <= limit or end - first == 1 for first, end in found)
+    joined = [sum(sizes[a:b]) + sizes[b] for a, b in found[:-1]]
+    assert all(tokens > limit for tokens in joined), "a pass ends only where the next sequence has no room"
+
+
+def test_a_long_document_goes_in_several_passes_with_the_same_result(
+    encoders: tuple[TextEncoder, TextEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = ragged([30, 64, 64, 12, 50, 64, 7])
+    expected = one_by_one(encoders[0], batch)
+    monkeypatch.setattr("taskloom.plugins.backbones.encoder.passes", partial(passes, limit=130))
+    calls: list[int] = []
+
+    def noted(sizes: list[int]) -> PackedRow:
+        calls.append(sum(sizes))
+        return plan_row(sizes)
+
+    monkeypatch.setattr("taskloom.plugins.backbones.encoder.plan_row", noted)
+    torch.testing.assert_close(run(encoders[0], batch), expected, atol=1e-5, rtol=1e-5)
+    assert calls == [94, 126, 71]
+
+
+def test_length_buckets_bound_the_tokens() -> None:
+    buckets = length_buckets([512] * 100)
+    assert sorted(i for bucket in buckets for i in bucket) == list(range(100))
+    assert {len(bucket) for bucket in buckets} == {16, 4}
 
 
 def test_length_buckets_bound_the_padding() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from taskloom.core.errors import UnsupportedError
 from taskloom.core.store import ModelStore
 from taskloom.core.task import SharedParts
 from taskloom.core.testing.conformance import publish
-from taskloom.plugins.backbones.packing import plan_row, row_length
+from taskloom.plugins.backbones.packing import PackedRow, passes, plan_row, row_length
 from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.backbones.trunk import EncoderBranch
 from taskloom.plugins.tasks.classification.model import ClassificationModel, load
@@ -84,7 +85,12 @@ def both(artifacts: list[Artifact]) -> tuple[list[ClassificationModel], list[Cla
 def test_one_pass_equals_each_alone(
     both: tuple[list[ClassificationModel], list[ClassificationModel]], sizes: list[list[int]]
 ) -> None:
-    alone, together = both
+    assert_same_in_one_pass(*both, sizes)
+
+
+def assert_same_in_one_pass(
+    alone: list[ClassificationModel], together: list[ClassificationModel], sizes: list[list[int]]
+) -> None:
     assert len({id(model.branch.trunk) for model in together if model.branch}) == 1
     inputs = [[ClassificationInput(text="where is my card " * n) for n in group] for group in sizes]
     with torch.inference_mode():
@@ -96,6 +102,23 @@ def test_one_pass_equals_each_alone(
             expected = alone[i].forward(batch)["logits"]
             torch.testing.assert_close(together[i].finish(states, batch)["logits"], expected, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(together[i].forward(batch)["logits"], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_batch_of_several_passes_is_the_same(
+    both: tuple[list[ClassificationModel], list[ClassificationModel]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes end inside a model's sequences and between those of two models."""
+    monkeypatch.setattr("taskloom.plugins.backbones.trunk.passes", partial(passes, limit=40))
+    rows: list[int] = []
+
+    def noted(*groups: list[int]) -> PackedRow:
+        rows.append(sum(map(sum, groups)))
+        return plan_row(*groups)
+
+    monkeypatch.setattr("taskloom.plugins.backbones.trunk.plan_row", noted)
+    assert_same_in_one_pass(*both, [[3, 9, 1], [2], [5, 5, 5, 4]])
+    assert len(rows) > 4
+    assert max(rows) <= 40
 
 
 def test_adapters_differ(artifacts: list[Artifact]) -> None:

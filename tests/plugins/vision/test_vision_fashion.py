@@ -22,7 +22,7 @@ def artifact() -> Artifact:
 
 
 def test_it_is_small_and_better_than_the_published_small_networks(artifact: Artifact) -> None:
-    assert artifact.manifest.metrics["accuracy"] > 0.925
+    assert artifact.manifest.metrics["accuracy"] > 0.935
     assert artifact.manifest.steps[0].facts["parameters"] < 2_000_000
     assert artifact.manifest.data[0].licence == "MIT"
 
@@ -32,7 +32,7 @@ def test_it_knows_clothes_that_it_has_not_seen(artifact: Artifact) -> None:
     predictor = load_predictor(load_registry(), artifact, RuntimeConfig(precision="fp32", device="cpu", threads=1))
     answers = predictor.predict([row.input for row in rows])
     right = [answer.labels[0].label == row.target for answer, row in zip(answers, rows, strict=True)]
-    assert sum(right) >= 16
+    assert sum(right) >= 18
     assert all((answer.width, answer.height) == (28, 28) for answer in answers)
     task = predictor.task
     given = predictor.predict([validated(task.Input, example, "input") for example in artifact.manifest.examples])

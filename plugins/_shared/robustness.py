@@ -1,0 +1,149 @@
+"""Ways in which inputs go wrong: typing errors, letter case and wide letters in texts; noise, blur and a shift in pictures.
+
+Changes to a text keep every character's place, so that targets which are offsets stay true. The same rows and seed give the
+same changes.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from taskloom.core.comparing import Perturbation
+from taskloom.core.task import Example, TaskPlugin
+
+TYPO_SHARE = 0.05
+"""Of the characters; a text of twenty letters has one."""
+NEIGHBOURS = {
+    letter: row[max(0, i - 1) : i] + row[i + 1 : i + 2]
+    for row in ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+    for i, letter in enumerate(row)
+}
+"""The keys beside a letter's, on a keyboard as most have it."""
+WIDE = {code: chr(code - 0x21 + 0xFF01) for code in range(0x21, 0x7F)}
+NARROW = {ord(wide): chr(code) for code, wide in WIDE.items()}
+NOISE, BLUR, SHIFT = 0.08, 0.03, 0.08
+"""The noise's standard deviation as a share of the brightness; the blur's radius and the shift as shares of the side."""
+
+TextChange = Callable[[str, random.Random], str]
+PictureChange = Callable[[Any, random.Random], Any]
+
+
+def perturbations(task: TaskPlugin[Any, Any, Any]) -> tuple[Perturbation, ...]:
+    """Those that fit the task's input: for its texts, for its pictures, or for both."""
+    texts, pictures = _fields(task)
+    text_changes: tuple[tuple[str, str, TextChange], ...] = (
+        ("typos", "5% of the letters are the next key's, or change places with the letter behind", typos),
+        ("upper case", "all in capitals", lambda text, _: upper(text)),
+        ("lower case", "no capitals", lambda text, _: lower(text)),
+        ("full width", "Latin letters, digits and marks as wide as Chinese ones", lambda text, _: text.translate(WIDE)),
+        ("half width", "wide letters, digits and marks as narrow as Latin ones", lambda text, _: text.translate(NARROW)),
+    )
+    picture_changes: tuple[tuple[str, str, PictureChange], ...] = (
+        ("noise", f"Gaussian noise, {NOISE:.0%} of the brightness", noise),
+        ("blur", f"Gaussian blur, {BLUR:.0%} of the side", blur),
+        ("shift", f"moved by {SHIFT:.0%} of the side", shift),
+    )
+    found = [Perturbation(name, told, _on_texts(texts, change)) for name, told, change in text_changes if texts]
+    found += [Perturbation(name, told, _on_pictures(pictures, change)) for name, told, change in picture_changes if pictures]
+    return tuple(found)
+
+
+def _fields(task: TaskPlugin[Any, Any, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The input's fields that are texts (or lists of them), and those that are pictures."""
+    told = task.Input.model_json_schema().get("properties", {})
+    pictures = tuple(name for name, field in told.items() if str(field.get("contentMediaType", "")).startswith("image/"))
+    wanted = task.noisy_fields or ((task.text_field,) if task.text_field else tuple(told))
+    return tuple(name for name in wanted if name not in pictures), pictures
+
+
+def _on_texts(fields: Sequence[str], change: TextChange) -> Callable[[Example[Any], random.Random], Example[Any]]:
+    def applied(row: Example[Any], chance: random.Random) -> Example[Any]:
+        changed: dict[str, Any] = {}
+        for name in fields:
+            value = getattr(row.input, name)
+            if isinstance(value, str):
+                changed[name] = change(value, chance)
+            elif isinstance(value, tuple) and all(isinstance(part, str) for part in value):
+                changed[name] = tuple(change(part, chance) for part in value)
+        return _with_input(row, changed)
+
+    return applied
+
+
+def _on_pictures(fields: Sequence[str], change: PictureChange) -> Callable[[Example[Any], random.Random], Example[Any]]:
+    def applied(row: Example[Any], chance: random.Random) -> Example[Any]:
+        from PIL import Image
+
+        changed: dict[str, Any] = {}
+        for name in fields:
+            with Image.open(io.BytesIO(getattr(row.input, name))) as picture:
+                plain = picture.convert("L" if picture.mode in {"1", "L", "I", "I;16", "LA"} else "RGB")
+            written = io.BytesIO()
+            change(plain, chance).save(written, "PNG")
+            changed[name] = written.getvalue()
+        return _with_input(row, changed)
+
+    return applied
+
+
+def _with_input(row: Example[Any], changed: dict[str, Any]) -> Example[Any]:
+    given: BaseModel = row.input
+    return row.model_copy(update={"input": given.model_copy(update=changed)})
+
+
+def typos(text: str, chance: random.Random) -> str:
+    """Neighbouring keys and swapped letters; Chinese has no keys of its own here, and characters change places. The first
+    character of a word stays: people see that one."""
+    letters = list(text)
+    for i in range(1, len(letters)):
+        if not letters[i].isalpha() or not letters[i - 1].isalpha() or chance.random() >= TYPO_SHARE:
+            continue
+        near = NEIGHBOURS.get(letters[i].lower(), "")
+        if near and chance.random() < 0.5:
+            key = chance.choice(near)
+            letters[i] = key.upper() if letters[i].isupper() else key
+        elif i + 1 < len(letters) and letters[i + 1].isalpha():
+            letters[i], letters[i + 1] = letters[i + 1], letters[i]
+    return "".join(letters)
+
+
+def upper(text: str) -> str:
+    """
+    >>> upper("Straße 5")
+    'STRAßE 5'
+    """
+    return "".join(big if len(big := letter.upper()) == 1 else letter for letter in text)
+
+
+def lower(text: str) -> str:
+    return "".join(small if len(small := letter.lower()) == 1 else letter for letter in text)
+
+
+def noise(picture: Any, chance: random.Random) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(picture, dtype=np.float32)
+    drawn = np.random.default_rng(chance.getrandbits(32)).normal(0.0, 255 * NOISE, values.shape)
+    return Image.fromarray(np.clip(values + drawn, 0, 255).astype(np.uint8))
+
+
+def blur(picture: Any, _: random.Random) -> Any:
+    from PIL import ImageFilter
+
+    return picture.filter(ImageFilter.GaussianBlur(BLUR * min(picture.size)))
+
+
+def shift(picture: Any, chance: random.Random) -> Any:
+    """To one of the eight sides; what comes in is the colour of the corner."""
+    from PIL import Image
+
+    across, down = chance.choice([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y])
+    moved = Image.new(picture.mode, picture.size, picture.getpixel((0, 0)))
+    moved.paste(picture, (round(across * SHIFT * picture.width), round(down * SHIFT * picture.height)))
+    return moved

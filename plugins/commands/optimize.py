@@ -1,0 +1,147 @@
+"""`taskloom optimize`: a published model in, a smaller or faster version of it out, compared with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskloom.plugins.commands import CliContext
+
+if TYPE_CHECKING:
+    from taskloom.core.artifact import Artifact
+    from taskloom.core.task import TaskPlugin
+    from taskloom.plugins.commands.optimize_recipe import OptimizeRecipe
+
+Files = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--with", "steps", metavar="STEP[,STEP...]", help="The optimizers, in this order.")
+@click.option("--data", multiple=True, type=Files, help="Rows for recovery training and calibration; may be repeated.")
+@click.option("--eval", "evaluation", multiple=True, type=Files, help="Rows that no training has seen, for the report.")
+@click.option("--validation", multiple=True, type=Files, help="Rows to choose by, instead of a tenth of --data.")
+@click.option("--set", "changes", multiple=True, metavar="STEP.KEY=VALUE", help="Change a setting of a step; may be repeated.")
+@click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Model, steps and data as a file.")
+@click.option("--name", default="", help="Publish under this name instead of the model's own.")
+@click.option("--seed", type=click.IntRange(min=0), help="The seed of every step that has one.")
+@click.option("--alias", "aliases", multiple=True, default=("candidate",), show_default=True, help="Point this alias at it.")
+@click.option("--quick", is_flag=True, help="Measure speed and robustness briefly: for a try, not for a decision.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--progress/--no-progress", default=None, help="Show a progress bar; by default on a terminal only.")
+@click.option("--no-resume", is_flag=True, help="Start anew, even if this was interrupted before.")
+@click.pass_obj
+def optimize(
+    cli: CliContext,
+    *,
+    model: str | None,
+    steps: str | None,
+    data: tuple[Path, ...],
+    evaluation: tuple[Path, ...],
+    validation: tuple[Path, ...],
+    changes: tuple[str, ...],
+    recipe: Path | None,
+    name: str,
+    seed: int | None,
+    aliases: tuple[str, ...],
+    quick: bool,
+    as_json: bool,
+    progress: bool | None,
+    no_resume: bool,
+) -> None:
+    """Make a smaller or faster version of MODEL (NAME, NAME@VERSION or NAME@ALIAS), and compare it with MODEL.
+
+    The new version has the same name and the alias `candidate`; `taskloom models promote` puts it into production, if it lost
+    no more than the policy allows. What was interrupted goes on where it was when the same command is given again.
+    """
+    from taskloom.core.performance import QUICK, Effort
+    from taskloom.plugins.commands.optimize_recipe import settled_recipe
+    from taskloom.plugins.optimizing import optimize_model
+
+    asked = settled_recipe(
+        recipe, model=model, steps=steps, train=data, evaluation=evaluation, validation=validation, changes=changes
+    )
+    show = sys.stderr.isatty() if progress is None else progress
+    artifact = optimize_model(
+        cli.store,
+        cli.registry,
+        asked.model,
+        asked.requests(),
+        asked.files(),
+        work_folder=cli.settings.home / "optimizing",
+        name=name,
+        seed=seed,
+        aliases=aliases,
+        effort=QUICK if quick else Effort(),
+        resume=not no_resume,
+        show_progress=show,
+        on_event=_say,
+        record=_recorder(cli, asked, name),
+    )
+    _tell(cli, artifact, as_json=as_json)
+
+
+def _recorder(cli: CliContext, asked: OptimizeRecipe, name: str) -> Any:
+    from taskloom.core.types import ModelRef
+    from taskloom.plugins.commands.events import record_event
+
+    model = name or ModelRef.parse(asked.model).name
+
+    def record(action: str, task: TaskPlugin[Any, Any, Any], facts: Mapping[str, Any], version: str) -> None:
+        record_event(cli.registry, cli.settings, action, model=model, task=task.name, facts=facts, version=version)
+
+    return record
+
+
+def _say(event: Mapping[str, Any]) -> None:
+    told = {
+        "step": "{name} ...",
+        "kept": "{name}: kept from before",
+        "compare": "comparing it with its parent ...",
+        "resumed": "going on from step {step} of {steps}",
+    }.get(str(event.get("event")))
+    if told:
+        click.echo(told.format(**event), err=True)
+
+
+def _tell(cli: CliContext, artifact: Artifact, *, as_json: bool) -> None:
+    from taskloom.core.comparison import PAGE
+    from taskloom.core.gate import breaches
+    from taskloom.core.publishing import read_report
+
+    comparison = read_report(artifact).comparison
+    assert comparison is not None
+    broken = [str(breach) for breach in breaches(comparison, cli.settings.gate.limits(artifact.manifest.model))]
+    if as_json:
+        cli.print_json(
+            {
+                "model": artifact.name,
+                "path": str(artifact.folder),
+                "aliases": list(artifact.aliases),
+                "comparison": comparison.model_dump(mode="json"),
+                "gate": {"passed": not broken, "breaches": broken},
+            }
+        )
+        return
+    from rich.console import Console
+
+    from taskloom.plugins.commands.tables import comparison_tables
+
+    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    console.print(f"published {artifact.name} ({', '.join(artifact.aliases)})\n{artifact.folder / PAGE}")
+    for table in comparison_tables(comparison):
+        console.print(table)
+    console.print(_verdict(artifact.manifest.model, artifact.manifest.version, broken), markup=False)
+
+
+def _verdict(model: str, version: str, broken: Sequence[str]) -> str:
+    command = f"taskloom models promote {model} {version}"
+    if not broken:
+        return f"the gate lets it pass: {command}"
+    return "\n".join(
+        ["the gate refuses it:", *(f"  {told}" for told in broken), f"{command} --force --reason '...' overrides it"]
+    )

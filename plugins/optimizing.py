@@ -1,0 +1,291 @@
+"""Optimizing a published model, from data files to a new version that was compared with its parent."""
+
+from __future__ import annotations
+
+import fcntl
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskloom.core.artifact import CARD, Artifact, DataInfo, ParentInfo, file_digest
+from taskloom.core.comparing import Comparing, DrawPareto
+from taskloom.core.digest import canonical_json, sha256_hex
+from taskloom.core.errors import DataError
+from taskloom.core.model_card import told_in_card
+from taskloom.core.optimizing import Chain, Optimizing, StepRequest
+from taskloom.core.performance import REGISTRY, Effort
+from taskloom.core.publishing import ModelStory, publish_model
+from taskloom.core.registry import Registry
+from taskloom.core.runtime import RuntimeConfig
+from taskloom.core.store import ModelStore
+from taskloom.core.task import Example, TaskPlugin, TrainRun
+from taskloom.plugins._shared.datasets import describe_data, file_label, stratified_split
+from taskloom.plugins._shared.robustness import perturbations
+
+VALIDATION_SHARE = 0.1
+SEED = 13
+
+Record = Callable[[str, TaskPlugin[Any, Any, Any], Mapping[str, Any], str], None]
+"""Puts on record what happens: action, task, facts, and the version if there is one."""
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """`train` is for recovery training and calibration. `validation` is what optimizers choose by: a tenth of `train` where it
+    is empty. `evaluation` is what the report is made from; the model and its parent must not know it."""
+
+    train: Sequence[Path]
+    evaluation: Sequence[Path]
+    validation: Sequence[Path] = ()
+    licence: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the files hold. `seen` describes each file that the new version is made with."""
+
+    train: list[Example[Any]]
+    validation: list[Example[Any]]
+    evaluation: list[Example[Any]]
+    seen: list[DataInfo]
+    evaluation_data: DataInfo
+
+
+def optimize_model(
+    store: ModelStore,
+    registry: Registry,
+    model: str,
+    steps: Sequence[StepRequest],
+    data: DataFiles,
+    *,
+    work_folder: Path,
+    name: str = "",
+    seed: int | None = None,
+    aliases: Sequence[str] = ("candidate",),
+    runtime: RuntimeConfig | None = None,
+    effort: Effort | None = None,
+    resume: bool = True,
+    show_progress: bool = False,
+    on_event: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    record: Record = lambda *_: None,
+    factory: str = REGISTRY,
+) -> Artifact:
+    """Runs the steps on `model` (NAME or NAME@VERSION), compares what they made with it and publishes that as a new version of
+    the same name, or of `name`. `work_folder` keeps finished steps until that is done: the same call goes on where one was
+    interrupted. `seed` goes to every step that has such a setting, over its default.
+
+    Raises `UnsupportedError` where a step makes no sense for what it is given, `ConfigError` for a setting that can't be,
+    `DataError` for rows that can't be used, and for an evaluation file that the model was, or would be, trained on.
+
+        optimize_model(store, registry, "intent-en", [StepRequest(name="quantize")],
+                       DataFiles([Path("train.csv")], [Path("test.csv")]), work_folder=Path("work"))
+    """
+    parent = store.resolve(model)
+    task = registry.tasks.get(parent.manifest.task)
+    asked = _seeded(registry, steps, seed)
+    refuse_known_rows(parent, data)
+    rows = read_rows(task, data, SEED if seed is None else seed)
+    digests = [info.sha256 for info in rows.seen]
+    shared = work_folder / f"{parent.manifest.model}-{sha256_hex(canonical_json([parent.digest, *digests]))[:12]}"
+    with _shared_work(shared):
+        optimizing = Optimizing(
+            registry,
+            parent,
+            train=rows.train,
+            validation=rows.validation,
+            identity=[*digests, str(seed)],
+            run=TrainRun(work_folder=shared, resume=resume, show_progress=show_progress, on_event=on_event),
+            runtime=runtime,
+        )
+        optimizing.configs(asked)  # a setting that can't be is told before the first step is made
+        asked_for = [step.model_dump(mode="json") for step in asked]
+        record("model.optimize", task, {"parent": parent.digest, "steps": asked_for, "data": digests}, "")
+        chain = optimizing.run(asked)
+        on_event({"event": "compare"})
+        artifact = _publish(
+            store,
+            registry,
+            parent,
+            task=task,
+            chain=chain,
+            rows=rows,
+            story=_story(parent, task, name, _command(parent, asked, data, name)),
+            comparing=Comparing(
+                store,
+                registry,
+                parent,
+                rows.evaluation,
+                perturbations=perturbations(task),
+                effort=effort,
+                runtime=runtime,
+                factory=factory,
+                draw_pareto=_draw_pareto(),
+            ),
+            aliases=aliases,
+            runtime=runtime,
+        )
+        published = artifact.manifest
+        facts = {
+            "digest": artifact.digest,
+            "parent": parent.digest,
+            "steps": [step.name for step in chain.steps],
+            "data": digests,
+            "metrics": dict(published.metrics),
+        }
+        record("model.publish", task, facts, published.version)
+    return artifact
+
+
+def _publish(
+    store: ModelStore,
+    registry: Registry,
+    parent: Artifact,
+    *,
+    task: TaskPlugin[Any, Any, Any],
+    chain: Chain,
+    rows: Rows,
+    story: ModelStory,
+    comparing: Comparing,
+    aliases: Sequence[str],
+    runtime: RuntimeConfig | None,
+) -> Artifact:
+    known = parent.manifest
+    old = {info.sha256 for info in known.data}
+    return publish_model(
+        store,
+        registry,
+        task,
+        chain.model,
+        story,
+        steps=(*known.steps, *chain.steps),
+        data=(*known.data, *(info for info in rows.seen if info.sha256 not in old)),
+        evaluation=rows.evaluation,
+        evaluation_data=rows.evaluation_data,
+        parent=ParentInfo(model=known.model, version=known.version, digest=parent.digest),
+        demanded_runtime=chain.runtime,
+        files=chain.files,
+        external=chain.external,
+        compare=comparing,
+        runtime=runtime,
+        aliases=aliases,
+    )
+
+
+def refuse_known_rows(parent: Artifact, data: DataFiles) -> None:
+    """Raises `DataError` for an evaluation file that the model was trained on, or that the optimizers would get: figures from
+    it would say nothing."""
+    given = {file_digest(path).sha256: path for path in (*data.train, *data.validation) if path.is_file()}
+    known = {info.sha256: info.name for info in parent.manifest.data}
+    for path in data.evaluation:
+        if not path.is_file():
+            raise DataError(f"there is no data file {path}", path=str(path))
+        digest = file_digest(path).sha256
+        why = (
+            f"it is the same as {given[digest]}, which the optimizers get"
+            if digest in given
+            else f"{parent.name} was trained on it ({known[digest]})"
+            if digest in known
+            else ""
+        )
+        if why:
+            raise DataError(f"{path} can't be evaluated on: {why}; give rows that no training has seen", path=str(path))
+
+
+def read_rows(task: TaskPlugin[Any, Any, Any], data: DataFiles, seed: int) -> Rows:
+    """Reads all files. Without validation files a tenth of the training rows is held out: of each label, where a row has
+    one."""
+    parts = [list(task.read_examples(path)) for path in (*data.train, *data.validation)]
+    evaluation = [row for path in data.evaluation for row in task.read_examples(path)]
+    count = len(data.train)
+    train = [row for part in parts[:count] for row in part]
+    validation = [row for part in parts[count:] for row in part]
+    seen = [
+        describe_data(path, len(part), licence=data.licence, source=data.source)
+        for path, part in zip((*data.train, *data.validation), parts, strict=True)
+    ]
+    if len(data.train) > 1:
+        seen = [
+            info.model_copy(update={"name": file_label(str(path))})
+            for info, path in zip(seen, (*data.train, *data.validation), strict=True)
+        ]
+    if not validation:
+        train, validation = stratified_split(train, _stratum, VALIDATION_SHARE, seed)
+    if not (train and validation and evaluation):
+        told = f"{len(train)} rows to optimize with, {len(validation)} to choose by, {len(evaluation)} to evaluate on"
+        raise DataError(f"there are {told}; each needs one at least")
+    info = describe_data(data.evaluation, len(evaluation), licence=data.licence, source=data.source)
+    return Rows(train, validation, evaluation, seen, info)
+
+
+def _stratum(row: Example[Any]) -> str:
+    return row.target if isinstance(row.target, str) else ""
+
+
+def _seeded(registry: Registry, steps: Sequence[StepRequest], seed: int | None) -> list[StepRequest]:
+    """The steps, with the seed in the settings of those that have one and were not told another."""
+    if seed is None:
+        return list(steps)
+    return [
+        step.model_copy(update={"config": {"seed": seed, **step.config}})
+        if "seed" in registry.optimizers.get(step.name).Config.model_fields
+        else step
+        for step in steps
+    ]
+
+
+def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, command: str) -> ModelStory:
+    """What people said about the parent is true of what was made from it."""
+    known = parent.manifest
+    use, limits = "", ""
+    if CARD in known.files:
+        use, limits = told_in_card(parent.path(CARD).read_text(encoding="utf-8"), task)
+    return ModelStory(
+        name=name or known.model,
+        description=known.description,
+        languages=known.languages,
+        licence=known.licence,
+        intended_use=use,
+        limits=limits,
+        examples=known.examples,
+        reproduce=(command,),
+    )
+
+
+def _command(parent: Artifact, steps: Sequence[StepRequest], data: DataFiles, name: str) -> str:
+    """The command line that makes the version again, without the paths of this machine."""
+    words = ["taskloom", "optimize", parent.name, "--with", ",".join(step.name for step in steps)]
+    for step in steps:
+        for key, value in step.config.items():
+            words += ["--set", f"{step.name}.{key}={value}"]
+    for flag, files in (("--data", data.train), ("--validation", data.validation), ("--eval", data.evaluation)):
+        for path in files:
+            words += [flag, file_label(str(path))]
+    return shlex.join([*words, *(["--name", name] if name else [])])
+
+
+def _draw_pareto() -> DrawPareto | None:
+    try:
+        from taskloom.plugins._shared.pareto import draw_pareto
+    except ImportError:  # matplotlib comes with the extra `train`; the report does without its picture
+        return None
+    return draw_pareto
+
+
+@contextmanager
+def _shared_work(folder: Path) -> Iterator[None]:
+    """Chains on the same model and data share their beginnings; the last one that is done removes what all have made. An
+    interrupted one leaves its steps to the next."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
