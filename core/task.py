@@ -180,7 +180,7 @@ class TaskModel(ABC, Generic[In, Out, Par]):
         raise UnsupportedError(f"{type(self).__name__} can't be trained: it has no `loss`")
 
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
-        """What a student of the same task imitates of the outputs, `logits` first. The rows of each are in the inputs' order."""
+        """What a student of the same task imitates of the outputs, `logits` first. Rows are in the inputs' order."""
         raise UnsupportedError(f"{type(self).__name__} can't be distilled: it has no `distillation_targets`")
 
     def structures(self) -> Sequence[Structure]:

@@ -88,7 +88,9 @@ def tuning_fingerprint(model: TaskModel[Any, Any, Any], context: OptimizeContext
 
 
 def rows_digest(rows: Sequence[Example[Any]]) -> str:
-    return sha256_hex("".join(sha256_hex(repr((row.input, row.target)).encode("utf-8", "surrogatepass")) for row in rows).encode())
+    return sha256_hex(
+        "".join(sha256_hex(repr((row.input, row.target)).encode("utf-8", "surrogatepass")) for row in rows).encode()
+    )
 
 
 def weights_of(module: nn.Module) -> str:

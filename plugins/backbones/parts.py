@@ -146,7 +146,7 @@ class EncoderParts:
         """`adapted` is a PEFT model of the backbone; from now on its adapter is saved beside the backbone, not in it."""
         if self.whole is not None:
             raise UnsupportedError(
-                "a model that was imported with its head is saved as one checkpoint, which has no place for an adapter beside it; "
+                "a model that was imported with its head is saved as one checkpoint, with no place for an adapter beside it; "
                 "set merge = true"
             )
         self.adapted = adapted

@@ -13,8 +13,8 @@ from taskloom.plugins.backbones.encoder import length_buckets
 
 
 def soft_loss(student: SoftTarget, teacher: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) of what both hold for likely, softened by T and multiplied by T^2, so that its gradients are of the
-    same size whatever T is (Hinton et al. 2015, https://arxiv.org/abs/1503.02531, section 2.1). The mean over rows (over
+    """KL(teacher || student) of what both hold for likely, softened by T and multiplied by T^2, so that its gradients are of
+    the same size whatever T is (Hinton et al. 2015, https://arxiv.org/abs/1503.02531, section 2.1). The mean over rows (over
     inputs, for `choices`), the sum over what one row has several of. For `vectors`: the squared distance as a share of the
     teacher's squared length.
 

@@ -11,7 +11,7 @@ from taskloom.core.task import TaskModel, TaskPlugin
 from taskloom.plugins.optimizers.distill.config import DistillConfig
 
 
-class Distill(OptimizerPlugin):
+class DistillOptimizer(OptimizerPlugin):
     """A smaller student learns to answer as the parent does."""
 
     name: ClassVar[str] = "distill"

@@ -29,9 +29,8 @@ PROJECTIONS: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True)
 class Views:
-    """Modules whose outputs [1, R, H] are watched, by name."""
+    """Modules of a packed text encoder whose outputs [1, R, H] are watched, by name."""
 
-    encoder: TextEncoder
     modules: Mapping[str, nn.Module]
 
 
@@ -86,7 +85,7 @@ class Watched:
 
 
 def _keeper(states: dict[str, list[Tensor]], name: str) -> Callable[[nn.Module, Any, Any], None]:
-    def keep(module: nn.Module, given: Any, found: Any) -> None:
+    def keep(_module: nn.Module, _given: Any, found: Any) -> None:
         states.setdefault(name, []).append(found[0] if isinstance(found, tuple) else found)
 
     return keep

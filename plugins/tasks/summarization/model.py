@@ -20,6 +20,7 @@ from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
 from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
 from taskloom.plugins.tasks.summarization.heads import Found, SummaryHead
+from taskloom.plugins.tasks.summarization.rouge import RougeTokenizer
 from taskloom.plugins.tasks.summarization.schema import (
     WRITING_ONLY,
     SavedChooser,
@@ -28,7 +29,6 @@ from taskloom.plugins.tasks.summarization.schema import (
     SummarizationParams,
     SummarySentence,
 )
-from taskloom.plugins.tasks.summarization.rouge import RougeTokenizer
 from taskloom.plugins.tasks.summarization.selection import Limits, choose, joined
 from taskloom.plugins.tasks.summarization.shortening import Word, shortened
 from taskloom.plugins.tasks.summarization.streaming import cut_at_word
