@@ -15,6 +15,7 @@ import torch
 from taskloom.core.artifact import BackboneInfo
 from taskloom.core.errors import ArtifactError, MissingDependencyError, NotFoundError, UnsupportedError
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
+from taskloom.plugins.backbones.shape import read_shape, read_shaped, save_shape
 from taskloom.plugins.backbones.tokenizer import TextTokenizer
 
 HUB_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
@@ -63,9 +64,10 @@ def load_backbone(
         )
     loader = getattr(transformers, auto_class)
     options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    shape = read_shape(folder)
     with quiet_transformers():
         try:
-            model = loader.from_pretrained(folder, **options)
+            model = loader.from_pretrained(folder, **options) if shape is None else read_shaped(loader, folder, shape, dtype)
             processor = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError) as exc:
             raise ArtifactError(f"backbone {name!r} can't be read: {_first_line(exc)}") from exc
@@ -107,6 +109,7 @@ def save_backbone(backbone: Backbone, folder: Path, model: Any = None) -> None:
     saved = model if model is not None else backbone.model
     with quiet_transformers():
         saved.save_pretrained(folder)
+        save_shape(saved, folder)
         backbone.tokenizer.processor.save_pretrained(folder)
 
 

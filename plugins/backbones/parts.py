@@ -122,6 +122,13 @@ class EncoderParts:
         elif self.saved.form != "adapter":
             save_backbone(self.backbone, folder / BACKBONE_FOLDER, self.whole)
 
+    def own_backbone(self) -> None:
+        """From now on what is saved holds the backbone: to be called before its weights or its shape change."""
+        if isinstance(self.encoder, EncoderBranch):
+            raise UnsupportedError("this model shares its backbone with others and can't be changed; load it alone first")
+        if self.saved.form == "adapter":
+            self.saved = self.saved.model_copy(update={"form": "full"})
+
 
 def _saved(base: Backbone, form: Literal["adapter", "full", "imported"], *, has_adapter: bool = False) -> SavedEncoder:
     return SavedEncoder(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from taskloom.core.anatomy import Structure
 from taskloom.core.errors import ArtifactError
 from taskloom.core.task import Batch, In, Out, Outputs, Par, TaskModel
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.packing import row_length
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import SavedEncoder
+from taskloom.plugins.backbones.structure import encoder_structures
 from taskloom.plugins.backbones.trunk import EncoderBranch
 
 HEAD_FILE = "head.safetensors"
@@ -60,11 +62,25 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         """The head: hidden states [T, H], in the order of the batch's tokens, to the task's outputs."""
 
+    def own_backbone(self) -> None:
+        """`EncoderParts.own_backbone`."""
+        self.parts.own_backbone()
+        self._note_parts()
+
+    def _note_parts(self) -> None:
+        self.saved = self.saved.model_copy(update=self.parts.fields())
+
     def save(self, folder: Path) -> Mapping[str, Any]:
         self.parts.save(folder)
         if self.parts.whole is None:
             save_head(self.module.head, folder / HEAD_FILE)
         return self.saved.model_dump(mode="json")
+
+    def structures(self) -> Sequence[Structure]:
+        """Those of the encoder; none while it is shared or has an adapter that isn't merged."""
+        if isinstance(self.module.encoder, EncoderBranch):
+            return ()
+        return encoder_structures(self.parts.backbone.model, self.own_backbone)
 
     def warm_up(self, max_cost: int) -> Iterator[Batch]:
         """One batch for each length that a packed row can have: what is built per shape is built here."""
