@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taskloom.core.anatomy import Structure
 from taskloom.core.artifact import Artifact, Manifest
 from taskloom.core.loader import load_registry
 from taskloom.core.optimizing import Optimizing, StepRequest
@@ -71,30 +69,6 @@ class Steps:
     def predictor(self, model: Any, folder: Path) -> Predictor[Any, Any, Any]:
         """What a server would answer with: the model saved and read again."""
         return load_predictor(self.registry, published(self.parent.manifest.task, model, folder), FP32)
-
-
-class EncoderLayers(Structure):
-    """The layers of a text encoder, as a structure."""
-
-    kind = "layers"
-    name = "encoder.layers"
-    weights = 1
-
-    def __init__(self, model: Any) -> None:
-        self._encoder = model.parts.backbone.model
-        self.size = len(self._encoder.encoder.layer)
-
-    @contextmanager
-    def gated(self, gate: Any) -> Iterator[None]:
-        raise NotImplementedError
-        yield
-
-    def keep(self, parts: Sequence[int]) -> None:
-        import torch
-
-        stack = self._encoder.encoder
-        stack.layer = torch.nn.ModuleList([stack.layer[i] for i in parts])
-        self._encoder.config.num_hidden_layers = self.size = len(parts)
 
 
 def shuffled_words(words: Sequence[str], count: int, length: int, seed: int) -> list[str]:

@@ -19,7 +19,7 @@ from taskloom.plugins.optimizers.distill.config import DistillConfig
 from taskloom.plugins.optimizers.distill.learner import Learner, Weights
 from taskloom.plugins.optimizers.distill.student import keep_layers, matched_layers, parameters
 from taskloom.plugins.optimizers.distill.teacher import Teacher
-from taskloom.plugins.optimizers.distill.watching import HIDDEN, RELATION, Views, Watched, layer_stack, projections
+from taskloom.plugins.optimizers.distill.watching import HIDDEN, RELATION, Views, Watched, projections, watchable_layers
 
 CHECKED_ROWS = 32
 
@@ -64,7 +64,7 @@ def distill(model: TaskModel[Any, Any, Any], config: DistillConfig, context: Opt
 
 def watched_pair(student: TaskModel[Any, Any, Any], teacher: TaskModel[Any, Any, Any], config: DistillConfig) -> _Pair:
     """Raises `UnsupportedError` where states or relations are asked for and the two models have none that can be compared."""
-    own, others = layer_stack(student), layer_stack(teacher)
+    own, others = watchable_layers(student), watchable_layers(teacher)
     same_width = bool(own and others) and _encoder(student).hidden_size == _encoder(teacher).hidden_size
     if config.hidden_weight and not same_width:
         raise UnsupportedError(
@@ -103,7 +103,7 @@ def check_reached(learner: Learner, context: OptimizeContext) -> None:
     with torch.random.fork_rng():
         learner.module.train()
         learner.loss(learner.collate(context.train[:CHECKED_ROWS])).backward()
-    layers = layer_stack(learner.student)
+    layers = watchable_layers(learner.student)
     reached = not layers or any(p.grad is not None and bool(p.grad.any()) for layer in layers for p in layer.parameters())
     learner.module.zero_grad(set_to_none=True)
     if not reached:

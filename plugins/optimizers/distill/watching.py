@@ -15,6 +15,7 @@ from taskloom.core.anatomy import SoftTarget
 from taskloom.core.task import Batch, TaskModel
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.packing import passes, plan_row
+from taskloom.plugins.backbones.shape import layer_stack
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
 
 TARGET, HIDDEN, RELATION = "target", "hidden", "relation"
@@ -34,12 +35,12 @@ class Views:
     modules: Mapping[str, nn.Module]
 
 
-def layer_stack(model: TaskModel[Any, Any, Any]) -> list[nn.Module]:
+def watchable_layers(model: TaskModel[Any, Any, Any]) -> list[nn.Module]:
     """The layers of a model's text encoder, bottom first; none of a model whose states can't be watched."""
     encoder = model.parts.encoder if isinstance(model, EncoderTaskModel) else None
     if not isinstance(encoder, TextEncoder) or encoder.layout != "packed":
         return []
-    return list(next((module for module in encoder.model.modules() if isinstance(module, nn.ModuleList)), []))
+    return list(layer_stack(encoder.model) or [])
 
 
 def projections(layer: nn.Module) -> dict[str, nn.Module]:

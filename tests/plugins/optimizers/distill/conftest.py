@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from optimizer_steps import EncoderLayers, Steps, published, shuffled_words
+from optimizer_steps import Steps, published, shuffled_words
 
 from taskloom.core.task import Example
-from taskloom.plugins.backbones.task_model import EncoderTaskModel
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.schema import ClassificationInput
 
@@ -44,13 +43,7 @@ def rows_of(model: ClassificationModel, count: int, seed: int) -> list[Example[A
 
 
 @pytest.fixture
-def stacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encoders whose layers can be taken out."""
-    monkeypatch.setattr(EncoderTaskModel, "structures", lambda model: (EncoderLayers(model),))
-
-
-@pytest.fixture
-def steps(classifier: ClassificationModel, stacked: None, tmp_path: Path) -> Callable[..., Steps]:
+def steps(classifier: ClassificationModel, tmp_path: Path) -> Callable[..., Steps]:
     """Chains on the small classifier, each in a folder of its own: `steps("first")`."""
     parent = published("classification", classifier, tmp_path / "store")
     rows, held = rows_of(classifier, 96, 3), rows_of(classifier, 24, 4)
