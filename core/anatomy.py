@@ -1,5 +1,5 @@
 """What a model is made of, for those who change it without knowing its task: the graph that a runtime may run by an engine of
-its own, and the structures that an optimizer may take out."""
+its own, the structures that an optimizer may take out, and the answers that a student imitates."""
 
 from __future__ import annotations
 
@@ -39,6 +39,24 @@ class Graph:
     outputs: tuple[str, ...]
     feeds: Callable[[Mapping[str, Any]], list[Mapping[str, Any]]]
     results: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class SoftTarget:
+    """A tensor of a model's answer that another model of the task can imitate, and what its numbers mean.
+
+    `values` is [M, ...]; `sizes` [N] says how many of the M rows belong to each input of the batch, in order; None if each has
+    one. `kind` is how it is imitated:
+    - `classes`: logits of one choice over the last dimension, for each row;
+    - `choices`: logits of one choice among the rows of an input, for each column (a token of a text, a sentence of a document);
+    - `flags`: each number is the logit of a yes or no of its own;
+    - `vectors`: points in a space, over the last dimension.
+    A logit of -1e4 or less is something that can't be.
+    """
+
+    values: Any
+    kind: Literal["classes", "choices", "flags", "vectors"] = "classes"
+    sizes: Any = None
 
 
 class Structure(ABC):

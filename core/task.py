@@ -19,7 +19,7 @@ from taskloom.core.errors import UnsupportedError
 from taskloom.core.types import Frozen
 
 if TYPE_CHECKING:
-    from taskloom.core.anatomy import Graph, Structure
+    from taskloom.core.anatomy import Graph, SoftTarget, Structure
     from taskloom.core.artifact import Artifact, BackboneInfo
     from taskloom.core.predictor import Predictor
 
@@ -179,8 +179,8 @@ class TaskModel(ABC, Generic[In, Out, Par]):
         """The scalar training loss of a batch made by `collate`."""
         raise UnsupportedError(f"{type(self).__name__} can't be trained: it has no `loss`")
 
-    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
-        """The tensors that a student of the same task imitates, `logits` first."""
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        """What a student of the same task imitates of the outputs, `logits` first. Rows are in the inputs' order."""
         raise UnsupportedError(f"{type(self).__name__} can't be distilled: it has no `distillation_targets`")
 
     def structures(self) -> Sequence[Structure]:

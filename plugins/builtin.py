@@ -9,6 +9,8 @@ from taskloom.core.hookspecs import CommandSpec, hookimpl
 from taskloom.core.optimizer import OptimizerPlugin
 from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
+from taskloom.plugins.optimizers.distill.plugin import DistillOptimizer
+from taskloom.plugins.optimizers.lora.plugin import LoraOptimizer
 from taskloom.plugins.optimizers.quantize.plugin import QuantizeOptimizer
 from taskloom.plugins.runtimes.onnx import OnnxRuntime
 from taskloom.plugins.runtimes.openvino import OpenVinoRuntime
@@ -43,6 +45,8 @@ def register_runtimes(register: Callable[[RuntimePlugin], None]) -> None:
 @hookimpl
 def register_optimizers(register: Callable[[OptimizerPlugin], None]) -> None:
     register(QuantizeOptimizer())
+    register(DistillOptimizer())
+    register(LoraOptimizer())
 
 
 @hookimpl

@@ -36,3 +36,14 @@ class LoopConfig(Frozen):
     seed: int = Field(default=13, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
+
+
+class TuneConfig(LoopConfig):
+    """Training a model that has learnt its task already: slower, and for fewer epochs."""
+
+    epochs: int = Field(default=5, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    head_learning_rate: float = Field(default=5e-4, gt=0)
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    validation_fraction: float = Field(default=0.0, ge=0, le=0)
+    """Nothing more is held out: an optimizer is given rows to choose by."""

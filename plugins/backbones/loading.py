@@ -15,6 +15,7 @@ import torch
 from taskloom.core.artifact import BackboneInfo
 from taskloom.core.errors import ArtifactError, MissingDependencyError, NotFoundError, UnsupportedError
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
+from taskloom.plugins.backbones.shape import apply_shape, read_shape, read_shaped, save_shape
 from taskloom.plugins.backbones.tokenizer import TextTokenizer
 
 HUB_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
@@ -63,17 +64,27 @@ def load_backbone(
         )
     loader = getattr(transformers, auto_class)
     options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
-    return _with_tokenizer(info, folder, lambda: loader.from_pretrained(folder, **options), max_length)
+    shape = read_shape(folder)
+
+    def make() -> Any:
+        return loader.from_pretrained(folder, **options) if shape is None else read_shaped(loader, folder, shape, dtype)
+
+    return _with_tokenizer(info, folder, make, max_length)
 
 
 def blank_backbone(folder: Path, *, max_length: int | None = None, auto_class: str = "AutoModel") -> Backbone:
     """A backbone without weights (on torch's `meta` device), from the configuration and tokenizer in a folder."""
     import transformers
 
+    shape = read_shape(folder)
+
     def make() -> Any:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
-            return getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+            model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+        if shape is not None:
+            apply_shape(model, shape)
+        return model
 
     return _with_tokenizer(BackboneInfo(id=folder.name), folder, make, max_length)
 
@@ -122,15 +133,33 @@ def find_backbone(name: str) -> Path:
 
 def save_backbone(backbone: Backbone, folder: Path, model: Any = None, *, weights: bool = True) -> None:
     """Writes weights, configuration and tokenizer, from which `load_backbone(str(folder))` makes the same again; without
-    `weights` what `blank_backbone` needs."""
+    `weights` what `blank_backbone` needs. An adapter that PEFT put into the model is left out."""
     saved = model if model is not None else backbone.model
+    adapted = any(name.endswith(".base_layer") for name, _ in saved.named_modules())
     with quiet_transformers():
         if weights:
-            saved.save_pretrained(folder)
+            saved.save_pretrained(folder, state_dict=plain_weights(saved) if adapted else None)
         else:
             saved.config.architectures = [type(saved).__name__]
             saved.config.save_pretrained(folder)
+        save_shape(saved, folder)
         backbone.tokenizer.processor.save_pretrained(folder)
+
+
+def plain_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The weights of a model by their own names, without those of an adapter that is in it."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        layer = next((layer for layer in adapted if name.startswith(f"{layer}.")), None)
+        rest = name.removeprefix(f"{layer}.")
+        if layer is None:
+            found[name] = tensor
+        elif rest.startswith("base_layer."):
+            found[f"{layer}.{rest.removeprefix('base_layer.')}"] = tensor
+    return found
 
 
 def weights_digest(folder: Path) -> str:

@@ -100,6 +100,9 @@ class EncoderParts:
             else:
                 base = load_backbone(str(folder), dtype="auto", max_length=saved.max_length, auto_class=reader)
             base.info = info
+            if saved.has_adapter:
+                load_adapter(base, artifact.folder / ADAPTER_FOLDER)
+                kept = kept.model_copy(update={"has_adapter": False})
             return cls._imported(base, kept, layout) if saved.form == "imported" else cls(base, TextEncoder(base, layout), kept)
         folder_of_adapter = artifact.folder / ADAPTER_FOLDER if saved.has_adapter else None
         if layout is None and shared.wants(info.digest) and (folder_of_adapter is None or mixable_adapter(folder_of_adapter)):
@@ -129,7 +132,7 @@ class EncoderParts:
             raise UnsupportedError(WEIGHTS_APART)
         if self.adapted is not None:
             save_adapter(self.adapted, self.backbone, folder / ADAPTER_FOLDER)
-        elif self.saved.form != "adapter":
+        if self.saved.form != "adapter":
             save_backbone(self.backbone, folder / BACKBONE_FOLDER, self.whole)
 
     def own_backbone(self) -> None:
@@ -138,6 +141,24 @@ class EncoderParts:
             raise UnsupportedError("this model shares its backbone with others and can't be changed; load it alone first")
         if self.saved.form == "adapter":
             self.saved = self.saved.model_copy(update={"form": "full"})
+
+    def keep_adapter(self, adapted: Any) -> None:
+        """`adapted` is a PEFT model of the backbone; from now on its adapter is saved beside the backbone, not in it."""
+        if self.whole is not None:
+            raise UnsupportedError(
+                "a model that was imported with its head is saved as one checkpoint, with no place for an adapter beside it; "
+                "set merge = true"
+            )
+        self.adapted = adapted
+        self.saved = self.saved.model_copy(update={"has_adapter": True})
+
+    def restart(self) -> None:
+        """Puts the backbone as it was pretrained, found by its name, in the place of this model's own."""
+        info = self.backbone.info
+        self.backbone = load_backbone(info.id, max_length=self.backbone.max_length, expect=info)
+        self.encoder = TextEncoder(self.backbone, None if isinstance(self.encoder, EncoderBranch) else self.encoder.layout)
+        self.saved = self.saved.model_copy(update={"form": "adapter", "has_adapter": False})
+        self.adapted = None
 
     def save_rest(self, folder: Path, head: nn.Module) -> SavedEncoder:
         """Writes what is needed beside the weights of the encoder's graph: how it is made, its tokenizer and, of an imported

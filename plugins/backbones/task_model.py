@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from taskloom.core.anatomy import Graph
+from taskloom.core.anatomy import Graph, Structure
 from taskloom.core.errors import ArtifactError
 from taskloom.core.task import Batch, In, Out, Outputs, Par, TaskModel
 from taskloom.plugins.backbones.encoder import TextEncoder
@@ -18,6 +18,7 @@ from taskloom.plugins.backbones.graph import encoder_graph
 from taskloom.plugins.backbones.packing import row_length
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import SavedEncoder
+from taskloom.plugins.backbones.structure import encoder_structures
 from taskloom.plugins.backbones.trunk import EncoderBranch
 
 HEAD_FILE = "head.safetensors"
@@ -72,6 +73,17 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
         self.parts.own_backbone()
         self._note_parts()
 
+    def keep_adapter(self, adapted: Any) -> None:
+        """`EncoderParts.keep_adapter`."""
+        self.parts.keep_adapter(adapted)
+        self._note_parts()
+
+    def restart(self) -> None:
+        """`EncoderParts.restart`; the head stays."""
+        self.parts.restart()
+        self.module.encoder = self.parts.encoder
+        self._note_parts()
+
     def _note_parts(self) -> None:
         self.saved = self.saved.model_copy(update=self.parts.fields())
 
@@ -89,6 +101,12 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
         """Writes what the task has beside the encoder; a checkpoint's own head is saved with the checkpoint."""
         if self.parts.whole is None:
             save_head(self.module.head, folder / HEAD_FILE)
+
+    def structures(self) -> Sequence[Structure]:
+        """Those of the encoder; none while it is shared or has an adapter that isn't merged."""
+        if isinstance(self.module.encoder, EncoderBranch):
+            return ()
+        return encoder_structures(self.parts.backbone.model, self.own_backbone)
 
     def warm_up(self, max_cost: int) -> Iterator[Batch]:
         """One batch for each length that a packed row can have: what is built per shape is built here."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
@@ -179,8 +180,8 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
             return functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights)
         return functional.cross_entropy(logits, targets, weight=weights, label_smoothing=self.label_smoothing)
 
-    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
-        return {"logits": outputs["logits"]}
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        return {"logits": SoftTarget(outputs["logits"], "flags" if self.saved.multi_label else "classes")}
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
@@ -122,8 +123,8 @@ class ZeroShotModel(EncoderTaskModel[ClassificationInput, ClassificationOutput, 
     def collate(self, examples: Sequence[Example[ClassificationInput]]) -> Batch:
         raise UnsupportedError("a zero-shot model learns the scale of its scores alone; train a classifier on the rows instead")
 
-    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
-        return {"logits": outputs["logits"]}
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        return {"logits": SoftTarget(outputs["logits"])}
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)

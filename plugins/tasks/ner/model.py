@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, InvalidInputError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
@@ -209,8 +210,10 @@ class NerModel(EncoderTaskModel[NerInput, NerOutput, NerParams]):
         whole, part = (chain.log_partition(padded(rows, counts), counts) for rows in (logits, allowed))
         return (whole - part).sum() / words
 
-    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
-        return {"logits": outputs["logits"]}
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        """Each word's tags, or whether each span is an entity of each label."""
+        kind: Literal["classes", "flags"] = "flags" if self.tags is None else "classes"
+        return {"logits": SoftTarget(outputs["logits"], kind, outputs["word_counts"])}
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)

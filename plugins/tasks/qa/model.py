@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
@@ -26,7 +27,7 @@ from taskloom.plugins.tasks.qa.schema import (
     QaParams,
     SavedQa,
 )
-from taskloom.plugins.tasks.qa.spans import log_partition, null_logits, span_logits
+from taskloom.plugins.tasks.qa.spans import IMPOSSIBLE, log_partition, null_logits, span_logits
 from taskloom.plugins.tasks.qa.windows import TrainingWindows, draw_windows
 
 AUTO_CLASS = "AutoModelForQuestionAnswering"
@@ -149,8 +150,13 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         total: Tensor = log_partition(spans, null, lengths).sum() - (gold * batch["gold_weight"]).sum()
         return total / len(lengths)
 
-    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
-        return {"logits": outputs["logits"]}
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        """Where each window's answer starts and where it ends; its first token stands for "no answer". Windows, not inputs, are
+        what has an answer."""
+        logits, lengths = outputs["logits"], outputs["lengths"]
+        possible = outputs["offsets"][:, 0] >= 0
+        possible = possible.index_fill(0, lengths.cumsum(0) - lengths, True)
+        return {"logits": SoftTarget(logits.masked_fill(~possible.unsqueeze(1), IMPOSSIBLE), "choices", lengths)}
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
@@ -24,6 +25,7 @@ from taskloom.plugins.tasks.recommendation.catalogue import Catalogue, Item
 from taskloom.plugins.tasks.recommendation.index import ItemIndex
 from taskloom.plugins.tasks.recommendation.known_users import KnownUsers
 from taskloom.plugins.tasks.recommendation.learning import Choices, ItemIds, Learning, rows_of
+from taskloom.plugins.tasks.recommendation.relearning import choice_loss, cut_history
 from taskloom.plugins.tasks.recommendation.schema import (
     Reason,
     Recommendation,
@@ -235,7 +237,9 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
     # -- the task model -----------------------------------------------------------------------------------------------
 
     def encode(self, inputs: Sequence[RecommendationInput]) -> Batch:
-        known = [self._known(item) for item in inputs]
+        return self._batch([self._known(item) for item in inputs])
+
+    def _batch(self, known: Sequence[_Known]) -> Batch:
         read = (
             self.parts.tokenizer.encode([text for row in known for text in row.texts]) if any(k.texts for k in known) else None
         )
@@ -356,32 +360,46 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
     # -- training -----------------------------------------------------------------------------------------------------
 
     def collate(self, examples: Sequence[Example[RecommendationInput]]) -> Batch:
-        learning = self._in_training()
+        """What `Learning` draws; once it has ended, what `relearning` does."""
         known = [self._known(example.input) for example in examples]
-        return learning.collate([Choices(row.history, row.user, row.features) for row in known])
+        if self.learning is not None:
+            return self.learning.collate([Choices(row.history, row.user, row.features) for row in known])
+        cuts = [cut_history(row.history) for row in known]
+        texts = [[self.catalogue.items[place].text() for place in cut.in_words] for cut in cuts]
+        told = [replace(row, history=cut.told, texts=text) for row, cut, text in zip(known, cuts, texts, strict=True)]
+        return {
+            **self._batch(told),
+            "targets": torch.tensor([place for cut in cuts for place in cut.wanted], dtype=torch.long),
+            "target_rows": rows_of([len(cut.wanted) for cut in cuts]),
+            "chosen": torch.tensor([place for row in known for place in row.history], dtype=torch.long),
+            "chosen_rows": rows_of([len(row.history) for row in known]),
+        }
 
     def loss(self, batch: Batch) -> Tensor:
-        return self._in_training().loss(batch)
+        if self.learning is not None:
+            return self.learning.loss(batch)
+        drawn = {name: batch[name] for name in ("targets", "target_rows", "chosen", "chosen_rows")}
+        return choice_loss(self._scores(self.forward(batch)["user"]).float(), **drawn)
 
-    def _in_training(self) -> Learning:
-        if self.learning is None:
-            raise UnsupportedError(
-                "this recommender is finished: what its ids learnt is in its items' vectors. Train a new one: taskloom train"
-            )
-        return self.learning
+    def _scores(self, user: Tensor) -> Tensor:
+        """Of every item [N, items]."""
+        return user @ self.vectors.item.to(user.device, user.dtype).T
 
     def settle(self) -> None:
         """Ends the training: makes every item's vectors, which from now on are all that is known of its id."""
-        learning = self._in_training()
+        learning = self.learning
+        if learning is None:
+            raise UnsupportedError("this recommender is finished: its items' vectors are made")
         with torch.inference_mode():
             item, weight = learning.ids.vectors(learning.item)
             text = self._read(learning.ids.content[:, : self.parts.hidden_size])
         self._take(ItemVectors.rounded(item, weight, text))
         self.learning = self.towers.ids = None
 
-    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
-        """Scores of every item [N, items]."""
-        return {"logits": outputs["user"] @ self.vectors.item.to(outputs["user"].device, outputs["user"].dtype).T}
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        """Scores of every item [N, items], and the user's vector [N, D]."""
+        user = outputs["user"]
+        return {"logits": SoftTarget(self._scores(user)), "user": SoftTarget(user, "vectors")}
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)

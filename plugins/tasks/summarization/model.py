@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, InvalidInputError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
@@ -19,6 +20,7 @@ from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
 from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
 from taskloom.plugins.tasks.summarization.heads import Found, SummaryHead
+from taskloom.plugins.tasks.summarization.rouge import RougeTokenizer
 from taskloom.plugins.tasks.summarization.schema import (
     WRITING_ONLY,
     SavedChooser,
@@ -30,6 +32,7 @@ from taskloom.plugins.tasks.summarization.schema import (
 from taskloom.plugins.tasks.summarization.selection import Limits, choose, joined
 from taskloom.plugins.tasks.summarization.shortening import Word, shortened
 from taskloom.plugins.tasks.summarization.streaming import cut_at_word
+from taskloom.plugins.tasks.summarization.targets import ReferenceJudge
 
 SEQUENCES = ("input_ids", "token_type_ids", "lengths")
 REDUNDANCY_PENALTY = 0.3
@@ -211,7 +214,8 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
     def collate(self, examples: Sequence[Example[SummarizationInput]]) -> Batch:
         """`encode` with targets: `worth` [S], what each sentence is worth as a summary, and `kept` [T], whether a reference
         has the token's word (-1: not asked)."""
-        assert self.judge is not None, "training sets `judge`"
+        if self.judge is None:  # a finished model that is trained further
+            self.judge = ReferenceJudge(RougeTokenizer())
         batch = self.encode([example.input for example in examples])
         worth, kept = [], torch.full_like(batch["input_ids"], -1)
         first = 0
@@ -246,8 +250,15 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
         word_loss = functional.binary_cross_entropy_with_logits(found.keep.float()[judged], flags[judged].float())
         return sentence_loss + self.keep_weight * word_loss
 
-    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
-        return {"logits": outputs["logits"], "keep": outputs["keep"]}
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        """Which sentence of each document is best, and which words matter."""
+        documents = outputs["documents"]
+        tokens = torch.bincount(outputs["sentence"], minlength=int(documents.sum()))
+        of_document = torch.stack([part.sum() for part in torch.split(tokens, documents.tolist())])
+        return {
+            "logits": SoftTarget(outputs["logits"], "choices", documents),
+            "keep": SoftTarget(outputs["keep"], "flags", of_document),
+        }
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taskloom.core.anatomy import Graph
+from taskloom.core.anatomy import Graph, SoftTarget
 from taskloom.core.artifact import Artifact, BackboneInfo
 from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, TaskModel
@@ -189,8 +189,8 @@ class VisionModel(TaskModel[VisionInput, VisionOutput, VisionParams]):
             targets = targets[torch.cat([batch[name.replace("pixels.", "places.")] for name in groups])]
         return functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
-    def distillation_targets(self, outputs: Outputs) -> Mapping[str, Any]:
-        return {"logits": outputs["logits"]}
+    def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        return {"logits": SoftTarget(outputs["logits"], "flags" if self.saved.multi_label else "classes")}
 
     def warm_up(self, max_cost: int) -> Iterator[Batch]:
         """Batches of 1, 2, 4, ... pictures of the size that the model looks at."""

@@ -7,12 +7,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.errors import DataError
 from taskloom.core.task import Batch, Example, Trained, TrainRun
 from taskloom.plugins._shared.datasets import stratified_split
+from taskloom.plugins._shared.norms import calibrate_norms, sample
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
 from taskloom.plugins.tasks.vision.augmentation import augment
 from taskloom.plugins.tasks.vision.model import VisionModel
@@ -22,8 +22,6 @@ from taskloom.plugins.tasks.vision.schema import TrainConfig, VisionInput, Visio
 
 MEASURED_AT_ONCE = 256
 """Pictures in a batch where no gradient is needed."""
-CALIBRATION_ROWS = 4096
-"""Pictures that norms take their statistics from."""
 
 Rows = Sequence[Example[VisionInput]]
 
@@ -95,13 +93,6 @@ def _untrained(config: TrainConfig, labels: Sequence[str], kept: Rows, held: Row
     return model, pixels
 
 
-def sample(rows: Rows) -> Rows:
-    """At most `CALIBRATION_ROWS` of them, evenly spaced: rows come sorted, by label or otherwise."""
-    if len(rows) <= CALIBRATION_ROWS:
-        return rows
-    return [rows[i * len(rows) // CALIBRATION_ROWS] for i in range(CALIBRATION_ROWS)]
-
-
 def channel_statistics(pixels: KeptPixels, rows: Rows) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, of values from 0 to 1, over a sample of pictures of one size."""
     stacked = torch.stack([pixels.read(example.input.image).pixels for example in sample(rows)]).double() / 255
@@ -114,29 +105,6 @@ def blank_colour(model: VisionModel) -> Tensor:
     if isinstance(model.module, CheckpointNetwork):
         return torch.zeros(1)
     return (255 * torch.tensor(model.saved.mean)).round()
-
-
-def calibrate_norms(model: VisionModel, rows: Rows) -> None:
-    """Takes the statistics of batch norms anew, from pictures as they are. Those that training leaves behind belong to other
-    weights than the averaged ones (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407, section 3.2) and to augmented
-    pictures. Draws no random numbers, so that a training takes the same course with it and without."""
-    norms = [layer for layer in model.module.modules() if isinstance(layer, _BatchNorm)]
-    model.module.eval()
-    if not norms:
-        return
-    chosen = sample(rows)
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    parts = max(1, len(chosen) // MEASURED_AT_ONCE)
-    with torch.no_grad():
-        for part in range(parts):
-            model.forward(_on_device(model, chosen[part::parts]))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
 
 
 def _on_device(model: VisionModel, rows: Rows) -> Batch:

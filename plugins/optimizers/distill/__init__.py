@@ -1,0 +1,1 @@
+"""Distillation: a smaller student imitates the published model."""

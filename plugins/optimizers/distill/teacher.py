@@ -1,0 +1,137 @@
+"""The teacher: what it says to the rows of a batch, from disk where that can be right, else by running on the batch."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taskloom.core.errors import UnsupportedError
+from taskloom.core.task import Batch, Example, TaskModel
+from taskloom.plugins._shared.tuning import on_device
+from taskloom.plugins.optimizers.distill.answers import AnswerFile, Rows
+from taskloom.plugins.optimizers.distill.watching import TARGET, Watched
+
+log = logging.getLogger(__name__)
+
+COMPARED_ROWS = 64
+"""Rows on which it is seen whether two models read alike, and whether one always reads alike."""
+ASKED_AT_ONCE = 32
+
+
+class Teacher:
+    """Answers for a student. `rows` are all that it may be asked about; they are known by identity.
+
+    If the student always reads a row alike, answers are kept on disk by row, as long as they take at most `cache_bytes`. A
+    student that draws at random what it reads (a window of a long text) gets answers to the very batch that it has drawn.
+    """
+
+    def __init__(self, watched: Watched, student: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]]) -> None:
+        self.watched = watched
+        self.rows = rows
+        self._places = {id(row): i for i, row in enumerate(rows)}
+        self._answers: AnswerFile | None = None
+        some = rows[:: max(1, len(rows) // COMPARED_ROWS)]
+        self.repeatable = not draws(student, some)
+        self._same_batch = reads_alike(student, watched.model, some)
+        if not self.repeatable and not self._same_batch:
+            raise UnsupportedError(
+                "distill: the student reads its inputs otherwise than its teacher, and draws what it reads at random: what the "
+                "teacher says belongs to other tokens. Distil first, and prune the vocabulary afterwards"
+            )
+
+    def keep_answers(self, folder: Path, fingerprint: str, cache_bytes: float) -> dict[str, Any]:
+        """Writes the answers to all rows, if they can be kept; returns what was done, for the facts."""
+        if not self.repeatable:
+            return {"answers": "asked in each step: rows are read at random places"}
+        first = self._asked(range(min(ASKED_AT_ONCE, len(self.rows))))
+        if first is None:
+            return {"answers": "asked in each step: they can't be told apart by row"}
+        size = sum(2 * values.numel() for values, _ in first.values()) * len(self.rows) / min(ASKED_AT_ONCE, len(self.rows))
+        if size > cache_bytes:
+            return {"answers": f"asked in each step: on disk they would take {size / 1e9:.1f} GB"}
+        kept = AnswerFile(folder, len(self.rows), fingerprint)
+        made = kept.fill(self._asked_in_parts)
+        log.info("the teacher's answers to %d rows are on disk (%d files made)", len(self.rows), made)
+        self._answers = kept
+        return {"answers": "kept on disk", "answers_bytes": int(size)}
+
+    def say(self, examples: Sequence[Example[Any]], batch: Batch) -> dict[str, Tensor]:
+        """What the teacher says to `batch`, which the student made of `examples`; by the names of `watching`."""
+        if self._answers is not None:
+            return {name: values for name, (values, _) in self._answers.of([self._places[id(x)] for x in examples]).items()}
+        return {
+            name: target.values for name, target in self._run(batch if self._same_batch else self._collated(examples)).items()
+        }
+
+    def _collated(self, examples: Sequence[Example[Any]]) -> Batch:
+        return self.watched.model.collate(examples)
+
+    def _run(self, batch: Batch) -> dict[str, Any]:
+        module = self.watched.model.module.eval()
+        device = next(module.parameters()).device
+        with torch.no_grad():
+            return self.watched.see(on_device(batch, device))
+
+    def _asked_in_parts(self, numbers: Sequence[int]) -> Rows:
+        parts: list[Rows] = []
+        for start in range(0, len(numbers), ASKED_AT_ONCE):
+            part = self._asked(numbers[start : start + ASKED_AT_ONCE])
+            assert part is not None, "a later part differs in kind from the first"
+            parts.append(part)
+        return {name: (torch.cat([p[name][0] for p in parts]), torch.cat([p[name][1] for p in parts])) for name in parts[0]}
+
+    def _asked(self, numbers: Sequence[int]) -> Rows | None:
+        """Answers to some rows with what belongs to each; None if that can't be told."""
+        examples = [self.rows[i] for i in numbers]
+        seen = self._run(self._collated(examples))
+        states = any(not name.startswith(TARGET) for name in seen)
+        tokens = torch.tensor([int(self._collated([row])["lengths"].sum()) for row in examples]) if states else None
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, target in seen.items():
+            sizes = target.sizes if target.sizes is not None else torch.ones(len(examples), dtype=torch.long)
+            if tokens is not None and not name.startswith(TARGET):
+                sizes = tokens
+            if len(sizes) != len(examples) or int(sizes.sum()) != len(target.values):
+                return None
+            found[name] = (target.values.cpu(), sizes.cpu())
+        return found
+
+
+def reads_alike(one: TaskModel[Any, Any, Any], other: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]]) -> bool:
+    """Whether both make the same batch of the rows, with the same random numbers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = one.collate(rows)
+        torch.manual_seed(0)
+        second = other.collate(rows)
+    return same_batch(first, second)
+
+
+def draws(model: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]]) -> bool:
+    """Whether batches come out differently, or could: one of them takes a random number."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        before = (torch.get_rng_state(), random.getstate())
+        first = model.collate(rows)
+        if not torch.equal(before[0], torch.get_rng_state()) or before[1] != random.getstate():
+            return True
+        torch.manual_seed(1)
+        return not same_batch(first, model.collate(rows))
+
+
+def same_batch(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    if one.keys() != other.keys():
+        return False
+    for name, value in one.items():
+        if isinstance(value, Tensor):
+            if not isinstance(other[name], Tensor) or value.shape != other[name].shape or not torch.equal(value, other[name]):
+                return False
+        elif value != other[name]:
+            return False
+    return True

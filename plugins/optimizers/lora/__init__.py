@@ -1,0 +1,1 @@
+"""Training a small adapter, or all weights as the reference beside it."""

@@ -1,0 +1,50 @@
+"""Small teachers: random functions of texts and pictures, which a student can learn from their answers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optimizer_steps import Steps, published, shuffled_words
+
+from taskloom.core.task import Example
+from taskloom.plugins.tasks.classification.model import ClassificationModel
+from taskloom.plugins.tasks.classification.schema import ClassificationInput
+
+WORDS = ["where", "is", "my", "card", "lost", "order", "refund", "hello", "the", "a"]
+LABELS = ["one", "two", "three"]
+
+
+def sharp(model: Any) -> Any:
+    """Makes a head that says something: its weights are random and large."""
+    for parameter in model.module.head.parameters():
+        torch.nn.init.normal_(parameter, std=1.0)
+    model.module.eval()
+    return model
+
+
+@pytest.fixture(scope="session")
+def classifier(tiny_bert: str) -> ClassificationModel:
+    torch.manual_seed(2)
+    model: ClassificationModel = sharp(ClassificationModel.build(LABELS, backbone=tiny_bert, dropout=0.0))
+    model.parts.backbone.model.config.hidden_dropout_prob = 0.0
+    return model
+
+
+def rows_of(model: ClassificationModel, count: int, seed: int) -> list[Example[Any]]:
+    """Random texts with the labels that the model gives them."""
+    inputs = [ClassificationInput(text=text) for text in shuffled_words(WORDS, count, 4, seed)]
+    with torch.inference_mode():
+        best = model.forward(model.encode(inputs))["logits"].argmax(-1).tolist()
+    return [Example(input=item, target=LABELS[i]) for item, i in zip(inputs, best, strict=True)]
+
+
+@pytest.fixture
+def steps(classifier: ClassificationModel, tmp_path: Path) -> Callable[..., Steps]:
+    """Chains on the small classifier, each in a folder of its own: `steps("first")`."""
+    parent = published("classification", classifier, tmp_path / "store")
+    rows, held = rows_of(classifier, 96, 3), rows_of(classifier, 24, 4)
+    return lambda name: Steps(parent, rows, tmp_path / name, held)
