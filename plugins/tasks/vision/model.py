@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taskloom.core.anatomy import Graph, SoftTarget
+from taskloom.core.anatomy import Graph, SoftTarget, Structure
 from taskloom.core.artifact import Artifact, BackboneInfo
 from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, TaskModel
@@ -21,6 +21,7 @@ from taskloom.plugins.tasks.vision.graph import groups_of, in_places, network_gr
 from taskloom.plugins.tasks.vision.network import CheckpointNetwork, ImageNetwork
 from taskloom.plugins.tasks.vision.pixels import FixedSize, PixelReader, ProcessorPixels, batch_of
 from taskloom.plugins.tasks.vision.schema import NetworkSettings, SavedVision, VisionInput, VisionOutput, VisionParams
+from taskloom.plugins.tasks.vision.structure import network_structures, settings_of
 
 WEIGHTS_FILE = "network.safetensors"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -191,6 +192,15 @@ class VisionModel(TaskModel[VisionInput, VisionOutput, VisionParams]):
 
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
         return {"logits": SoftTarget(outputs["logits"], "flags" if self.saved.multi_label else "classes")}
+
+    def structures(self) -> Sequence[Structure]:
+        """Those of a network of our own; none of an imported checkpoint, whose parts have other names in each architecture."""
+        return () if isinstance(self.module, CheckpointNetwork) else network_structures(self.module, self._note_network)
+
+    def _note_network(self) -> None:
+        if isinstance(self.module, ImageNetwork):
+            settings = settings_of(self.module, self.saved.network)
+            self.saved = self.saved.model_copy(update={"network": settings})
 
     def warm_up(self, max_cost: int) -> Iterator[Batch]:
         """Batches of 1, 2, 4, ... pictures of the size that the model looks at."""

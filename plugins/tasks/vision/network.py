@@ -23,11 +23,11 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a way around them. It starts as that way alone: the last norm's scale is 0 (Goyal et al. 2017,
     https://arxiv.org/abs/1706.02677, section 5.1)."""
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int, inner: int, *, bends: bool = False) -> None:
         super().__init__()
-        self.first = convolution(channels, width, 3, stride)
-        self.second = convolution(width, width, 3, 1)
-        straight = stride == 1 and channels == width
+        self.first = convolution(channels, inner, 3, stride)
+        self.second = convolution(inner, width, 3, 1)
+        straight = stride == 1 and channels == width and not bends
         self.around = nn.Identity() if straight else convolution(channels, width, 1, stride)
         nn.init.zeros_(cast("Tensor", self.second[1].weight))
 
@@ -55,7 +55,9 @@ class ImageNetwork(nn.Module):
         width = settings.stem_width
         for number, (wider, blocks) in enumerate(zip(settings.widths, settings.blocks, strict=True)):
             for block in range(blocks):
-                stages.append(ResidualBlock(width, wider, 2 if number and not block else 1))
+                inner = settings.inner[len(stages)] if settings.inner else wider
+                bends = settings.first_bends and not stages
+                stages.append(ResidualBlock(width, wider, 2 if number and not block else 1, inner, bends=bends))
                 width = wider
         self.stages = nn.Sequential(*stages)
         self.dropout = nn.Dropout(settings.dropout)

@@ -100,6 +100,11 @@ class NetworkSettings(Frozen):
     stem_stride: int = Field(default=1, ge=1, le=4)
     widths: tuple[int, ...] = Field(default=(32, 64, 128), min_length=1)
     blocks: tuple[int, ...] = Field(default=(1, 1, 1), min_length=1)
+    inner: tuple[int, ...] = ()
+    """The channels between the two convolutions of each block, from the first stage on, where pruning left fewer than the
+    stage's width; empty for as many everywhere."""
+    first_bends: bool = False
+    """The first block has a convolution on the way around it, though as many channels come as go; pruning can leave it so."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -108,6 +113,8 @@ class NetworkSettings(Frozen):
             raise ValueError(f"widths has {len(self.widths)} numbers and blocks {len(self.blocks)}; give one of each a stage")
         if min(self.widths) < 1 or min(self.blocks[1:], default=1) < 1 or self.blocks[0] < 0:
             raise ValueError("widths and blocks must be at least 1; only the first stage may have 0 blocks")
+        if self.inner and (len(self.inner) != sum(self.blocks) or min(self.inner) < 1):
+            raise ValueError(f"inner must have {sum(self.blocks)} numbers of at least 1, one for each block, or none")
         return self
 
 

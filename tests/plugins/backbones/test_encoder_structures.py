@@ -81,9 +81,7 @@ def prune(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
-def test_layers_of_different_shapes_are_saved_and_read_again(
-    checkpoint: Callable[..., Path], tmp_path: Path, kind: str
-) -> None:
+def test_layers_of_different_shapes_are_read_again(checkpoint: Callable[..., Path], tmp_path: Path, kind: str) -> None:
     backbone = load_backbone(str(checkpoint(kind)))
     prune(backbone)
     expected = run(TextEncoder(backbone), backbone)
