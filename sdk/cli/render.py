@@ -220,7 +220,7 @@ def _recommendations(reply: _Reply) -> RenderableType:
     lines: list[Text] = []
     for item in typed.items[: reply.limit]:
         lines.append(Text(f"{plain(item.title or item.item)} {item.score:.3f}").append(f" [{plain(item.item)}]", "dim"))
-        near = ", ".join(f"{plain(r.title or r.item)} {r.similarity:.2f}" for r in item.reasons)
+        near = ", ".join(f"{plain(r.title or r.item)} {r.similarity:.2f}" for r in item.reasons if r.similarity > 0)
         if near:  # what points the other way is no reason for people
             lines.append(Text(f"  near to {near}", style="dim"))
     if not typed.items:
