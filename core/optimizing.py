@@ -52,8 +52,10 @@ class _Done(Frozen):
 
 @dataclass(frozen=True)
 class Chain:
-    """What all steps made of a parent: arguments of `publishing.publish_model`."""
+    """What all steps made of a parent: arguments of `publishing.publish_model`. `artifact` is what the last step saved, in the
+    work folder."""
 
+    artifact: Artifact
     model: TaskModel[Any, Any, Any]
     steps: tuple[LineageStep, ...]
     files: Mapping[str, Path]
@@ -115,6 +117,7 @@ class Optimizing:
             finished.append(_Done.model_validate_json((folder / STEP).read_bytes()))
         last = finished[-1]
         return Chain(
+            artifact,
             self._task.load(artifact, SharedParts()),
             tuple(done.lineage for done in finished),
             {name: artifact.path(name) for name in last.files},

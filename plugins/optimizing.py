@@ -87,21 +87,15 @@ def optimize_model(
     """
     parent = store.resolve(model)
     task = registry.tasks.get(parent.manifest.task)
-    asked = _seeded(registry, steps, seed)
+    asked = seeded(registry, steps, seed)
     refuse_known_rows(parent, data)
     rows = read_rows(task, data, SEED if seed is None else seed)
     digests = [info.sha256 for info in rows.seen]
-    shared = work_folder / f"{parent.manifest.model}-{sha256_hex(canonical_json([parent.digest, *digests]))[:12]}"
-    with _shared_work(shared):
-        optimizing = Optimizing(
-            registry,
-            parent,
-            train=rows.train,
-            validation=rows.validation,
-            identity=[*digests, str(seed)],
-            run=TrainRun(work_folder=shared, resume=resume, show_progress=show_progress, on_event=on_event),
-            runtime=runtime,
-        )
+    run = TrainRun(
+        work_folder=shared_folder(work_folder, parent, rows), resume=resume, show_progress=show_progress, on_event=on_event
+    )
+    with shared_work(run.work_folder):
+        optimizing = chains(registry, parent, rows, run, seed=seed, runtime=runtime)
         optimizing.configs(asked)  # a setting that can't be is told before the first step is made
         asked_for = [step.model_dump(mode="json") for step in asked]
         record("model.optimize", task, {"parent": parent.digest, "steps": asked_for, "data": digests}, "")
@@ -226,7 +220,7 @@ def _stratum(row: Example[Any]) -> str:
     return row.target if isinstance(row.target, str) else ""
 
 
-def _seeded(registry: Registry, steps: Sequence[StepRequest], seed: int | None) -> list[StepRequest]:
+def seeded(registry: Registry, steps: Sequence[StepRequest], seed: int | None) -> list[StepRequest]:
     """The steps, with the seed in the settings of those that have one and were not told another."""
     if seed is None:
         return list(steps)
@@ -276,14 +270,36 @@ def _draw_pareto() -> DrawPareto | None:
     return draw_pareto
 
 
+def shared_folder(work_folder: Path, parent: Artifact, rows: Rows) -> Path:
+    """Where chains on this model and these rows keep their steps."""
+    identity = [parent.digest, *(info.sha256 for info in rows.seen)]
+    return work_folder / f"{parent.manifest.model}-{sha256_hex(canonical_json(identity))[:12]}"
+
+
+def chains(
+    registry: Registry, parent: Artifact, rows: Rows, run: TrainRun, *, seed: int | None, runtime: RuntimeConfig | None
+) -> Optimizing:
+    return Optimizing(
+        registry,
+        parent,
+        train=rows.train,
+        validation=rows.validation,
+        identity=[*(info.sha256 for info in rows.seen), str(seed)],
+        run=run,
+        runtime=runtime,
+    )
+
+
 @contextmanager
-def _shared_work(folder: Path) -> Iterator[None]:
-    """Chains on the same model and data share their beginnings; the last one that is done removes what all have made. An
-    interrupted one leaves its steps to the next."""
+def shared_work(folder: Path, *, keep: bool = False) -> Iterator[None]:
+    """Chains on the same model and data share their beginnings; the last one that is done removes what all have made, unless
+    it is to be kept. An interrupted one leaves its steps to the next."""
     folder.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
+        if keep:
+            return
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -31,6 +31,8 @@ Files = click.Path(path_type=Path)
 @click.option("--seed", type=click.IntRange(min=0), help="The seed of every step that has one.")
 @click.option("--alias", "aliases", multiple=True, default=("candidate",), show_default=True, help="Point this alias at it.")
 @click.option("--quick", is_flag=True, help="Measure speed and robustness briefly: for a try, not for a decision.")
+@click.option("--search", "trials", type=click.IntRange(min=1), help="Try so many combinations, show the best, publish none.")
+@click.option("--try", "tried", multiple=True, metavar="STEP.KEY=A|B", help="What --search tries; or STEP.KEY=LOW..HIGH.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--progress/--no-progress", default=None, help="Show a progress bar; by default on a terminal only.")
 @click.option("--no-resume", is_flag=True, help="Start anew, even if this was interrupted before.")
@@ -49,6 +51,8 @@ def optimize(
     seed: int | None,
     aliases: tuple[str, ...],
     quick: bool,
+    trials: int | None,
+    tried: tuple[str, ...],
     as_json: bool,
     progress: bool | None,
     no_resume: bool,
@@ -65,6 +69,11 @@ def optimize(
     asked = settled_recipe(
         recipe, model=model, steps=steps, train=data, evaluation=evaluation, validation=validation, changes=changes
     )
+    if tried and trials is None:
+        raise click.UsageError("--try says what --search N tries; give both")
+    if trials is not None:
+        _search(cli, asked, tried, trials, seed=seed, quick=quick, as_json=as_json)
+        return
     show = sys.stderr.isatty() if progress is None else progress
     artifact = optimize_model(
         cli.store,
@@ -83,6 +92,37 @@ def optimize(
         record=_recorder(cli, asked, name),
     )
     _tell(cli, artifact, as_json=as_json)
+
+
+def _search(
+    cli: CliContext, asked: OptimizeRecipe, tried: Sequence[str], trials: int, *, seed: int | None, quick: bool, as_json: bool
+) -> None:
+    from taskloom.core.performance import QUICK, Effort
+    from taskloom.plugins import searching
+
+    found = searching.search_model(
+        cli.store,
+        cli.registry,
+        asked.model,
+        asked.requests(),
+        asked.files(),
+        tried=[searching.parse_tried(text) for text in tried],
+        trials=trials,
+        work_folder=cli.settings.home / "optimizing",
+        seed=seed,
+        effort=QUICK if quick else Effort(turns=4),
+        on_event=_say,
+    )
+    if as_json:
+        cli.print_json(found.model_dump(mode="json"))
+        return
+    from rich.console import Console
+
+    from taskloom.plugins.commands.tables import front_table
+
+    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    console.print(front_table(found))
+    console.print("These steps are kept: `taskloom optimize` with one of these lines and the same data publishes it.")
 
 
 def _recorder(cli: CliContext, asked: OptimizeRecipe, name: str) -> Any:

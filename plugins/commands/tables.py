@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
 from rich.table import Table
 
 from taskloom.core.comparison import Comparison
 from taskloom.core.figures_told import sizes_and_speeds
 from taskloom.core.task import EvaluationResult, TaskPlugin
+
+if TYPE_CHECKING:
+    from taskloom.plugins.searching import SearchResult
 
 
 def metrics_table(task: TaskPlugin[object, object, object], result: EvaluationResult) -> Table:  # type: ignore[type-var]
@@ -45,3 +52,16 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     for pair in sizes_and_speeds(comparison):
         speed.add_row(*pair.told())
     return [quality, speed]
+
+
+def front_table(found: SearchResult) -> Table:
+    """The trials that no other one beats, each with the arguments that make it again."""
+    refused = f", {found.refused} of which make no sense" if found.refused else ""
+    title = f"{found.trials} trials{refused}; the parent has {found.metric} {found.parent_quality:.4f}"
+    table = Table(found.metric, "latency", "size", "taskloom optimize ...", title=title, title_justify="left")
+    for own in found.front:
+        words = ["--with", ",".join(step.name for step in own.steps)]
+        for step in own.steps:
+            words += [word for key, value in step.config.items() for word in ("--set", f"{step.name}.{key}={value}")]
+        table.add_row(f"{own.quality:.4f}", f"× {own.latency:.2f}", f"× {own.size:.2f}", escape(shlex.join(words)))
+    return table

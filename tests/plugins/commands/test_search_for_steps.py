@@ -1,0 +1,103 @@
+"""`taskloom optimize --search`: what is tried, judged and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import guessing_task
+import pytest
+from click.testing import CliRunner, Result
+
+from taskloom.core import comparing, publishing
+from taskloom.core.errors import ConfigError, TaskloomError
+from taskloom.core.settings import Settings
+from taskloom.core.store import ModelStore
+from taskloom.plugins import optimizing, searching
+from taskloom.plugins.commands.optimize import optimize
+
+
+class Cli:
+    def __init__(self, folder: Path) -> None:
+        self.registry = guessing_task.registry()
+        self.settings = Settings(home=folder / "home")
+        self.store = ModelStore([self.settings.models_folder])
+        self.files = [
+            "--data",
+            str(guessing_task.write_rows(folder / "rows.jsonl", 0, 100)),
+            "--eval",
+            str(guessing_task.write_rows(folder / "unseen.jsonl", 1000, 1100)),
+        ]
+        guessing_task.publish_parent(self.store, self.registry)
+        self.shrink: Any = self.registry.optimizers.get("shrink")
+
+    def print_json(self, data: Any) -> None:
+        print(json.dumps(data))
+
+    def search(self, trials: int, *words: str) -> Result:
+        told = ["guess-en", "--with", "shrink,polish", *self.files, "--search", str(trials), *words]
+        return CliRunner().invoke(optimize, told, obj=self)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setattr(searching, "measure", guessing_task.imagined_speed)
+    monkeypatch.setattr(optimizing, "_draw_pareto", lambda: None)
+    monkeypatch.setattr(publishing, "packages_in_use", dict)
+    return Cli(tmp_path)
+
+
+def test_the_front_is_shown_and_nothing_is_published(cli: Cli) -> None:
+    result = cli.search(5, "--try", "shrink.bulk_bytes=100|50000", "--try", "polish.wrong=0.0..0.5", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["trials"] == 5
+    assert found["parent_quality"] >= 0.9
+    assert found["front"]
+    for one in found["front"]:
+        assert {step["name"] for step in one["steps"]} <= {"shrink", "polish"}
+        beaten = [
+            own
+            for own in found["front"]
+            if own["quality"] > one["quality"] and own["size"] < one["size"] and own["latency"] < one["latency"]
+        ]
+        assert not beaten
+    assert cli.store.versions("guess-en") == ["1"]
+
+
+def test_a_search_goes_on_where_it_was(cli: Cli) -> None:
+    words = ["--try", "shrink.wrong=0.0..0.3"]
+    cli.search(3, *words)
+    applied = cli.shrink.applied
+    found = json.loads(cli.search(3, *words, "--json").stdout)
+    assert found["trials"] == 3
+    assert cli.shrink.applied == applied, "no trial was made again"
+
+
+def test_what_was_found_is_published_from_the_steps_that_were_kept(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "measure", guessing_task.imagined_speed)
+    result = cli.search(3, "--try", "shrink.bulk_bytes=100|200")
+    assert result.exit_code == 0, result.output
+    assert "--with" in result.stdout
+    applied = cli.shrink.applied
+    assert applied
+    made = CliRunner().invoke(
+        optimize, ["guess-en", "--with", "shrink", *cli.files, "--set", "shrink.bulk_bytes=100", "--quick"], obj=cli
+    )
+    assert made.exit_code == 0, made.output
+    assert cli.shrink.applied <= applied + 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--try", "prune.x=1|2"], "there is no step prune"),
+        (["--try", "shrink.wrong"], "STEP.KEY=A|B|C"),
+        (["--try", "shrink.wrong=3..1"], "the smaller one first"),
+    ],
+)
+def test_what_can_not_be_tried_is_told(cli: Cli, words: list[str], told: str) -> None:
+    result = cli.search(1, *words)
+    assert isinstance(result.exception, ConfigError | TaskloomError)
+    assert told in result.exception.message
