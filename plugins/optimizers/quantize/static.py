@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from taskloom.plugins._shared.engines import import_nncf, import_openvino, quiet_nncf
@@ -71,7 +72,12 @@ class StaticGraph:
         return graph
 
     def outputs(self, graph: Any, feeds: Sequence[Feed]) -> list[NDArray[Any]]:
-        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        threads = torch.get_num_threads()
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+        }
         request = import_openvino().Core().compile_model(graph, "CPU", options).create_infer_request()
         return [request.infer(dict(feed))[0].copy() for feed in feeds]
 

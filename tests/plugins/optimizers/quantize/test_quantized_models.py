@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,16 @@ import torch
 from one_export import OneExport
 
 from taskloom.core.artifact import Artifact, DataInfo, Manifest
-from taskloom.core.errors import ArtifactError, MissingDependencyError, UnsupportedError
+from taskloom.core.errors import ArtifactError, InvalidInputError, MissingDependencyError, UnsupportedError
 from taskloom.core.loader import load_registry
+from taskloom.core.optimizer import OptimizeContext
 from taskloom.core.optimizing import Optimizing, StepRequest
 from taskloom.core.predictor import load_predictor
 from taskloom.core.publishing import ModelStory, publish_model
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.store import ModelStore
-from taskloom.core.task import Example, TrainRun
+from taskloom.core.task import Example, TaskModel, TrainRun
 from taskloom.plugins.optimizers.quantize import apply
 from taskloom.plugins.optimizers.quantize.config import QuantizeConfig
 from taskloom.plugins.tasks.classification.model import ClassificationModel
@@ -42,7 +43,7 @@ class World:
     rows: list[Example[Any]]
     folder: Path
 
-    def chain(self, **config: Any) -> Optimizing:
+    def chain(self) -> Optimizing:
         run = TrainRun(work_folder=self.folder / "work", show_progress=False)
         parts = {"train": self.rows[:30], "validation": self.rows[30:]}
         return Optimizing(self.registry, self.parent, **parts, identity=["rows"], run=run, runtime=CPU)
@@ -183,12 +184,54 @@ def test_nothing_in_a_graph_tells_of_the_machine_that_made_it(made: Mapping[str,
         assert b"site-packages" not in text
 
 
-@pytest.mark.parametrize("mode", ["static", "dynamic"])
-def test_layers_that_are_named_stay_as_they_were(world: World, mode: str) -> None:
+def test_layers_that_are_named_stay_as_they_were(world: World) -> None:
     chain = world.chain().run(
-        [StepRequest(name="quantize", config={"mode": mode, "keep": [r"layer\.0\."], "search_s": 0, "calibration_rows": 4})]
+        [
+            StepRequest(
+                name="quantize", config={"mode": "dynamic", "keep": [r"layer\.0\."], "search_s": 0, "calibration_rows": 4}
+            )
+        ]
     )
     assert chain.steps[0].facts["layers"]["linear"] == {"int8": 6, "fp32": 6}
+    assert "accuracy" not in chain.steps[0].facts
+
+
+class RuleModel(TaskModel[Any, Any, Any]):
+    """Has neither weights nor a graph."""
+
+    def encode(self, inputs: Sequence[Any]) -> Mapping[str, Any]:
+        return {}
+
+    def forward(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
+
+    def decode(self, outputs: Mapping[str, Any], inputs: Sequence[Any], params: Sequence[Any]) -> list[Any]:
+        return []
+
+    def save(self, folder: Path) -> Mapping[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize(("mode", "told"), [("static", "no part of a RuleModel is a graph"), ("bf16", "has no weights")])
+def test_a_model_that_can_not_be_quantized_is_refused_with_the_reason(world: World, mode: Any, told: str) -> None:
+    run = TrainRun(work_folder=world.folder / "rule", show_progress=False)
+    task = world.registry.tasks.get("classification")
+    context = OptimizeContext(task, world.parent, world.rows, world.rows, run, lambda _: {})
+    with pytest.raises(UnsupportedError, match=told):
+        world.registry.optimizers.get("quantize").apply(RuleModel(), QuantizeConfig(mode=mode), context)
+
+
+def test_static_ranges_need_rows(world: World) -> None:
+    chain = Optimizing(
+        world.registry,
+        world.parent,
+        train=[],
+        validation=[],
+        identity=["nothing"],
+        run=TrainRun(work_folder=world.folder / "work", show_progress=False),
+    )
+    with pytest.raises(InvalidInputError, match="rows to calibrate with"):
+        chain.run([StepRequest(name="quantize")])
 
 
 def test_nothing_follows_a_graph(world: World, made: Mapping[str, Artifact]) -> None:
