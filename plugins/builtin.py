@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from taskloom.core.hookspecs import CommandSpec, hookimpl
+from taskloom.core.optimizer import OptimizerPlugin
 from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
+from taskloom.plugins.optimizers.prune.plugin import PruneOptimizer
 from taskloom.plugins.runtimes.python import PythonRuntime
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
@@ -32,6 +34,11 @@ def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> Non
 def register_runtimes(register: Callable[[RuntimePlugin], None]) -> None:
     register(TorchRuntime())
     register(PythonRuntime())
+
+
+@hookimpl
+def register_optimizers(register: Callable[[OptimizerPlugin], None]) -> None:
+    register(PruneOptimizer())
 
 
 @hookimpl

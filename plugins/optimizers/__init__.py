@@ -1,0 +1,1 @@
+"""Optimizers: from a model to a smaller or faster one, whatever its task."""
