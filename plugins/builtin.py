@@ -11,6 +11,7 @@ from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
 from taskloom.plugins.optimizers.distill.plugin import DistillOptimizer
 from taskloom.plugins.optimizers.lora.plugin import LoraOptimizer
+from taskloom.plugins.optimizers.prune.plugin import PruneOptimizer
 from taskloom.plugins.optimizers.quantize.plugin import QuantizeOptimizer
 from taskloom.plugins.runtimes.onnx import OnnxRuntime
 from taskloom.plugins.runtimes.openvino import OpenVinoRuntime
@@ -47,6 +48,7 @@ def register_optimizers(register: Callable[[OptimizerPlugin], None]) -> None:
     register(QuantizeOptimizer())
     register(DistillOptimizer())
     register(LoraOptimizer())
+    register(PruneOptimizer())
 
 
 @hookimpl

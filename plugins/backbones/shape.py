@@ -110,7 +110,7 @@ def keep_inputs(linear: nn.Linear, columns: Tensor) -> None:
     linear.in_features = len(columns)
 
 
-def _cut(parameter: nn.Parameter, dim: int, kept: Tensor) -> nn.Parameter:
+def _cut(parameter: Tensor, dim: int, kept: Tensor) -> nn.Parameter:
     found = parameter.detach().index_select(dim, kept.to(parameter.device)).contiguous()
     return nn.Parameter(found, requires_grad=parameter.requires_grad)
 

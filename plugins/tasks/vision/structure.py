@@ -141,7 +141,7 @@ class Channels(Structure):
         self._changed()
 
 
-def _cut(parameter: nn.Parameter, dim: int, kept: Tensor) -> nn.Parameter:
+def _cut(parameter: Tensor, dim: int, kept: Tensor) -> nn.Parameter:
     layout = torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
     found = parameter.detach().index_select(dim, kept.to(parameter.device)).contiguous(memory_format=layout)
     return nn.Parameter(found, requires_grad=parameter.requires_grad)
@@ -167,6 +167,7 @@ def _scaling(gate: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
 def _passing(gate: Tensor, part: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def hook(_: nn.Module, arguments: Any, output: Tensor) -> Tensor:
         weight = gate[part].to(output.device, output.dtype)
-        return weight * output + (1 - weight) * arguments[0]
+        taken: Tensor = arguments[0]
+        return weight * output + (1 - weight) * taken
 
     return hook

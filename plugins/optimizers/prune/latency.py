@@ -1,0 +1,104 @@
+"""How long a model takes with its structures at other sizes: a table, measured on this machine."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from taskloom.core.anatomy import Structure
+from taskloom.core.task import Batch, TaskModel
+from taskloom.core.types import Frozen
+
+ROUNDS = 9
+
+
+class Curve(Frozen):
+    """What a structure of a group adds to the time of a batch, by its size: 0 for the size that it has, less for smaller
+    ones. Seconds."""
+
+    structures: tuple[str, ...]
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+
+class LatencyTable(Frozen):
+    """`whole_s` is the time of a batch of `rows` rows by the model as it is."""
+
+    whole_s: float
+    rows: int
+    threads: int
+    curves: tuple[Curve, ...]
+
+    def cost(self, structure: str) -> Callable[[int], float]:
+        """The seconds that a structure of any size adds, between the measured sizes by a line."""
+        curve = next(curve for curve in self.curves if structure in curve.structures)
+        return lambda size: float(np.interp(size, curve.sizes, curve.seconds))
+
+
+def measure_table(
+    model: TaskModel[Any, Any, Any],
+    structures: Sequence[Structure],
+    sizes: Mapping[str, Sequence[int]],
+    batch: Batch,
+    rows: int,
+) -> LatencyTable:
+    """Measures the model with all structures of a group (of one kind, size and weight) at some of the `sizes` allowed for
+    them, and divides what that saves among them."""
+    groups: dict[tuple[str, int, int], list[Structure]] = {}
+    for structure in structures:
+        if len(sizes[structure.name]) > 1:
+            groups.setdefault((structure.kind, structure.size, structure.weights), []).append(structure)
+    variants = [model]
+    plans: list[tuple[list[str], list[int]]] = []
+    for members in groups.values():
+        names = [member.name for member in members]
+        measured = _spread(sorted(sizes[names[0]]))
+        plans.append((names, measured))
+        variants += [shrunk(model, {name: range(size) for name in names}) for size in measured[:-1]]
+    seconds = times(variants, batch)
+    whole, rest = seconds[0], iter(seconds[1:])
+    curves = []
+    for names, measured in plans:
+        saved = [(next(rest) - whole) / len(names) for _ in measured[:-1]]
+        rising = [min(0.0, float(value)) for value in np.maximum.accumulate([*saved, 0.0])]
+        curves.append(Curve(structures=tuple(names), sizes=tuple(measured), seconds=tuple(rising)))
+    return LatencyTable(whole_s=whole, rows=rows, threads=torch.get_num_threads(), curves=tuple(curves))
+
+
+def _spread(sizes: Sequence[int]) -> list[int]:
+    """At most five of the sizes (ascending), the first and the last among them."""
+    places = np.unique(np.linspace(0, len(sizes) - 1, 5).round().astype(int))
+    return [sizes[place] for place in places]
+
+
+def shrunk(model: TaskModel[Any, Any, Any], kept: Mapping[str, Sequence[int]]) -> TaskModel[Any, Any, Any]:
+    """A copy that keeps these parts of each structure; it shares the weights that are not cut."""
+    # `keep` puts new tensors in the place of those that it cuts, so a copy may share its parameters.
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in model.module.parameters()}
+    other = copy.deepcopy(model, shared)
+    for structure in other.structures():
+        if structure.name in kept:
+            structure.keep(kept[structure.name])
+    return other
+
+
+def times(models: Sequence[TaskModel[Any, Any, Any]], batch: Batch, rounds: int = ROUNDS) -> list[float]:
+    """Seconds that each model takes for a batch: the least of several rounds in which all have their turn, so that what else
+    the machine does hits all alike."""
+    best = [float("inf")] * len(models)
+    for model in models:
+        model.module.eval()
+    with torch.inference_mode():
+        for model in models:
+            model.forward(batch)
+        for _ in range(rounds):
+            for place, model in enumerate(models):
+                began = time.perf_counter()
+                model.forward(batch)
+                best[place] = min(best[place], time.perf_counter() - began)
+    return best

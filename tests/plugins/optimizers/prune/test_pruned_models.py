@@ -1,0 +1,211 @@
+"""Pruning a model of each kind: what goes, what is said of it, and that what is saved answers as what was measured."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from taskloom.core.artifact import Artifact, Manifest
+from taskloom.core.errors import ConfigError, UnsupportedError
+from taskloom.core.loader import load_registry
+from taskloom.core.optimizing import Chain, Optimizing, StepRequest
+from taskloom.core.publishing import draft_artifact
+from taskloom.core.runtime import RuntimeConfig
+from taskloom.core.store import ModelStore
+from taskloom.core.task import Example, SharedParts, TaskModel, TrainRun
+from taskloom.plugins.optimizers.prune.importance import importances
+from taskloom.plugins.tasks.classification.model import ClassificationModel
+from taskloom.plugins.tasks.classification.schema import ClassificationInput
+from taskloom.plugins.tasks.ner.model import NerModel
+from taskloom.plugins.tasks.qa.model import QaModel
+from taskloom.plugins.tasks.vision.model import VisionModel
+from taskloom.plugins.tasks.vision.schema import NetworkSettings, VisionInput
+
+DATA = Path(__file__).parents[3] / "data"
+CPU = RuntimeConfig(device="cpu", precision="fp32", threads=1)
+WORDS = ["where", "is", "my", "card", "lost", "order", "refund", "hello", "the", "a"]
+QUICK: dict[str, Any] = {"importance_rows": 8, "timed_rows": 2, "epochs": 0, "units_multiple": 16}
+PARAMETERS = {**QUICK, "target": "parameters", "share": 0.85}
+
+Model = TaskModel[Any, Any, Any]
+
+
+def published(folder: Path, task: str, model: Model) -> Artifact:
+    store = ModelStore([folder / "models"])
+    with store.draft("tiny") as draft:
+        config = model.save(draft)
+        manifest = Manifest(
+            model="tiny",
+            task=task,
+            created="2026-01-01T00:00:00Z",
+            config=config,
+            labels=model.labels,
+            backbone=model.backbone,
+        )
+        return store.publish(draft, manifest)
+
+
+def optimized(folder: Path, task: str, model: Model, rows: list[Example[Any]], config: dict[str, Any]) -> Chain:
+    parent = published(folder, task, model)
+    run = TrainRun(work_folder=folder / "work", show_progress=False)
+    half = len(rows) // 2
+    chain = Optimizing(
+        load_registry(), parent, train=rows[:half], validation=rows[half:], identity=["rows"], run=run, runtime=CPU
+    )
+    return chain.run([StepRequest(name="prune", config=config)])
+
+
+def classifier(tiny_bert: str) -> tuple[Model, list[Example[Any]]]:
+    torch.manual_seed(4)
+    model = ClassificationModel.build(["one", "two"], backbone=tiny_bert)
+    texts = [" ".join(WORDS[(i * k + k) % len(WORDS)] for k in range(1 + i % 7)) for i in range(24)]
+    rows = [Example(input=ClassificationInput(text=text), target=("one", "two")["card" in text]) for text in texts]
+    return model, rows
+
+
+def recogniser(tiny_bert: str) -> tuple[Model, list[Example[Any]]]:
+    torch.manual_seed(4)
+    rows = list(load_registry().tasks.get("ner").read_examples(DATA / "wikigold-sample.jsonl"))[:16]
+    return NerModel.build(["PER", "ORG", "LOC", "MISC"], backbone=tiny_bert), rows
+
+
+def reader(tiny_bert: str) -> tuple[Model, list[Example[Any]]]:
+    torch.manual_seed(4)
+    rows = list(load_registry().tasks.get("qa").read_examples(DATA / "squadshifts-sample.json"))[:12]
+    return QaModel.build(backbone=tiny_bert), rows
+
+
+def image_classifier(_: str) -> tuple[Model, list[Example[Any]]]:
+    torch.manual_seed(4)
+    network = NetworkSettings(stem_width=16, widths=(16, 24), blocks=(0, 2))
+    rows = []
+    for i in range(16):
+        file = io.BytesIO()
+        Image.new("RGB", (16, 16), (i * 15, 128, 255 * (i % 2))).save(file, "PNG")
+        rows.append(Example(input=VisionInput(image=file.getvalue()), target="ab"[i % 2]))
+    return VisionModel.build(["a", "b"], network=network, size=16), rows
+
+
+MAKERS: dict[str, Callable[[str], tuple[Model, list[Example[Any]]]]] = {
+    "classification": classifier,
+    "ner": recogniser,
+    "qa": reader,
+    "vision": image_classifier,
+}
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_what_is_pruned_is_saved_and_read_again(task: str, tiny_bert: str, tmp_path: Path) -> None:
+    model, rows = MAKERS[task](tiny_bert)
+    chain = optimized(tmp_path, task, model, rows, {**PARAMETERS, "epochs": 1, "share": 0.6 if task == "vision" else 0.85})
+    facts = chain.steps[0].facts
+    share = facts["parameters_after"] / facts["parameters_before"]
+    assert share <= (0.6 if task == "vision" else 0.85)
+    assert share == pytest.approx(facts["predicted_share"], abs=0.02)
+    assert facts["parameters_after"] == sum(p.numel() for p in chain.model.module.parameters())
+    assert any(len(kept["parts"]) < kept["of"] for kept in facts["kept"].values())
+    assert {"validation_before", "validation_pruned", "validation_recovered", "recovery_kept"} <= set(facts)
+    again = tmp_path / "again"
+    again.mkdir()
+    manifest = Manifest(
+        model="tiny", task=task, created="2026-01-01T00:00:00Z", config=chain.model.save(again), labels=chain.model.labels
+    )
+    reloaded = load_registry().tasks.get(task).load(draft_artifact(again, manifest), SharedParts())
+    inputs = [row.input for row in rows]
+    reloaded.module.eval()
+    chain.model.module.eval()
+    with torch.inference_mode():
+        batch = chain.model.encode(inputs)
+        expected = chain.model.distillation_targets(chain.model.forward(batch))
+        found = reloaded.distillation_targets(reloaded.forward(batch))
+    assert all(torch.equal(found[name], value) for name, value in expected.items() if isinstance(value, torch.Tensor))
+
+
+@pytest.mark.parametrize("how", ["fisher", "gradient"])
+def test_a_useless_head_and_a_useless_unit_are_found(tiny_bert: str, how: Any) -> None:
+    model, rows = classifier(tiny_bert)
+    layer = model.parts.backbone.model.encoder.layer[1]  # type: ignore[attr-defined]
+    with torch.no_grad():
+        layer.attention.output.dense.weight[:, 16:24] = 0  # the third of four heads of 8
+        layer.output.dense.weight[:, 7] = 0
+    parts = {s.name: s for s in model.structures() if s.name in {"layers.1.heads", "layers.1.units"}}
+    found = importances(model, list(parts.values()), rows[:6], how)
+    assert found["layers.1.heads"].argmin() == 2
+    assert found["layers.1.units"].argmin() == 7
+    assert found["layers.1.heads"][[0, 1, 3]].min() > 0
+    assert sum(found["layers.1.units"] == 0) == 1
+
+
+def test_fisher_is_the_mean_of_squares_over_rows(tiny_bert: str) -> None:
+    model, rows = classifier(tiny_bert)
+    part = [s for s in model.structures() if s.name == "layers.0.heads"]
+    each = [importances(model, part, [row], "gradient")["layers.0.heads"] for row in rows[:3]]
+    assert torch.allclose(importances(model, part, rows[:3], "fisher")["layers.0.heads"], torch.stack(each).square().mean(0))
+
+
+def test_the_latency_target_is_met_by_the_prediction(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    wide = str(checkpoint("bert", hidden_size=128, intermediate_size=512, num_attention_heads=8))
+    model, rows = classifier(wide)
+    chain = optimized(tmp_path, "classification", model, rows, {**QUICK, "timed_rows": 12, "share": 0.85})
+    facts = chain.steps[0].facts
+    assert facts["predicted_share"] <= 0.85 + 1e-9
+    assert facts["measured_latency_share"] > 0
+    assert {curve["sizes"][-1] for curve in facts["table"]["curves"]} == {8, 512}
+    assert all(curve["seconds"] == sorted(curve["seconds"]) for curve in facts["table"]["curves"])
+    assert all(len(kept["parts"]) >= 1 for kept in facts["kept"].values())
+    assert {len(kept["parts"]) % 16 for name, kept in facts["kept"].items() if "units" in name} == {0}
+
+
+def test_whole_layers_go_first(tiny_bert: str, tmp_path: Path) -> None:
+    model, rows = classifier(tiny_bert)
+    facts = optimized(tmp_path, "classification", model, rows, {**PARAMETERS, "layers": 1, "share": 0.78}).steps[0].facts
+    assert len(facts["kept_layers"]) == 1
+    assert {name.split(".")[1] for name in facts["kept"]} == {"0"}
+
+
+def test_a_target_out_of_reach_says_what_to_do(tiny_bert: str, tmp_path: Path) -> None:
+    model, rows = classifier(tiny_bert)
+    with pytest.raises(ConfigError, match="raise share, or take out whole layers"):
+        optimized(tmp_path, "classification", model, rows, {**PARAMETERS, "share": 0.01})
+
+
+def test_magnitude_says_what_it_is(tiny_bert: str, tmp_path: Path) -> None:
+    model, rows = classifier(tiny_bert)
+    before = sum(p.numel() for p in model.module.parameters())
+    chain = optimized(tmp_path, "classification", model, rows, {**QUICK, "kind": "magnitude", "sparsity": 0.8, "epochs": 2})
+    facts = chain.steps[0].facts
+    assert "buy no speed" in facts["what_it_is"]
+    assert facts["zeros_share_of_layers"] == pytest.approx(0.8, abs=0.01)  # the training has left the zeros where they were
+    assert sum(p.numel() for p in chain.model.module.parameters()) == before
+    weights = [m.weight for m in chain.model.module.modules() if isinstance(m, torch.nn.Linear)]
+    assert sum(int((w == 0).sum()) for w in weights) == facts["zeros"]  # saved, though the parent's backbone was only named
+
+
+def test_two_of_four_needs_a_gpu(tiny_bert: str, tmp_path: Path) -> None:
+    model, rows = classifier(tiny_bert)
+    with pytest.raises(UnsupportedError, match="sparse tensor cores"):
+        optimized(tmp_path, "classification", model, rows, {**QUICK, "kind": "2:4"})
+
+
+def test_what_has_nothing_to_take_out_is_told_so(tmp_path: Path, image_folder: str) -> None:
+    _, rows = image_classifier("")
+    with pytest.raises(UnsupportedError, match="no heads, units or channels"):
+        optimized(tmp_path, "vision", VisionModel.import_checkpoint(image_folder), rows, QUICK)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> str:
+    from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model("vit", image_size=16, patch_size=8, id2label={0: "a", 1: "b"}, num_labels=2, **shape)
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+    return str(tmp_path / "vit")
