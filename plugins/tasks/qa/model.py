@@ -46,7 +46,7 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
 
     def __init__(self, parts: EncoderParts, head: nn.Module, saved: SavedQa) -> None:
         super().__init__(parts, head, saved)
-        self.training = TrainingWindows()
+        self.training = TrainingWindows(length=min(TrainingWindows.length, parts.tokenizer.max_length))
 
     # -- making one ---------------------------------------------------------------------------------------------------
 

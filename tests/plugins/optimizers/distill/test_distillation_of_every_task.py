@@ -125,19 +125,12 @@ def test_a_student_with_half_the_layers_learns_what_the_task_says(name: str, tin
     model, rows = make(tiny_bert, tmp_path)
     for parameter in model.module.head.parameters():
         if parameter.requires_grad and parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.5)
+            torch.nn.init.normal_(parameter, std=0.3)
     model.module.eval()
     steps = Steps(published(task, model, tmp_path / "store"), rows, tmp_path / "work", rows[:6])
-    short = steps.run(
-        "distill",
-        layers=1,
-        alpha=0.2,
-        hidden_weight=0.2,
-        **{**FAST, "epochs": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9},
-    )
-    taught = steps.run("distill", layers=1, alpha=0.2, hidden_weight=0.2, **FAST)
-    before, after = (distance(chain.model, model, rows[:16]) for chain in (short, taught))
-    assert after < 0.8 * before
+    taught = steps.run("distill", layers=1, alpha=0.0, **{**FAST, "batch_size": 4})
+    history = taught.steps[0].facts["history"]
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     facts = taught.steps[0].facts
     assert facts["kept_layers"] == {"layers": [1]}
     random_reading = name in {"qa", "recommendation"}
