@@ -147,7 +147,7 @@ def test_training_lowers_the_loss_and_can_be_interrupted(
 
 
 def test_a_finished_recommender_learns_further_from_what_it_is_not_told(world: Any, trained: Any) -> None:
-    """Its items' vectors stay; what is to be found is neither told nor said in words, and the encoder is reached by the words."""
+    """What is to be found is neither told nor said in words. Its items' vectors stay as they are."""
     model = trained.model
     rows = list(read_examples(world.choices))[:16]
     torch.manual_seed(3)
