@@ -11,7 +11,6 @@ import scipy.sparse as sp
 import torch
 from torch.nn.functional import cross_entropy
 
-from taskloom.core.errors import UnsupportedError
 from taskloom.core.task import TrainRun
 from taskloom.plugins.tasks.recommendation.interactions import read_examples
 from taskloom.plugins.tasks.recommendation.learning import Choices, ItemIds, Learning, expected_targets
@@ -147,9 +146,24 @@ def test_training_lowers_the_loss_and_can_be_interrupted(
     assert torch.equal(resumed.model.vectors.item, whole.model.vectors.item)  # type: ignore[attr-defined]
 
 
-def test_a_finished_recommender_says_why_it_cannot_be_trained_on(trained: Any) -> None:
-    with pytest.raises(UnsupportedError, match="taskloom train"):
-        trained.model.collate([])
+def test_a_finished_recommender_learns_further_from_what_it_is_not_told(world: Any, trained: Any) -> None:
+    """What is to be found is neither told nor said in words. Its items' vectors stay as they are."""
+    model = trained.model
+    rows = list(read_examples(world.choices))[:16]
+    torch.manual_seed(3)
+    batch = model.collate(rows)
+    told = set(zip(batch["history_rows"].tolist(), batch["history"].tolist(), strict=True))
+    wanted = set(zip(batch["target_rows"].tolist(), batch["targets"].tolist(), strict=True))
+    chosen = set(zip(batch["chosen_rows"].tolist(), batch["chosen"].tolist(), strict=True))
+    assert wanted
+    assert not told & wanted
+    assert told | wanted < chosen
+    assert len(chosen) - len(told | wanted) == len(batch["lengths"]), "the rest is told in words"
+    loss = model.loss(batch)
+    loss.backward()
+    assert bool(loss.isfinite())
+    assert model.towers.user.out.weight.grad is not None
+    model.module.zero_grad(set_to_none=True)
 
 
 def test_features_of_users_can_be_learnt_from(

@@ -108,10 +108,11 @@ def test_a_pruned_model_keeps_its_shape_under_an_adapter_that_is_apart(
 
 def test_all_weights_are_the_reference(steps: Callable[..., Steps]) -> None:
     here = steps("full")
-    chain = here.run("lora", method="full", **{**FAST, "learning_rate": 3e-3})
+    chain = here.run("lora", method="full", **{**FAST, "learning_rate": 1e-3})
     facts = chain.steps[0].facts
     assert facts["trainable_share"] == 1.0
-    assert facts["history"][-1]["accuracy"] >= 0.9
+    assert facts["history"][-1]["loss"] < facts["history"][0]["loss"]
+    assert "adapter_bytes" not in facts
 
 
 class Interrupted(Exception):
