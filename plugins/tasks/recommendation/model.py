@@ -73,9 +73,11 @@ class TwoTowers(nn.Module):
 
 @dataclass(frozen=True)
 class _Known:
-    """What the model knows of an input: places of the history (oldest first), texts, the user, features; and what not."""
+    """What the model knows of an input: places of the history's latest items (oldest first) and of the whole of it, texts, the
+    user, features; and what not."""
 
     history: list[int]
+    seen: list[int]
     texts: list[str]
     user: int
     features: list[int]
@@ -271,9 +273,10 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         features = {f"{name}={value}": self._features.get(f"{name}={value}") for name, value in item.features.items()}
         unknown += [feature for feature, place in features.items() if place is None]
         # An item that was chosen twice counts once, at its latest place.
-        latest = list(dict.fromkeys(reversed(places)))[: self.saved.towers.max_history]
+        latest = list(dict.fromkeys(reversed(places)))
         return _Known(
-            history=latest[::-1],
+            history=latest[: self.saved.towers.max_history][::-1],
+            seen=latest,
             texts=[text for text, place in titled.items() if place is None],
             user=number,
             features=[place for place in features.values() if place is not None],
@@ -312,7 +315,7 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         self, vector: NDArray[np.float32], item: RecommendationInput, wanted: RecommendationParams
     ) -> RecommendationOutput:
         known = self._known(item)
-        scores, places = self._index.search(vector, wanted.top_k, self._allowed(known.history, wanted))
+        scores, places = self._index.search(vector, wanted.top_k, self._allowed(known.seen, wanted))
         return RecommendationOutput(
             items=tuple(
                 Recommendation(
@@ -326,7 +329,7 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
             unknown=known.unknown,
         )
 
-    def _allowed(self, history: Sequence[int], wanted: RecommendationParams) -> NDArray[np.bool_]:
+    def _allowed(self, seen: Sequence[int], wanted: RecommendationParams) -> NDArray[np.bool_]:
         """[items]: which may be recommended."""
         find = self.catalogue.places
         allowed = self.catalogue.matching(wanted.where, "params.where")
@@ -337,7 +340,7 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
             allowed &= chosen
         allowed[[find[name] for name in wanted.exclude if name in find]] = False
         if not wanted.include_seen:
-            allowed[list(history)] = False
+            allowed[list(seen)] = False
         return allowed
 
     def _reasons(self, place: int, history: Sequence[int], wanted: RecommendationParams) -> tuple[Reason, ...]:

@@ -131,3 +131,16 @@ def test_titles_come_in_the_language_that_is_asked_for(predictor: Predictor[Any,
 
 def test_an_item_that_was_chosen_twice_counts_once(predictor: Predictor[Any, Any, Any]) -> None:
     assert ask(predictor, history=["card-1", "card-2", "card-1"]) == ask(predictor, history=["card-2", "card-1"])
+
+
+def test_what_was_seen_long_ago_is_left_out_too(predictor: Predictor[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = predictor.model
+    towers = model.saved.towers.model_copy(update={"max_history": 2})
+    monkeypatch.setattr(model, "saved", model.saved.model_copy(update={"towers": towers}))
+    history = [f"card-{i}" for i in range(8)]
+    found = ask(predictor, {"top_k": 100, "reasons": 20}, history=history)
+    assert not {item.item for item in found.items} & set(history)
+    assert {reason.item for item in found.items for reason in item.reasons} <= set(history[-2:]), "only these were read"
+    assert [item.score for item in found.items[:3]] == pytest.approx(
+        [item.score for item in ask(predictor, {"top_k": 3, "exclude": history}, history=history[-2:]).items]
+    )
