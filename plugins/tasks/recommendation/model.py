@@ -261,13 +261,14 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         """What of an input means something to this model. A like that is a title counts as the history's latest item."""
         number, before = self.users.find(item.user)
         unknown = [item.user] if item.user and not number else []
+        given = set(item.history)
         titled = {text: self.catalogue.titled(text) for text in item.likes}
         places: list[int] = []
         for name in (*before, *item.history):
             place = self.catalogue.places.get(name)
             if place is not None:
                 places.append(place)
-            elif name in item.history:
+            elif name in given:
                 unknown.append(name)
         places += [place for place in titled.values() if place is not None]
         features = {f"{name}={value}": self._features.get(f"{name}={value}") for name, value in item.features.items()}
@@ -316,15 +317,16 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
     ) -> RecommendationOutput:
         known = self._known(item)
         scores, places = self._index.search(vector, wanted.top_k, self._allowed(known.seen, wanted))
+        reasons = self._reasons(places, known.history, wanted)
         return RecommendationOutput(
             items=tuple(
                 Recommendation(
                     item=self.catalogue.items[place].item,
                     title=self.catalogue.items[place].title_in(wanted.language),
                     score=score,
-                    reasons=self._reasons(place, known.history, wanted),
+                    reasons=why,
                 )
-                for score, place in zip(scores.tolist(), places.tolist(), strict=True)
+                for score, place, why in zip(scores.tolist(), places.tolist(), reasons, strict=True)
             ),
             unknown=known.unknown,
         )
@@ -343,12 +345,22 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
             allowed[list(seen)] = False
         return allowed
 
-    def _reasons(self, place: int, history: Sequence[int], wanted: RecommendationParams) -> tuple[Reason, ...]:
-        others = np.array([other for other in history if other != place], dtype=np.intp)
-        if not wanted.reasons or not len(others):
-            return ()
-        cosines = self._directions[others] @ self._directions[place]
-        nearest = [i for i in np.lexsort((others, -cosines))[: wanted.reasons] if cosines[i] >= REASON_SIMILARITY]
+    def _reasons(
+        self, places: NDArray[np.intp], history: Sequence[int], wanted: RecommendationParams
+    ) -> list[tuple[Reason, ...]]:
+        """For each recommended item those of the history that are most like it; itself is none."""
+        others = np.array(history, dtype=np.intp)
+        if not wanted.reasons or not len(others) or not len(places):
+            return [()] * len(places)
+        cosines = self._directions[places] @ self._directions[others].T
+        cosines[places[:, None] == others] = -np.inf
+        return [self._named(row, others, wanted) for row in cosines]
+
+    def _named(
+        self, cosines: NDArray[np.float32], others: NDArray[np.intp], wanted: RecommendationParams
+    ) -> tuple[Reason, ...]:
+        alike = np.flatnonzero(cosines >= REASON_SIMILARITY)
+        nearest = alike[np.lexsort((others[alike], -cosines[alike]))[: wanted.reasons]]
         return tuple(
             Reason(
                 item=self.catalogue.items[others[i]].item,

@@ -144,3 +144,22 @@ def test_what_was_seen_long_ago_is_left_out_too(predictor: Predictor[Any, Any, A
     assert [item.score for item in found.items[:3]] == pytest.approx(
         [item.score for item in ask(predictor, {"top_k": 3, "exclude": history}, history=history[-2:]).items]
     )
+
+
+def test_a_history_of_unknown_items_is_read_once(predictor: Predictor[Any, Any, Any]) -> None:
+    compared = 0
+
+    class Counted(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    history = tuple(Counted(f"gone-{i}") for i in range(300))
+    known = predictor.model._known(RecommendationInput.model_construct(history=history))  # type: ignore[attr-defined]
+    assert known.unknown == history
+    assert compared < 10 * len(history)
