@@ -257,6 +257,13 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
             "feature_rows": rows_of([len(row.features) for row in known]),
         }
 
+    def prepare(self, inputs: Sequence[RecommendationInput], params: Sequence[RecommendationParams]) -> Batch:
+        """`encode`, once it is certain that the items have what the filters name."""
+        for wanted in params:
+            self.catalogue.matching(wanted.where, "params.where")
+            self.catalogue.matching_any(wanted.where_not, "params.where_not")
+        return super().prepare(inputs, params)
+
     def _known(self, item: RecommendationInput) -> _Known:
         """What of an input means something to this model. A like that is a title counts as the history's latest item."""
         number, before = self.users.find(item.user)
@@ -316,6 +323,7 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         self, vector: NDArray[np.float32], item: RecommendationInput, wanted: RecommendationParams
     ) -> RecommendationOutput:
         known = self._known(item)
+        named = [name for name in (*wanted.among, *wanted.exclude) if name not in self.catalogue.places]
         scores, places = self._index.search(vector, wanted.top_k, self._allowed(known.seen, wanted))
         reasons = self._reasons(places, known.history, wanted)
         return RecommendationOutput(
@@ -328,7 +336,7 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
                 )
                 for score, place, why in zip(scores.tolist(), places.tolist(), reasons, strict=True)
             ),
-            unknown=known.unknown,
+            unknown=tuple(dict.fromkeys((*known.unknown, *named))),
         )
 
     def _allowed(self, seen: Sequence[int], wanted: RecommendationParams) -> NDArray[np.bool_]:

@@ -163,3 +163,22 @@ def test_a_history_of_unknown_items_is_read_once(predictor: Predictor[Any, Any, 
     known = predictor.model._known(RecommendationInput.model_construct(history=history))  # type: ignore[attr-defined]
     assert known.unknown == history
     assert compared < 10 * len(history)
+
+
+def test_unknown_items_of_the_filters_are_told(predictor: Predictor[Any, Any, Any]) -> None:
+    params = {"among": ["card-1", "gone-1"], "exclude": ["gone-2", "gone-1", "card-2"]}
+    answer = ask(predictor, params, history=["gone-3"])
+    assert answer.unknown == ("gone-3", "gone-1", "gone-2")
+    assert [item.item for item in answer.items] == ["card-1"]
+
+
+def test_a_filter_that_means_nothing_is_refused_before_the_model_runs(
+    predictor: Predictor[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    run = predictor.executor.run
+    monkeypatch.setattr(predictor.executor, "run", lambda batch: sizes.append(len(batch["users"])) or run(batch))
+    params = [RecommendationParams(where={"colour": "red"}), RecommendationParams(where_not={"kind": "tram"})]
+    answers = predictor.predict([RecommendationInput(history=("card-1",))] * 4, [*params, *[RecommendationParams()] * 2])
+    assert [isinstance(answer, InvalidInputError) for answer in answers] == [True, True, False, False]
+    assert sum(sizes) == 2
