@@ -75,9 +75,11 @@ class TwoTowers(nn.Module):
 
 @dataclass(frozen=True)
 class _Known:
-    """What the model knows of an input: places of the history (oldest first), texts, the user, features; and what not."""
+    """What the model knows of an input: places of the history's latest items (oldest first) and of the whole of it, texts, the
+    user, features; and what not."""
 
     history: list[int]
+    seen: list[int]
     texts: list[str]
     user: int
     features: list[int]
@@ -257,25 +259,34 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
             "feature_rows": rows_of([len(row.features) for row in known]),
         }
 
+    def prepare(self, inputs: Sequence[RecommendationInput], params: Sequence[RecommendationParams]) -> Batch:
+        """`encode`, once it is certain that the items have what the filters name."""
+        for wanted in params:
+            self.catalogue.matching(wanted.where, "params.where")
+            self.catalogue.matching_any(wanted.where_not, "params.where_not")
+        return super().prepare(inputs, params)
+
     def _known(self, item: RecommendationInput) -> _Known:
         """What of an input means something to this model. A like that is a title counts as the history's latest item."""
         number, before = self.users.find(item.user)
         unknown = [item.user] if item.user and not number else []
+        given = set(item.history)
         titled = {text: self.catalogue.titled(text) for text in item.likes}
         places: list[int] = []
         for name in (*before, *item.history):
             place = self.catalogue.places.get(name)
             if place is not None:
                 places.append(place)
-            elif name in item.history:
+            elif name in given:
                 unknown.append(name)
         places += [place for place in titled.values() if place is not None]
         features = {f"{name}={value}": self._features.get(f"{name}={value}") for name, value in item.features.items()}
         unknown += [feature for feature, place in features.items() if place is None]
         # An item that was chosen twice counts once, at its latest place.
-        latest = list(dict.fromkeys(reversed(places)))[: self.saved.towers.max_history]
+        latest = list(dict.fromkeys(reversed(places)))
         return _Known(
-            history=latest[::-1],
+            history=latest[: self.saved.towers.max_history][::-1],
+            seen=latest,
             texts=[text for text, place in titled.items() if place is None],
             user=number,
             features=[place for place in features.values() if place is not None],
@@ -314,21 +325,23 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         self, vector: NDArray[np.float32], item: RecommendationInput, wanted: RecommendationParams
     ) -> RecommendationOutput:
         known = self._known(item)
-        scores, places = self._index.search(vector, wanted.top_k, self._allowed(known.history, wanted))
+        named = [name for name in (*wanted.among, *wanted.exclude) if name not in self.catalogue.places]
+        scores, places = self._index.search(vector, wanted.top_k, self._allowed(known.seen, wanted))
+        reasons = self._reasons(places, known.history, wanted)
         return RecommendationOutput(
             items=tuple(
                 Recommendation(
                     item=self.catalogue.items[place].item,
                     title=self.catalogue.items[place].title_in(wanted.language),
                     score=score,
-                    reasons=self._reasons(place, known.history, wanted),
+                    reasons=why,
                 )
-                for score, place in zip(scores.tolist(), places.tolist(), strict=True)
+                for score, place, why in zip(scores.tolist(), places.tolist(), reasons, strict=True)
             ),
-            unknown=known.unknown,
+            unknown=tuple(dict.fromkeys((*known.unknown, *named))),
         )
 
-    def _allowed(self, history: Sequence[int], wanted: RecommendationParams) -> NDArray[np.bool_]:
+    def _allowed(self, seen: Sequence[int], wanted: RecommendationParams) -> NDArray[np.bool_]:
         """[items]: which may be recommended."""
         find = self.catalogue.places
         allowed = self.catalogue.matching(wanted.where, "params.where")
@@ -339,15 +352,25 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
             allowed &= chosen
         allowed[[find[name] for name in wanted.exclude if name in find]] = False
         if not wanted.include_seen:
-            allowed[list(history)] = False
+            allowed[list(seen)] = False
         return allowed
 
-    def _reasons(self, place: int, history: Sequence[int], wanted: RecommendationParams) -> tuple[Reason, ...]:
-        others = np.array([other for other in history if other != place], dtype=np.intp)
-        if not wanted.reasons or not len(others):
-            return ()
-        cosines = self._directions[others] @ self._directions[place]
-        nearest = [i for i in np.lexsort((others, -cosines))[: wanted.reasons] if cosines[i] >= REASON_SIMILARITY]
+    def _reasons(
+        self, places: NDArray[np.intp], history: Sequence[int], wanted: RecommendationParams
+    ) -> list[tuple[Reason, ...]]:
+        """For each recommended item those of the history that are most like it; itself is none."""
+        others = np.array(history, dtype=np.intp)
+        if not wanted.reasons or not len(others) or not len(places):
+            return [()] * len(places)
+        cosines = self._directions[places] @ self._directions[others].T
+        cosines[places[:, None] == others] = -np.inf
+        return [self._named(row, others, wanted) for row in cosines]
+
+    def _named(
+        self, cosines: NDArray[np.float32], others: NDArray[np.intp], wanted: RecommendationParams
+    ) -> tuple[Reason, ...]:
+        alike = np.flatnonzero(cosines >= REASON_SIMILARITY)
+        nearest = alike[np.lexsort((others[alike], -cosines[alike]))[: wanted.reasons]]
         return tuple(
             Reason(
                 item=self.catalogue.items[others[i]].item,

@@ -72,8 +72,8 @@ class Recommendation(Frozen):
 
 
 class RecommendationOutput(Frozen):
-    """Items, best first. `unknown` are the ids of the input (and its features, as `name=value`) that the model does not know;
-    they were passed over."""
+    """Items, best first. `unknown` are the ids of the input (and its features, as `name=value`), of `among` and of `exclude`
+    that the model does not know; they were passed over."""
 
     model_config = ConfigDict(
         json_schema_extra={

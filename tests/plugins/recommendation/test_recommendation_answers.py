@@ -131,3 +131,54 @@ def test_titles_come_in_the_language_that_is_asked_for(predictor: Predictor[Any,
 
 def test_an_item_that_was_chosen_twice_counts_once(predictor: Predictor[Any, Any, Any]) -> None:
     assert ask(predictor, history=["card-1", "card-2", "card-1"]) == ask(predictor, history=["card-2", "card-1"])
+
+
+def test_what_was_seen_long_ago_is_left_out_too(predictor: Predictor[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = predictor.model
+    towers = model.saved.towers.model_copy(update={"max_history": 2})
+    monkeypatch.setattr(model, "saved", model.saved.model_copy(update={"towers": towers}))
+    history = [f"card-{i}" for i in range(8)]
+    found = ask(predictor, {"top_k": 100, "reasons": 20}, history=history)
+    assert not {item.item for item in found.items} & set(history)
+    assert {reason.item for item in found.items for reason in item.reasons} <= set(history[-2:]), "only these were read"
+    assert [item.score for item in found.items[:3]] == pytest.approx(
+        [item.score for item in ask(predictor, {"top_k": 3, "exclude": history}, history=history[-2:]).items]
+    )
+
+
+def test_a_history_of_unknown_items_is_read_once(predictor: Predictor[Any, Any, Any]) -> None:
+    compared = 0
+
+    class Counted(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    history = tuple(Counted(f"gone-{i}") for i in range(300))
+    known = predictor.model._known(RecommendationInput.model_construct(history=history))  # type: ignore[attr-defined]
+    assert known.unknown == history
+    assert compared < 10 * len(history)
+
+
+def test_unknown_items_of_the_filters_are_told(predictor: Predictor[Any, Any, Any]) -> None:
+    params = {"among": ["card-1", "gone-1"], "exclude": ["gone-2", "gone-1", "card-2"]}
+    answer = ask(predictor, params, history=["gone-3"])
+    assert answer.unknown == ("gone-3", "gone-1", "gone-2")
+    assert [item.item for item in answer.items] == ["card-1"]
+
+
+def test_a_filter_that_means_nothing_is_refused_before_the_model_runs(
+    predictor: Predictor[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    run = predictor.executor.run
+    monkeypatch.setattr(predictor.executor, "run", lambda batch: sizes.append(len(batch["users"])) or run(batch))
+    params = [RecommendationParams(where={"colour": "red"}), RecommendationParams(where_not={"kind": "tram"})]
+    answers = predictor.predict([RecommendationInput(history=("card-1",))] * 4, [*params, *[RecommendationParams()] * 2])
+    assert [isinstance(answer, InvalidInputError) for answer in answers] == [True, True, False, False]
+    assert sum(sizes) == 2
