@@ -102,7 +102,7 @@ def check_reached(learner: Learner, context: OptimizeContext) -> None:
     of it would not learn to do without them."""
     with torch.random.fork_rng():
         learner.module.train()
-        learner.loss(learner.collate(context.train[:CHECKED_ROWS])).backward()
+        torch.autograd.backward(learner.loss(learner.collate(context.train[:CHECKED_ROWS])))
     layers = watchable_layers(learner.student)
     reached = not layers or any(p.grad is not None and bool(p.grad.any()) for layer in layers for p in layer.parameters())
     learner.module.zero_grad(set_to_none=True)

@@ -51,7 +51,7 @@ class Learner(TaskModel[Any, Any, Any]):
         own = {name: value for name, value in batch.items() if not name.startswith(TAUGHT)}
         with one_pass(self.module):
             seen = self._watched.see(own)
-            total = self._weights.hard * self.student.loss(own) if self._weights.hard else 0.0
+            total: Any = self._weights.hard * self.student.loss(own) if self._weights.hard else 0.0
         groups: dict[str, list[Tensor]] = {TARGET: [], HIDDEN: [], RELATION: []}
         for name, target in seen.items():
             kind = name.partition("/")[0]

@@ -20,7 +20,8 @@ def soft_loss(student: SoftTarget, teacher: Tensor, temperature: float) -> Tenso
 
     `teacher` has the shape of `student.values`.
     """
-    values, taught = student.values.float(), teacher.float()
+    values: Tensor = student.values.float()
+    taught = teacher.float()
     if student.kind == "vectors":
         return (values - taught).square().sum() / taught.square().sum().clamp(min=1e-12)
     if not len(values):

@@ -102,7 +102,7 @@ def peft_settings(config: LoraConfig, places: Adaptable, room: int, facts: dict[
     facts |= {"r": rank, "alpha": alpha, "target_modules": sorted(places.layers)}
     return PeftLoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # a root is no whole number, and PEFT only divides by r
         lora_dropout=config.dropout,
         use_rslora=root,
         use_dora=config.method == "dora",

@@ -86,8 +86,13 @@ def cost_of_rank(layers: Mapping[str, nn.Module]) -> int:
 
 def outputs_of(layers: Mapping[str, nn.Module]) -> int:
     """Outputs of all layers: what DoRA has a magnitude for."""
-    widths = (m.out_channels if isinstance(m, nn.Conv2d) else m.out_features for m in layers.values() if _takes_an_adapter(m))
-    return sum(int(width) for width in widths)
+    found = 0
+    for module in layers.values():
+        if isinstance(module, nn.Conv2d):
+            found += module.out_channels
+        elif isinstance(module, nn.Linear):
+            found += module.out_features
+    return found
 
 
 def rank_for(config: LoraConfig, layers: Mapping[str, nn.Module], room: int) -> int:
