@@ -15,6 +15,8 @@ from taskloom.plugins.tasks.qa.schema import QaParams
 from taskloom.plugins.tasks.qa.spans import IMPOSSIBLE, log_partition, null_logits, span_logits
 
 LENGTHS = torch.tensor([6, 4, 9])
+BIAS = torch.tensor([0.5, -0.5, -2.0])
+"""The last is for three tokens and more."""
 QUESTION = (2, 3, 4)
 """Tokens at the start of each window that are not of the context; so is the last one."""
 
@@ -32,7 +34,7 @@ def enumerated(logits: torch.Tensor, inside: torch.Tensor, width: int) -> dict[i
     first = 0
     for window, length in enumerate(LENGTHS.tolist()):
         found[window] = {
-            (i, j): float((logits[i, 0] + logits[j, 1]).detach())
+            (i, j): float((logits[i, 0] + logits[j, 1] + BIAS[min(j - i, 2)]).detach())
             for i in range(first, first + length)
             for j in range(i, min(i + width, first + length))
             if inside[i] and inside[j]
@@ -44,7 +46,7 @@ def enumerated(logits: torch.Tensor, inside: torch.Tensor, width: int) -> dict[i
 @pytest.mark.parametrize("width", [1, 3, 50])
 def test_spans_and_their_sum_are_those_of_enumeration(width: int) -> None:
     logits, inside = batch()
-    spans = span_logits(logits, LENGTHS, inside, width)
+    spans = span_logits(logits, BIAS, LENGTHS, inside, width)
     true = enumerated(logits, inside, width)
     places = {(int(t), int(t + k)) for t, k in torch.nonzero(spans > IMPOSSIBLE / 2)}
     assert places == {place for window in true.values() for place in window}
