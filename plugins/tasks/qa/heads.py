@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from taskloom.core.errors import UnsupportedError
 from taskloom.plugins.backbones.parts import EncoderParts
+from taskloom.plugins.tasks.qa.schema import ANSWER_TOKENS
+
+LENGTH_SLOPE = 0.25
+"""How much each further token of an answer takes from its logit before training: four in five answers have 1 to 8 tokens."""
 
 
 class SpanHead(nn.Module):
-    """One or two layers on each token: [T, H] to start and end logits [T, 2]."""
+    """One or two layers on each token: [T, H] to start and end logits [T, 2]; and `length_bias`, a logit for each length of
+    an answer.
+
+    Without it, what is trained on spans learns to favour short ones by start logits that rise along the window and end
+    logits that fall, which goes wrong in windows longer than those that it was trained on.
+    """
 
     def __init__(self, hidden_size: int, form: Literal["linear", "mlp"], dropout: float) -> None:
         super().__init__()
@@ -20,6 +30,7 @@ class SpanHead(nn.Module):
         self.outer = nn.Linear(hidden_size, 2)
         nn.init.normal_(self.outer.weight, std=0.02)
         nn.init.zeros_(self.outer.bias)
+        self.length_bias = nn.Parameter(-LENGTH_SLOPE * torch.arange(ANSWER_TOKENS, dtype=torch.float32))
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = self.dropout(hidden.to(self.outer.weight.dtype))

@@ -114,19 +114,22 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
 
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         kept = {name: batch[name] for name in ("lengths", "owner", "offsets")}
-        return {"logits": self.module.head(hidden), **kept}
+        head = self.module.head
+        bias = head.length_bias if isinstance(head, SpanHead) else hidden.new_zeros(1)
+        return {"logits": head(hidden), "length_bias": bias, **kept}
 
     def decode(self, outputs: Outputs, inputs: Sequence[QaInput], params: Sequence[QaParams]) -> list[QaOutput]:
         lengths, owner, offsets = outputs["lengths"], outputs["owner"], outputs["offsets"]
         logits, inside = outputs["logits"].float(), offsets[:, 0] >= 0
         widest = int(lengths.max())
+        bias = outputs["length_bias"].detach().float()
         null = null_logits(logits, lengths)
         answers, first, token = [], 0, 0
         for item, wanted, count in zip(inputs, params, torch.bincount(owner, minlength=len(inputs)).tolist(), strict=True):
             pieces = []
             for sizes in lengths[first : first + count].split(max(1, PIECE_SPANS // (wanted.max_answer_tokens * widest))):
                 part = slice(token, token + int(sizes.sum()))
-                spans = partial(span_logits, logits[part], sizes, inside[part], wanted.max_answer_tokens)
+                spans = partial(span_logits, logits[part], bias, sizes, inside[part], wanted.max_answer_tokens)
                 pieces.append(Piece(offsets[part], spans))
                 token = part.stop
             answers.append(read_answers(pieces, float(null[first : first + count].min()), item.context, wanted))
@@ -139,15 +142,25 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         return draw_windows(self.parts.tokenizer, examples, self.training)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross entropy of the spans of each window and its null, the answers of several annotators weighing alike. The
-        probabilities that `decode` gives are those that are trained."""
+        """Cross entropy of the spans of each window and its null, the answers of several annotators weighing alike: the
+        probabilities that `decode` gives for one window. To it come, with half its weight each, those of the starts and of the
+        ends alone, without which starts could take from ends whatever their sum leaves free."""
         outputs = self.forward(batch)
-        logits, lengths = outputs["logits"].float(), batch["lengths"].to(outputs["logits"].device)
-        spans = span_logits(logits, lengths, batch["offsets"].to(logits.device)[:, 0] >= 0, self.training.max_answer_tokens)
+        logits = outputs["logits"].float()
+        lengths, bias, inside = outputs["lengths"], outputs["length_bias"].float(), outputs["offsets"][:, 0] >= 0
+        token, reach, window = batch["gold_token"], batch["gold_reach"], batch["gold_window"]
+        first = (lengths.cumsum(0) - lengths)[window]
+        nothing, last = reach < 0, token + reach.clamp(min=0)
+        spans = span_logits(logits, bias, lengths, inside, self.training.max_answer_tokens)
         null = null_logits(logits, lengths)
-        reach = batch["gold_reach"]
-        gold = torch.where(reach < 0, null[batch["gold_window"]], spans[batch["gold_token"], reach.clamp(min=0)])
+        gold = torch.where(nothing, null[window], spans[token, reach.clamp(min=0)])
         total: Tensor = log_partition(spans, null, lengths).sum() - (gold * batch["gold_weight"]).sum()
+        for side, marked in ((0, token), (1, last)):
+            alone = logits[:, side]
+            empty = alone[lengths.cumsum(0) - lengths]
+            gold = alone[torch.where(nothing, first, marked)]
+            possible = alone.masked_fill(~inside, IMPOSSIBLE).unsqueeze(1)
+            total = total + 0.5 * (log_partition(possible, empty, lengths).sum() - (gold * batch["gold_weight"]).sum())
         return total / len(lengths)
 
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:

@@ -9,9 +9,10 @@ IMPOSSIBLE = -1e9
 """The logit of a span that can't be; finite, since the gradient of a sum over nothing but -inf is no number."""
 
 
-def span_logits(logits: Tensor, lengths: Tensor, inside: Tensor, width: int) -> Tensor:
+def span_logits(logits: Tensor, length_bias: Tensor, lengths: Tensor, inside: Tensor, width: int) -> Tensor:
     """Logits of all spans of a ragged batch: start logit + end logit (Devlin et al. 2019, https://arxiv.org/abs/1810.04805,
-    section 4.2). `logits` [T, 2] of W windows that lie end to end, `inside` [T] True for tokens that an answer may have.
+    section 4.2) + that of the span's length. `logits` [T, 2] of W windows that lie end to end, `length_bias` [B], whose last
+    is that of all longer spans too, `inside` [T] True for tokens that an answer may have.
 
     Returns [T, K] with K at most `width`: at [t, k] the span of tokens t to t + k; `IMPOSSIBLE` where it would leave its
     window or hold a token that no answer may have.
@@ -23,7 +24,8 @@ def span_logits(logits: Tensor, lengths: Tensor, inside: Tensor, width: int) -> 
     reach = end.clamp(max=total - 1)
     # Tokens of a context lie in one stretch, so a span with both ends inside, in one window, is inside as a whole.
     possible = (end < total) & (window[reach] == window.unsqueeze(1)) & inside.unsqueeze(1) & inside[reach]
-    return (logits[:, :1] + logits[:, 1][reach]).masked_fill(~possible, IMPOSSIBLE)
+    bias = length_bias[torch.arange(width, device=logits.device).clamp(max=len(length_bias) - 1)]
+    return (logits[:, :1] + logits[:, 1][reach] + bias).masked_fill(~possible, IMPOSSIBLE)
 
 
 def null_logits(logits: Tensor, lengths: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from taskloom.plugins.tasks.qa.schema import Answer, QaInput, QaOutput, QaParams
 from taskloom.plugins.tasks.qa.spans import IMPOSSIBLE, log_partition, null_logits, span_logits
 
 LENGTHS = torch.tensor([6, 4, 9])
+BIAS = torch.tensor([0.5, -0.5, -2.0])
+"""The last is for three tokens and more."""
 QUESTION = (2, 3, 4)
 """Tokens at the start of each window that are not of the context; so is the last one."""
 
@@ -37,7 +39,7 @@ def enumerated(logits: torch.Tensor, inside: torch.Tensor, width: int) -> dict[i
     first = 0
     for window, length in enumerate(LENGTHS.tolist()):
         found[window] = {
-            (i, j): float((logits[i, 0] + logits[j, 1]).detach())
+            (i, j): float((logits[i, 0] + logits[j, 1] + BIAS[min(j - i, 2)]).detach())
             for i in range(first, first + length)
             for j in range(i, min(i + width, first + length))
             if inside[i] and inside[j]
@@ -49,7 +51,7 @@ def enumerated(logits: torch.Tensor, inside: torch.Tensor, width: int) -> dict[i
 @pytest.mark.parametrize("width", [1, 3, 50])
 def test_spans_and_their_sum_are_those_of_enumeration(width: int) -> None:
     logits, inside = batch()
-    spans = span_logits(logits, LENGTHS, inside, width)
+    spans = span_logits(logits, BIAS, LENGTHS, inside, width)
     true = enumerated(logits, inside, width)
     places = {(int(t), int(t + k)) for t, k in torch.nonzero(spans > IMPOSSIBLE / 2)}
     assert places == {place for window in true.values() for place in window}
@@ -192,13 +194,16 @@ def test_answers_are_the_same_in_pieces_and_with_few_spans_kept(
     lengths, inside = torch.full((windows,), 7), torch.rand(7 * windows, generator=generator) > -1
     offsets, params = torch.cat(places), QaParams(top_k=top_k, max_answer_tokens=width, no_answer_threshold=1.0)
     pieces = [
-        Piece(offsets[at : at + 7 * grouped], partial(span_logits, part, lengths[: len(part) // 7], inside[: len(part)], width))
+        Piece(
+            offsets[at : at + 7 * grouped],
+            partial(span_logits, part, BIAS, lengths[: len(part) // 7], inside[: len(part)], width),
+        )
         for at, part in zip(range(0, 7 * windows, 7 * grouped), torch.split(logits, 7 * grouped), strict=True)
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "KEPT_SPANS", kept)
         found = read_answers(pieces, 0.5, context, params)
-    expected = plainly(span_logits(logits, lengths, inside, width), 0.5, offsets, context, params)
+    expected = plainly(span_logits(logits, BIAS, lengths, inside, width), 0.5, offsets, context, params)
     assert [(a.start, a.end) for a in found.answers] == [(a.start, a.end) for a in expected.answers]
     assert [a.score for a in found.answers] == pytest.approx([a.score for a in expected.answers])
     assert found.no_answer_score == pytest.approx(expected.no_answer_score)

@@ -85,7 +85,7 @@ def test_rows_without_a_window_are_left_out_and_named(tiny_bert: str) -> None:
     assert learnable(tokenizer, row("the card is lost", "card is"), how)
 
 
-def test_the_loss_is_the_likelihood_that_decoding_gives(tiny_bert: str) -> None:
+def test_the_loss_is_the_likelihood_of_span_start_and_end(tiny_bert: str) -> None:
     torch.manual_seed(1)
     model = QaModel.build(backbone=tiny_bert, dropout=0.0, max_length=64, overlap=16)
     torch.nn.init.normal_(model.module.head.outer.weight, std=1.0)
@@ -94,19 +94,23 @@ def test_the_loss_is_the_likelihood_that_decoding_gives(tiny_bert: str) -> None:
     example = row("the card is lost hello refund", "card is")
     with torch.inference_mode():
         loss = float(model.loss(model.collate([example])))
-        params = QaParams(top_k=100, max_answer_tokens=10, no_answer_threshold=1.0)
         outputs = model.forward(model.encode([example.input]))
-        logits, offsets = outputs["logits"].double(), outputs["offsets"].tolist()
-        total = [float(logits[0].sum())]
-        gold = None
-        for i, (start, _) in enumerate(offsets):
-            for j in range(i, min(i + params.max_answer_tokens, len(offsets))):
-                if start >= 0 and offsets[j][0] >= 0:
-                    total.append(float(logits[i, 0] + logits[j, 1]))
-                    if (start, offsets[j][1]) == (4, 11):
-                        gold = total[-1]
-    assert gold is not None
-    assert loss == pytest.approx(float(torch.tensor(total).logsumexp(0)) - gold, abs=1e-4)
+    logits, bias = outputs["logits"].double(), outputs["length_bias"].detach().double()
+    inside = [i for i, (start, _) in enumerate(outputs["offsets"].tolist()) if start >= 0]
+    first, last = inside[1], inside[2]
+    spans = {(i, j): logits[i, 0] + logits[j, 1] + bias[j - i] for i in inside for j in inside if 0 <= j - i < 10}
+    null = logits[0].sum()
+
+    def surprise(options: list[torch.Tensor], true: torch.Tensor) -> float:
+        return float(torch.stack(options).logsumexp(0) - true)
+
+    expected = surprise([*spans.values(), null], spans[first, last])
+    expected += 0.5 * surprise([*logits[inside, 0], logits[0, 0]], logits[first, 0])
+    expected += 0.5 * surprise([*logits[inside, 1], logits[0, 1]], logits[last, 1])
+    assert loss == pytest.approx(expected, abs=1e-4)
+    answer = model.decode(outputs, [example.input], [QaParams(top_k=100, max_answer_tokens=10, no_answer_threshold=1.0)])[0]
+    best = max(spans.values())
+    assert answer.answers[0].score == pytest.approx(float((best - torch.stack([*spans.values(), null]).logsumexp(0)).exp()))
 
 
 @pytest.fixture(scope="module")
