@@ -84,7 +84,8 @@ async def test_every_field_comes_back_as_it_went_in(settings: Settings, entry: E
     reader = open_reader(settings)
     (row,) = reader.tail(1)
     reader.close()
-    assert {name: getattr(row, name) for name in AuditEntry.model_fields} == dict(sent)
+    kept = set(AuditEntry.model_fields) - {"binary"}  # which says how to redact the payload, and is no part of what happened
+    assert {name: getattr(row, name) for name in kept} == sent.model_dump(include=kept)
     assert verify_log(settings).verified
 
 
