@@ -127,12 +127,9 @@ class RayCluster:
     def _stop(self) -> None:
         from ray import shutdown as leave
 
+        # Serve is not asked to stop first: a Ctrl-C reaches Ray's processes too, and asking one that is about to go can take
+        # more than a minute. Its work is done by now, and its processes go with the cluster's.
         processes = self._processes()
-        if self.private:
-            with contextlib.suppress(Exception):  # whatever Serve makes of it, Ray is shut down next
-                from ray import serve
-
-                serve.shutdown()  # type: ignore[no-untyped-call]
         leave()
         _gone, left = psutil.wait_procs(processes, timeout=5)
         for process in left:
