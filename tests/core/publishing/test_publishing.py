@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from guessing_task import DirectRuntime
 from pydantic import Base64Bytes, Field
 
 from taskloom.core.artifact import Artifact, DataInfo, LineageStep, Manifest
@@ -15,7 +16,6 @@ from taskloom.core.errors import ArtifactError
 from taskloom.core.model_card import _calls
 from taskloom.core.publishing import ModelStory, publish_model, publish_trained, read_report
 from taskloom.core.registry import Registry
-from taskloom.core.runtime import ExecutionPlan, RuntimeConfig, RuntimePlugin
 from taskloom.core.store import ModelStore
 from taskloom.core.task import EvaluationResult, Example, MetricSpec, SharedParts, TaskModel, TaskPlugin, Trained
 from taskloom.core.types import Frozen
@@ -47,30 +47,6 @@ class ShoutModel(TaskModel[Echo, Echo, NoParams]):
     def save(self, folder: Path) -> Mapping[str, Any]:
         (folder / "mark.txt").write_text(self.mark)
         return {"kind": "shout"}
-
-
-class DirectExecutor:
-    def __init__(self, model: Any, plan: ExecutionPlan) -> None:
-        self.model, self.plan = model, plan
-
-    def run(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        return dict(self.model.forward(batch))
-
-    def close(self) -> None: ...
-
-
-class DirectRuntime(RuntimePlugin):
-    name = "direct"
-    description = "Calls forward."
-
-    def unavailable(self) -> None:
-        return None
-
-    def plan(self, config: RuntimeConfig) -> ExecutionPlan:
-        return ExecutionPlan(runtime="direct", device="cpu", precision="fp32", threads=1)
-
-    def load(self, model: Any, artifact: Any, plan: ExecutionPlan) -> Any:
-        return DirectExecutor(model, plan)
 
 
 class ShoutTask(TaskPlugin[Echo, Echo, NoParams]):
