@@ -102,14 +102,16 @@ def publish_trained(
     story: ModelStory,
     *,
     config: Mapping[str, Any],
+    earlier: Sequence[LineageStep] = (),
     data: Sequence[DataInfo],
     evaluation: Sequence[Example[Any]],
     evaluation_data: DataInfo,
     runtime: RuntimeConfig | None = None,
     aliases: Sequence[str] = ("candidate",),
 ) -> Artifact:
-    """Publishes a model that a training has made. `config` and `trained.facts` become the lineage's first step; `data` are
-    the files that it was trained on, `evaluation` rows that it has not seen."""
+    """Publishes a model that a training has made. `config` and `trained.facts` become a step of the lineage, behind
+    the `earlier` ones whose weights it started from; `data` are the files that it was trained on, `evaluation` rows that it has
+    not seen."""
     step = LineageStep(name="train", config=config, facts=trained.facts)
     return publish_model(
         store,
@@ -117,7 +119,7 @@ def publish_trained(
         task,
         trained.model,
         story,
-        steps=(step,),
+        steps=(*earlier, step),
         data=data,
         evaluation=evaluation,
         evaluation_data=evaluation_data,

@@ -40,9 +40,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     os.replace(aside, folder / CHECKPOINT)
 
 
-def load_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
-    """The checkpoint of the training with this fingerprint (settings and data); None if there is none. One that can't be
-    read, or belongs to another training, is passed over with a warning and overwritten later."""
+def load_checkpoint(folder: Path, fingerprint: str = "") -> Checkpoint | None:
+    """The checkpoint of the training with this fingerprint (settings and data), or of any; None if there is none. One that
+    can't be read, or belongs to another training, is passed over with a warning and overwritten later."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / CHECKPOINT
@@ -51,7 +51,7 @@ def load_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
     try:
         with safe_open(path, framework="pt") as stream:
             state = json.loads((stream.metadata() or {})["state"])
-            if state["fingerprint"] != fingerprint:
+            if fingerprint and state["fingerprint"] != fingerprint:
                 log.warning("the checkpoint in %s is of other settings or data; training starts anew", folder)
                 return None
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
@@ -59,9 +59,3 @@ def load_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
         log.warning("the checkpoint in %s can't be read (%s); training starts anew", folder, exc)
         return None
     return Checkpoint(tensors, state)
-
-
-def remove_checkpoint(folder: Path) -> None:
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    for leftover in folder.glob(f".{CHECKPOINT}.*"):
-        leftover.unlink(missing_ok=True)

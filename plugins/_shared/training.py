@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from taskloom.core.errors import ConfigError
 from taskloom.core.task import Example, TaskModel, TrainRun
-from taskloom.plugins._shared.checkpoints import Checkpoint, load_checkpoint, remove_checkpoint, save_checkpoint
+from taskloom.plugins._shared.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from taskloom.plugins._shared.loop_config import LoopConfig
 from taskloom.plugins._shared.progress import TrainingProgress
 
@@ -59,9 +60,10 @@ def fit(
 
     `length` groups examples of like size into a batch. `is_head` says which parameters (by name) take the head's learning
     rate. `fingerprint` identifies settings and data: a checkpoint with the same one in `run.work_folder` is gone on from, and
-    the result is then the same as without the interruption, on the same
-    machine with as many threads. `prepare` sets the first weights; a resumed training has no need
-    of it and skips it. Raises `ConfigError` if the loss is no longer a number.
+    the result is then the same as without the interruption, on the same machine with as many threads. A checkpoint with the
+    final weights stays there: the same training again gives them at once, and another's `run.start` may name the folder.
+    `prepare` sets the first weights of a training that neither goes on nor has a start. Raises `ConfigError` if the loss is no
+    longer a number, and if the start is no finished training of a model with the same parameters.
     """
     if not examples:
         raise ConfigError("there are no rows to train on")
@@ -137,7 +139,9 @@ class _Loop:
         is_head: Callable[[str], bool],
     ) -> None:
         self.model, self.examples, self.config, self.run_info = model, examples, config, run
-        self.fingerprint, self.validation = fingerprint, validation
+        self.start = finished_training(run.start) if run.start else None
+        self.fingerprint = fingerprint if self.start is None else f"{self.start.state['fingerprint']} {fingerprint}"
+        self.validation = validation
         self.lengths = [length(example) for example in examples]
         self.device = pick_device(config.device)
         self.precision = pick_precision(config.precision, self.device)
@@ -164,12 +168,19 @@ class _Loop:
     def run(self, prepare: Callable[[], None]) -> FitResult:
         folder = self.run_info.work_folder
         found = load_checkpoint(folder, self.fingerprint) if self.run_info.resume else None
+        if found is not None and "facts" in found.state:
+            self._restore_final(found)
+            self.module.eval()
+            return FitResult(tuple(found.state["history"]), found.state["facts"])
         if found is not None:
             self._restore(found)
             self.resumed_at.append(self.step)
             self._tell("resumed")
         else:
-            prepare()
+            if self.start is None:
+                prepare()
+            else:
+                self._restore_final(self.start)
             with torch.no_grad():
                 for name, tensor in self.average.items():
                     tensor.copy_(self.trained[name])
@@ -178,8 +189,10 @@ class _Loop:
                 self._run_epoch(progress)
         self._keep_best()
         self.module.eval()
-        remove_checkpoint(folder)
-        return FitResult(tuple(self.history), self._facts())
+        facts = self._facts()
+        state = {"fingerprint": self.fingerprint, "history": self.history, "facts": facts}
+        save_checkpoint(folder, Checkpoint(_flat(self._final()), state))
+        return FitResult(tuple(self.history), facts)
 
     def _run_epoch(self, progress: TrainingProgress) -> None:
         batches = batches_of_epoch(self.lengths, self.config.batch_size, self.config.seed, self.epoch)
@@ -287,8 +300,7 @@ class _Loop:
         tensors: dict[str, Tensor] = {"random/cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
-        for kind, group in self._weights().items():
-            tensors.update({f"{kind}/{name}": tensor for name, tensor in group.items()})
+        tensors.update(_flat(self._weights()))
         for name, parameter in self.trained.items():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{key}/{name}"] = value
@@ -310,11 +322,28 @@ class _Loop:
     def _weights(self) -> dict[str, Mapping[str, Tensor]]:
         return {"weights": self.trained, "buffers": self.buffers, "average": self.average, "best": self.best}
 
+    def _final(self) -> dict[str, dict[str, Tensor]]:
+        """What is not as it was built: the weights trained here, and those of the start, which may be frozen here."""
+        started = _by_kind(self.start.tensors)["weights"] if self.start else {}
+        changed = {name: p for name, p in self.module.named_parameters() if name in self.trained or name in started}
+        return {"weights": changed, "buffers": dict(self.buffers)}
+
+    def _restore_final(self, found: Checkpoint) -> None:
+        kinds = _by_kind(found.tensors)
+        places = {"weights": dict(self.module.named_parameters()), "buffers": self.buffers}
+        with torch.no_grad():
+            for kind, group in kinds.items():
+                for name, tensor in group.items():
+                    place = places[kind].get(name)
+                    if place is None or place.shape != tensor.shape:
+                        raise ConfigError(
+                            f"a training can't start from {self.run_info.start}: {name} is not the same in this model; a stage "
+                            "may change how a model is trained, not what it is made of"
+                        )
+                    place.copy_(tensor)
+
     def _restore(self, found: Checkpoint) -> None:
-        kinds: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in found.tensors.items():
-            kind, _, rest = name.partition("/")
-            kinds.setdefault(kind, {})[rest] = tensor
+        kinds = _by_kind(found.tensors)
         with torch.no_grad():
             for kind, group in self._weights().items():
                 if kind != "best":
@@ -353,6 +382,26 @@ class _Loop:
             "seconds": round(self.seconds, 1),
             "resumed_at_steps": self.resumed_at,
         }
+
+
+def finished_training(folder: Path) -> Checkpoint:
+    """What `fit` left in the work folder of a training that came to its end; raises `ConfigError` if there is none."""
+    found = load_checkpoint(folder)
+    if found is None or "facts" not in found.state:
+        raise ConfigError(f"{folder} holds no finished training to start from")
+    return found
+
+
+def _flat(kinds: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{kind}/{name}": tensor for kind, group in kinds.items() for name, tensor in group.items()}
+
+
+def _by_kind(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    kinds: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition("/")
+        kinds.setdefault(kind, {})[rest] = tensor
+    return kinds
 
 
 class _Swapped:

@@ -51,6 +51,8 @@ class Recipe(Frozen):
     """Inputs worth trying on the model; `taskloom quickstart` asks them."""
     data: RecipeData
     config: Mapping[str, Any] = Field(default_factory=dict)
+    stages: tuple[Mapping[str, Any], ...] = ()
+    """Further trainings, each from the weights of the one before: what changes in `[config]` from one to the next."""
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -70,12 +72,18 @@ def load_recipe(path: Path) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=placed)})
 
 
-def train_config(schema: type[BaseModel], recipe: Recipe, changes: Sequence[str], seed: int | None) -> BaseModel:
-    """The recipe's `[config]` with `--set key=value` (TOML values; dots reach into tables) and `--seed` over it."""
-    raw = set_values(recipe.config, changes)
-    if seed is not None:
-        raw["seed"] = seed
-    return parsed(schema, raw, "config")
+def train_configs(schema: type[M], recipe: Recipe, changes: Sequence[str], seed: int | None) -> list[M]:
+    """The settings of each stage: the recipe's `[config]`, with what its `[[stages]]` change one after the other, and in all of
+    them `--set key=value` (TOML values; dots reach into tables) and `--seed`."""
+    table: dict[str, Any] = {}
+    found = []
+    for number, stage in enumerate((recipe.config, *recipe.stages)):
+        table = {**table, **stage}
+        raw = set_values(table, changes)
+        if seed is not None:
+            raw["seed"] = seed
+        found.append(parsed(schema, raw, f"stages.{number}" if number else "config"))
+    return found
 
 
 def set_values(table: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:

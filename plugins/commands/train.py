@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,18 +63,18 @@ def train(
     A training that was interrupted goes on from its last checkpoint when the same command is given again.
     """
     from taskloom.core.publishing import read_report
-    from taskloom.plugins.commands.recipe import load_recipe, need_files, train_config
+    from taskloom.plugins.commands.recipe import load_recipe, need_files, train_configs
 
     asked = load_recipe(recipe)
     files = {key: path for key, path in (("train", data), ("evaluation", evaluation)) if path}
     asked = asked.model_copy(update={"data": asked.data.model_copy(update=files), **({"name": name} if name else {})})
     task = cli.registry.tasks.get(asked.task)
-    config = train_config(task.TrainConfig, asked, changes, seed)
+    configs = train_configs(task.TrainConfig, asked, changes, seed)
     need_files(asked)
     command = _command(recipe, changes, name, seed)
     show = sys.stderr.isatty() if progress is None else progress
     artifact = _train_and_publish(
-        cli, asked, task, config, command=command, aliases=aliases, show_progress=show, resume=not no_resume
+        cli, asked, task, configs, command=command, aliases=aliases, show_progress=show, resume=not no_resume
     )
     report = read_report(artifact)
     if as_json:
@@ -100,13 +102,14 @@ def _train_and_publish(
     cli: CliContext,
     recipe: Recipe,
     task: TaskPlugin[Any, Any, Any],
-    config: BaseModel,
+    configs: Sequence[BaseModel],
     *,
     command: str,
     aliases: tuple[str, ...],
     show_progress: bool,
     resume: bool,
 ) -> Artifact:
+    from taskloom.core.artifact import LineageStep
     from taskloom.core.publishing import ModelStory, publish_trained
     from taskloom.core.task import TrainRun
     from taskloom.plugins._shared.datasets import file_label
@@ -120,14 +123,21 @@ def _train_and_publish(
     seen = [_info((path,), (count,), recipe) for path, count in zip(paths, counts, strict=True)]
     if len(recipe.data.train) > 1:
         seen = [info.model_copy(update={"name": file_label(str(path))}) for info, path in zip(seen, paths, strict=True)]
-    settings = config.model_dump(mode="json")
     run = TrainRun(
-        work_folder=_work_folder(cli, recipe, settings, seen),
+        work_folder=cli.settings.home / "training",
         resume=resume,
         show_progress=show_progress,
         on_event=(lambda _: None) if show_progress else _say_epoch,
     )
-    trained = task.train(config, rows, validation, run)
+    settings = [config.model_dump(mode="json") for config in configs]
+    folders = _work_folders(run.work_folder, recipe.name, settings, seen)
+    earlier = list[LineageStep]()
+    for config, table, folder in zip(configs, settings, folders, strict=True):
+        if len(configs) > 1 and not show_progress:
+            click.echo(f"stage {len(earlier) + 1} of {len(configs)}", err=True)
+        trained = task.train(config, rows, validation, dataclasses.replace(run, work_folder=folder))
+        earlier.append(LineageStep(name="train", config=table, facts=trained.facts))
+        run = dataclasses.replace(run, start=folder)
     digests = [info.sha256 for info in seen]
     # Before anything is published: what can't be put on record must not come to be served.
     record_event(cli.registry, cli.settings, "model.train", model=recipe.name, task=task.name, facts={"data": digests})
@@ -137,7 +147,8 @@ def _train_and_publish(
         task,
         trained,
         ModelStory(**recipe.model_dump(include=set(ModelStory.model_fields) - {"reproduce"}), reproduce=(command,)),
-        config=settings,
+        config=settings[-1],
+        earlier=earlier[:-1],
         data=seen,
         evaluation=unseen,
         evaluation_data=_info(recipe.data.evaluation, unseen_counts, recipe),
@@ -154,6 +165,8 @@ def _train_and_publish(
         task=published.task,
         facts=facts,
     )
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
     return artifact
 
 
@@ -169,12 +182,14 @@ def read_files(task: TaskPlugin[Any, Any, Any], paths: Sequence[Path]) -> tuple[
     return [row for part in parts for row in part], [len(part) for part in parts]
 
 
-def _work_folder(cli: CliContext, recipe: Recipe, settings: Mapping[str, Any], seen: list[DataInfo]) -> Path:
-    """Where this training's checkpoints lie: the same place for the same settings and data, and no other training's."""
+def _work_folders(home: Path, name: str, stages: Sequence[Mapping[str, Any]], seen: Sequence[DataInfo]) -> list[Path]:
+    """Where the checkpoints of each stage lie: the same place for the same data and settings, those of the stages before it
+    included, and no other training's."""
     from taskloom.core.digest import canonical_json, sha256_hex
 
-    identity = sha256_hex(canonical_json([dict(settings), [info.sha256 for info in seen]]))[:12]
-    return cli.settings.home / "training" / f"{recipe.name}-{identity}"
+    data = [info.sha256 for info in seen]
+    identities = [[*map(dict, stages[: number + 1]), data] for number in range(len(stages))]
+    return [home / f"{name}-{sha256_hex(canonical_json(identity))[:12]}" for identity in identities]
 
 
 def _say_epoch(event: Mapping[str, Any]) -> None:

@@ -70,15 +70,17 @@ def train(
     on_event: Callable[[Mapping[str, Any]], None] = lambda _: None,
     fingerprint: str = "f",
     validation: Validation | None = None,
+    start: Path | None = None,
     **settings: Any,
 ) -> tuple[LineModel, FitResult]:
     model = model or LineModel()
-    run = TrainRun(folder, True, False, on_event)
+    run = TrainRun(folder, start=start, show_progress=False, on_event=on_event)
     config = LoopConfig(**{**SETTINGS, **settings})
     torch.set_num_threads(1)  # sums depend on how they are shared out: as many threads in every process
     torch.manual_seed(config.seed)
     head: Callable[[str], bool] = lambda name: name.startswith("head.")  # noqa: E731
-    result = fit(model, rows(), config, run, length=lambda e: 1, fingerprint=fingerprint, validation=validation, is_head=head)
+    known = fingerprint + str(settings)
+    result = fit(model, rows(), config, run, length=lambda e: 1, fingerprint=known, validation=validation, is_head=head)
     return model, result
 
 
@@ -104,7 +106,44 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, step: int
     assert result.history == expected.history
     assert events[0]["event"] == "resumed"
     assert 0 < events[0]["step"] <= step
-    assert not (tmp_path / "cut" / CHECKPOINT).exists()
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
+    whole, expected = train(tmp_path)
+    events: list[Mapping[str, Any]] = []
+    again, result = train(tmp_path, LineModel(seed=99), on_event=events.append)
+    assert weights(again) == weights(whole)
+    assert (result.history, result.facts) == (expected.history, expected.facts)
+    assert events == []
+
+
+def test_a_training_starts_from_the_weights_of_a_finished_one(tmp_path: Path) -> None:
+    first, _ = train(tmp_path / "first")
+    # As good as no steps: what is there at the end is what was there at the beginning.
+    still = {"learning_rate": 1e-12, "head_learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 1}
+    second, _ = train(tmp_path / "second", LineModel(seed=99), start=tmp_path / "first", **still)
+    for name, tensor in first.module.state_dict().items():
+        torch.testing.assert_close(second.module.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+    frozen = LineModel(seed=99)
+    for name, parameter in frozen.module.named_parameters():
+        parameter.requires_grad = name.startswith("head.")
+    train(tmp_path / "third", frozen, start=tmp_path / "second", **still)
+    fourth, _ = train(tmp_path / "fourth", LineModel(seed=7), start=tmp_path / "third", **still)
+    for name, tensor in first.module.state_dict().items():
+        torch.testing.assert_close(fourth.module.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_start_that_is_not_finished_or_of_another_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no finished training"):
+        train(tmp_path / "second", start=tmp_path / "first")
+    killed_at(tmp_path / "first", 8)
+    with pytest.raises(ConfigError, match="no finished training"):
+        train(tmp_path / "second", start=tmp_path / "first")
+    train(tmp_path / "first")
+    other = LineModel()
+    other.module.add_module("head", torch.nn.Linear(3, 5))
+    with pytest.raises(ConfigError, match="is not the same in this model"):
+        train(tmp_path / "second", other, start=tmp_path / "first")
 
 
 def test_a_checkpoint_of_other_settings_or_a_torn_one_is_not_gone_on_from(
@@ -122,8 +161,8 @@ def test_a_checkpoint_of_other_settings_or_a_torn_one_is_not_gone_on_from(
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
-    one, _ = train(tmp_path, LineModel(dropout=0), epochs=1)
-    parts, _ = train(tmp_path, LineModel(dropout=0), epochs=1, accumulation=3)
+    one, _ = train(tmp_path / "one", LineModel(dropout=0), epochs=1)
+    parts, _ = train(tmp_path / "parts", LineModel(dropout=0), epochs=1, accumulation=3)
     for name, tensor in one.module.state_dict().items():
         torch.testing.assert_close(parts.module.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
 
