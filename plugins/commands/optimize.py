@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from taskloom.plugins.commands import CliContext
+from taskloom.plugins.commands.telling import say_optimizing
 
 if TYPE_CHECKING:
     from taskloom.core.artifact import Artifact
@@ -88,7 +90,7 @@ def optimize(
         effort=QUICK if quick else Effort(),
         resume=not no_resume,
         show_progress=show,
-        on_event=_say,
+        on_event=partial(say_optimizing, show_progress=show),
         record=_recorder(cli, asked, name),
     )
     _tell(cli, artifact, as_json=as_json)
@@ -111,7 +113,7 @@ def _search(
         work_folder=cli.settings.home / "optimizing",
         seed=seed,
         effort=QUICK if quick else Effort(turns=4),
-        on_event=_say,
+        on_event=say_optimizing,
     )
     if as_json:
         cli.print_json(found.model_dump(mode="json"))
@@ -135,17 +137,6 @@ def _recorder(cli: CliContext, asked: OptimizeRecipe, name: str) -> Any:
         record_event(cli.registry, cli.settings, action, model=model, task=task.name, facts=facts, version=version)
 
     return record
-
-
-def _say(event: Mapping[str, Any]) -> None:
-    told = {
-        "step": "{name} ...",
-        "kept": "{name}: kept from before",
-        "compare": "comparing it with its parent ...",
-        "resumed": "going on from step {step} of {steps}",
-    }.get(str(event.get("event")))
-    if told:
-        click.echo(told.format(**event), err=True)
 
 
 def _tell(cli: CliContext, artifact: Artifact, *, as_json: bool) -> None:

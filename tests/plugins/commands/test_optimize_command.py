@@ -141,6 +141,14 @@ def test_the_tables_for_people_say_what_became_of_it(cli: Cli) -> None:
     assert "max_primary_drop allows 0.01" in result.stdout
 
 
+def test_without_a_bar_each_step_and_each_epoch_is_a_line(cli: Cli) -> None:
+    result = cli.run("--with", "shrink,polish", *cli.files())
+    assert result.exit_code == 0
+    told = result.stderr.splitlines()
+    epoch = "epoch 1: step 1/1, loss 0.5000"
+    assert told[:5] == ["shrink ...", epoch, "polish ...", epoch, "comparing it with its parent ..."]
+
+
 def test_training_and_publishing_are_on_record(cli: Cli) -> None:
     cli.run("--with", "shrink", *cli.files())
     first, second = cli.log.entries
