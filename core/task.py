@@ -219,11 +219,11 @@ class TrainRun:
 
     work_folder: Path
     """Checkpoints go here; a training that finds its own goes on from there."""
-    start: Path | None = None
-    """The work folder of a finished training of the same model, whose weights this one starts from; None: from none."""
     resume: bool = True
     show_progress: bool = True
     on_event: Callable[[Mapping[str, Any]], None] = field(default=lambda _: None)
+    start: Path | None = None
+    """The work folder of a finished training of the same model, whose weights this one starts from; None: from none."""
 
 
 @dataclass(frozen=True)
