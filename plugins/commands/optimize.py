@@ -27,6 +27,8 @@ Files = click.Path(path_type=Path)
 @click.option("--data", multiple=True, type=Files, help="Rows for recovery training and calibration; may be repeated.")
 @click.option("--eval", "evaluation", multiple=True, type=Files, help="Rows that no training has seen, for the report.")
 @click.option("--validation", multiple=True, type=Files, help="Rows to choose by, instead of a tenth of --data.")
+@click.option("--rows", "train_rows", type=click.IntRange(min=1), help="A sample of so many rows of --data.")
+@click.option("--eval-rows", "evaluation_rows", type=click.IntRange(min=1), help="A sample of so many rows of --eval.")
 @click.option("--set", "changes", multiple=True, metavar="STEP.KEY=VALUE", help="Change a setting of a step; may be repeated.")
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Model, steps and data as a file.")
 @click.option("--name", default="", help="Publish under this name instead of the model's own.")
@@ -47,6 +49,8 @@ def optimize(
     data: tuple[Path, ...],
     evaluation: tuple[Path, ...],
     validation: tuple[Path, ...],
+    train_rows: int | None,
+    evaluation_rows: int | None,
     changes: tuple[str, ...],
     recipe: Path | None,
     name: str,
@@ -69,7 +73,15 @@ def optimize(
     from taskloom.plugins.optimizing import optimize_model
 
     asked = settled_recipe(
-        recipe, model=model, steps=steps, train=data, evaluation=evaluation, validation=validation, changes=changes
+        recipe,
+        model=model,
+        steps=steps,
+        train=data,
+        evaluation=evaluation,
+        validation=validation,
+        train_rows=train_rows,
+        evaluation_rows=evaluation_rows,
+        changes=changes,
     )
     if tried and trials is None:
         raise click.UsageError("--try says what --search N tries; give both")

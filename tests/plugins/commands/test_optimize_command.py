@@ -185,6 +185,19 @@ def test_optimizers_get_rows_to_choose_by_that_they_are_not_trained_on(cli: Cli)
     assert sorted(row.target for row in context.validation) == ["even"] * 3 + ["odd"] * 3
 
 
+def test_a_sample_of_the_rows_is_the_same_one_each_time(cli: Cli) -> None:
+    plugin = cli.registry.optimizers.get("shrink")
+    for _ in range(2):
+        result = cli.run("--with", "shrink", *cli.files(), "--rows", 20, "--eval-rows", 50, "--json")
+        assert result.exit_code == 0, result.output
+    first, second = ([row.line for row in context.train] for context in plugin.contexts)
+    assert len(first) == 18  # a tenth of the 20 is to choose by
+    assert first == second
+    artifact = cli.store.resolve("guess-en@candidate")
+    assert read_report(artifact).evaluation.examples == 50
+    assert "--rows 20 --eval-rows 50" in artifact.path("MODEL_CARD.md").read_text()
+
+
 @pytest.mark.parametrize("which", ["data", "known"])
 def test_rows_that_were_trained_on_are_no_evaluation(cli: Cli, which: str) -> None:
     copied = cli.folder / "innocent.jsonl"
