@@ -183,6 +183,11 @@ class TaskModel(ABC, Generic[In, Out, Par]):
         """What a student of the same task imitates of the outputs, `logits` first. Rows are in the inputs' order."""
         raise UnsupportedError(f"{type(self).__name__} can't be distilled: it has no `distillation_targets`")
 
+    def as_target(self, output: Out) -> Any:
+        """An answer of this model in the form of `Example.target`: what a student learns from as if it were the row's own
+        (sequence-level distillation). For models that write, whose answers have no fixed form that could be imitated."""
+        raise UnsupportedError(f"{type(self).__name__} can't teach by whole answers: it has no `as_target`")
+
     def structures(self) -> Sequence[Structure]:
         """What can be taken out of the model, in the order of its forward pass; none if nothing can."""
         return ()

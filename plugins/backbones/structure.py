@@ -52,7 +52,7 @@ class Layers(Structure):
         self.weights = sum(parameter.numel() for parameter in stack.parameters()) // len(stack)
 
     def gated(self, gate: Tensor) -> AbstractContextManager[None]:
-        return hooked([layer.register_forward_hook(_passing(gate, i)) for i, layer in enumerate(self._stack)])
+        return hooked([layer.register_forward_hook(passing(gate, i)) for i, layer in enumerate(self._stack)])
 
     def keep(self, parts: Sequence[int]) -> None:
         kept = checked_parts(self, parts)
@@ -120,7 +120,7 @@ def scaling(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, .
     return hook
 
 
-def _passing(gate: Tensor, part: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+def passing(gate: Tensor, part: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
     """A hook behind a layer that gives its output for a gate of 1, its input for a gate of 0."""
 
     def hook(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:

@@ -23,13 +23,13 @@ def registry() -> Any:
     return load_registry()
 
 
-def published(task: str, model: Any, folder: Path) -> Artifact:
+def published(task: str, model: Any, folder: Path, name: str = "small") -> Artifact:
     """A model as an artifact that can be loaded."""
     store = ModelStore([folder])
-    with store.draft("small") as draft:
+    with store.draft(name) as draft:
         config = write_model(draft, model, {})
         manifest = Manifest(
-            model="small",
+            model=name,
             version="draft",
             task=task,
             created="2026-01-01T00:00:00Z",
@@ -41,17 +41,18 @@ def published(task: str, model: Any, folder: Path) -> Artifact:
 
 
 class Steps:
-    """Runs chains on one parent."""
+    """Runs chains on one parent; steps find other models in the store that it is in."""
 
     def __init__(self, parent: Artifact, rows: Sequence[Example[Any]], folder: Path, held: Sequence[Example[Any]] = ()) -> None:
         self.registry = registry()
+        self.store = ModelStore([parent.folder.parent.parent])
         self.parent = parent
         self.folder = folder
         self.rows = rows
         self.held = held
 
     def optimizing(self, on_event: Callable[[Mapping[str, Any]], None] = lambda _: None) -> Optimizing:
-        run = TrainRun(self.folder, True, False, on_event)
+        run = TrainRun(self.folder, show_progress=False, on_event=on_event)
         return Optimizing(
             self.registry,
             self.parent,
@@ -60,6 +61,7 @@ class Steps:
             identity=["rows"],
             run=run,
             runtime=FP32,
+            resolve=self.store.resolve,
         )
 
     def run(self, name: str, **config: Any) -> Any:

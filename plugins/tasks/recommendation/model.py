@@ -422,7 +422,8 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
         """Scores of every item [N, items], and the user's vector [N, D]."""
         user = outputs["user"]
-        return {"logits": SoftTarget(self._scores(user)), "user": SoftTarget(user, "vectors")}
+        items = tuple(item.item for item in self.catalogue.items)
+        return {"logits": SoftTarget(self._scores(user), columns=items), "user": SoftTarget(user, "vectors")}
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)
