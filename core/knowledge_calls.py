@@ -1,5 +1,5 @@
-"""What is asked of served knowledge bases, and what they answer: the boundary types of `taskloom.v1.Knowledge`, and the Protocol
-of what stands behind it."""
+"""What is asked of served knowledge bases, and what they answer: the boundary types of `taskloom.v1.Knowledge`, and the
+Protocol of what stands behind it."""
 
 from __future__ import annotations
 
