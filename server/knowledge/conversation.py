@@ -1,8 +1,8 @@
 """Questions that need the ones before them: rules that say which do, and what to search for then.
 
 A question stands alone unless it points back (a pronoun, "that one", 它, 这个), goes on ("And ...?", "What about ...?",
-那...呢) or is too short to say what it is about. Then the last question that stood alone is put before it: search and reader get both.
-No model rewrites anything: what was searched for is the user's own words, and is told in the answer.
+那...呢) or is too short to say what it is about. Then the last question that stood alone is put before it: search and reader
+get both. No model rewrites anything: what was searched for is the user's own words, and is told in the answer.
 """
 
 from __future__ import annotations
