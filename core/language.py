@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-HAN_SHARE = 0.15
+HAN_SHARE = 0.1
 """Of a text's letters: a Chinese sentence may be full of Latin names, an English one has hardly a Han character."""
 
 
