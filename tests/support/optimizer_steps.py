@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taskloom.core.artifact import Artifact, Manifest
+from taskloom.core.artifact import Artifact, DataInfo, Manifest
 from taskloom.core.loader import load_registry
 from taskloom.core.optimizing import Optimizing, StepRequest
 from taskloom.core.predictor import Predictor, load_predictor
@@ -23,7 +23,7 @@ def registry() -> Any:
     return load_registry()
 
 
-def published(task: str, model: Any, folder: Path, name: str = "small") -> Artifact:
+def published(task: str, model: Any, folder: Path, name: str = "small", data: Sequence[DataInfo] = ()) -> Artifact:
     """A model as an artifact that can be loaded."""
     store = ModelStore([folder])
     with store.draft(name) as draft:
@@ -36,6 +36,7 @@ def published(task: str, model: Any, folder: Path, name: str = "small") -> Artif
             backbone=model.backbone,
             config=config,
             labels=model.labels,
+            data=tuple(data),
         )
         return store.publish(draft, manifest, (), reason="test")
 

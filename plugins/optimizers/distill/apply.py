@@ -20,11 +20,11 @@ from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
 from taskloom.plugins.optimizers.distill.config import DistillConfig
 from taskloom.plugins.optimizers.distill.learner import Learner, Weights
-from taskloom.plugins.optimizers.distill.lessons import has_target, lessons
+from taskloom.plugins.optimizers.distill.lessons import has_target, lessons, read_lesson
 from taskloom.plugins.optimizers.distill.panel import Panel, averaged, check_labels, fits, named_model, panel_of
 from taskloom.plugins.optimizers.distill.sequence import distill_writer
 from taskloom.plugins.optimizers.distill.student import keep_layers, matched_layers, parameters
-from taskloom.plugins.optimizers.distill.teacher import Reading, Teacher, read_lesson, reading_of, run_watched
+from taskloom.plugins.optimizers.distill.teacher import Reading, Teacher, reading_of, run_watched
 from taskloom.plugins.optimizers.distill.watching import HIDDEN, RELATION, TARGET, Views, Watched, projections, watchable_layers
 
 CHECKED_ROWS = 32

@@ -58,8 +58,8 @@ class DistillConfig(TuneConfig):
     """Heads that vectors are divided into for their relations; as many of these as both widths can be divided by."""
     cache_gb: float = Field(default=4.0, ge=0)
     """Disk that the teacher's answers may take; where they would take more, the teacher runs in each step."""
-    epochs: int = Field(default=10, ge=1)
-    learning_rate: float = Field(default=2e-4, gt=0)
+    epochs: int = Field(default=6, ge=1)
+    learning_rate: float = Field(default=4e-4, gt=0)
     head_learning_rate: float = Field(default=1e-3, gt=0)
 
     @model_validator(mode="after")

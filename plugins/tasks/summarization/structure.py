@@ -42,7 +42,7 @@ class WriterLayers(Structure):
         for place, layer in enumerate(left):
             for part in layer.modules():
                 if hasattr(part, "layer_idx"):  # where the part finds its keys and values while the model writes
-                    part.layer_idx = place
+                    part.layer_idx = place  # type: ignore[assignment]  # torch types attributes as modules
         self.size = len(left)
         setattr(self._module.config, self._count, self.size)
         own = self._stack.config
