@@ -30,7 +30,7 @@ from taskloom.core.language import language_of_script
 from taskloom.core.ports import InferenceEngine
 from taskloom.core.registry import Registry
 from taskloom.core.settings import KnowledgeSettings, Settings
-from taskloom.server.knowledge.answering import Asked, answer, candidates, faq_confidence
+from taskloom.server.knowledge.answering import Asked, answer, candidates, faq_confidence, faq_similarity
 from taskloom.server.knowledge.conversation import understood
 from taskloom.server.knowledge.folders import BaseFolders, Place
 from taskloom.server.knowledge.models import KnowledgeModels, Placed, Vector
@@ -180,8 +180,9 @@ class KnowledgeDesk:
             query = Query(text=question, vectors=vectors, limit=call.passages, where=call.where, mode=mode)
             hits: list[Hit] = await self._in_thread(view.search, query)
             version = view.version
-        faq = max((hit for hit in hits if hit.passage.question), key=lambda hit: hit.dense or 0.0, default=None)
-        texts = [hit for hit in hits if not hit.passage.question]
+        entries = [hit for hit in hits if hit.passage.question]
+        faq = max(entries, key=lambda hit: faq_similarity(question, hit), default=None)
+        texts = [hit for hit in hits if not hit.passage.question] if self._models.reads(language) else []
         readings, reader = await self._models.read(question, [hit.passage.text for hit in texts], language, call.deadline_s)
         asked = Asked(
             language=language,
@@ -191,7 +192,7 @@ class KnowledgeDesk:
             models=tuple(name for name in (space, reader) if name),
         )
         calibration = self._settings.calibration
-        sure = faq_confidence(faq.dense, calibration) if faq is not None else 0.0
+        sure = faq_confidence(faq_similarity(question, faq), calibration) if faq is not None else 0.0
         return answer(asked, faq, sure, candidates(texts, readings, calibration), hits)
 
     async def _vectors(

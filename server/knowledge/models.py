@@ -60,6 +60,10 @@ class KnowledgeModels:
         """Whether passages of the language have a place in some space; others are found by their words alone."""
         return language in self._languages and bool(self._languages[language].embedding)
 
+    def reads(self, language: str) -> bool:
+        """Whether there is a reader for questions in the language."""
+        return language in self._languages and bool(self._languages[language].reader)
+
     async def place(self, text: str, language: str, kind: str, deadline_s: float | None = None) -> Placed:
         """Where a text lies. Raises `UnsupportedError` for a language without an embedding model."""
         async with self._embedding:

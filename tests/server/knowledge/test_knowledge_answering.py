@@ -6,7 +6,15 @@ import pytest
 
 from taskloom.core.knowledge import Hit, Passage
 from taskloom.core.settings import Calibration
-from taskloom.server.knowledge.answering import Asked, answer, candidates, faq_confidence, plain, span_confidence
+from taskloom.server.knowledge.answering import (
+    Asked,
+    answer,
+    candidates,
+    faq_confidence,
+    faq_similarity,
+    plain,
+    span_confidence,
+)
 from taskloom.server.knowledge.models import Reading
 
 ASKED = Asked(language="en", understood_as="", version=3, threshold=0.5, models=("embed-en@1", "qa-en@1"))
@@ -81,7 +89,13 @@ def test_passages_that_agree_make_an_answer_surer() -> None:
 def test_certain_readings_have_finite_odds() -> None:
     assert span_confidence(1.0, None, 0.0, PLAIN) == pytest.approx(1.0, abs=1e-5)
     assert span_confidence(0.0, None, 0.0, PLAIN) == pytest.approx(0.0, abs=1e-5)
-    assert faq_confidence(None, PLAIN) == 0.0
+
+
+def test_without_vectors_faq_entries_are_compared_by_their_characters() -> None:
+    entry = hit(0, "点击“忘记密码”。", question="如何重置密码?", dense=None)
+    near, far = (faq_similarity(asked, entry) for asked in ("如何重置我的密码", "退货需要多少天?"))
+    assert near > 0.6 > 0.1 > far
+    assert faq_similarity("anything", hit(0, "x", question="y", dense=0.4)) == 0.4
 
 
 @pytest.mark.parametrize(
