@@ -19,7 +19,7 @@ from taskloom.plugins.tasks.ner.model import NerModel
 from taskloom.plugins.tasks.qa.model import QaModel
 
 QUICK: dict[str, Any] = {
-    "epochs": 4,
+    "epochs": 2,
     "batch_size": 16,
     "learning_rate": 3e-3,
     "head_learning_rate": 3e-3,
@@ -91,7 +91,7 @@ def teachers_of(taught: Steps, temperature: float) -> list[torch.Tensor]:
     return [shares(model, taught.held, temperature) for model in models]
 
 
-FAR = {**QUICK, "batch_size": 8, "head_learning_rate": 0.1, "alpha": 0.0}
+FAR = {**QUICK, "batch_size": 4, "head_learning_rate": 0.1, "alpha": 0.0}
 
 
 def test_a_student_of_two_is_like_the_mean_of_them(pair: Steps) -> None:
@@ -169,7 +169,7 @@ def test_a_named_student_on_another_backbone_learns_the_parents_answers(
     add(taught, "narrow", student)
     wanted = shares(taught.registry.tasks.get("classification").load(taught.parent, SharedParts()), taught.held)
     before = distance(shares(student, taught.held), wanted)
-    settings = {**QUICK, "learning_rate": 1e-2, "head_learning_rate": 1e-2, "batch_size": 8}
+    settings = {**QUICK, "learning_rate": 1e-2, "head_learning_rate": 1e-2, "batch_size": 4}
     chain = taught.run("distill", student="narrow", alpha=0.0, augment=1, **settings)
     facts = chain.steps[0].facts
     assert list(facts["student"]) == ["narrow@1"]
@@ -208,3 +208,7 @@ def test_words_are_compared_across_tokenizers_and_windows_are_not(tiny_bert: str
     published("qa", QaModel.build(backbone=narrow, max_length=32, overlap=8), store, "thin-reader")
     with pytest.raises(UnsupportedError, match="reads its inputs otherwise"):
         Steps(reader, asked, tmp_path / "qa").run("distill", student="thin-reader", **QUICK)
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"question": "where?", "context": "my card is lost"}\n')
+    with pytest.raises(UnsupportedError, match="leave `unlabelled` and `augment` open"):
+        Steps(reader, asked, tmp_path / "qa").run("distill", unlabelled=[str(more)], **QUICK)
