@@ -120,7 +120,7 @@ def without_pieces(tokenizer: TextTokenizer, kept: Sequence[int]) -> TextTokeniz
     frame = [new[i] for i in _frame(tokenizer)]
     if processor.backend_tokenizer.get_vocab() != pieces or _frame(found) != frame:
         raise UnsupportedError(
-            f"a {type(tokenizer.processor).__name__} is not made again from {TOKENIZER_FILE} alone; leave its vocabulary as it is"
+            f"a {type(tokenizer.processor).__name__} is not made again from {TOKENIZER_FILE} alone; leave its vocabulary whole"
         )
     return found
 
@@ -161,7 +161,7 @@ def keep_embeddings(model: Any, kept: Sequence[int]) -> None:
     head = model.get_output_embeddings()
     if not isinstance(table, nn.Embedding) or head is not None:
         raise UnsupportedError(
-            f"a {type(model).__name__} has more than one plain table of embeddings for its pieces; leave its vocabulary as it is"
+            f"a {type(model).__name__} has more than one plain table of embeddings for its pieces; leave its vocabulary whole"
         )
     if kept[-1] >= table.num_embeddings:
         raise InvalidInputError(f"the model has embeddings for the pieces 0 to {table.num_embeddings - 1}, not for {kept[-1]}")

@@ -12,7 +12,15 @@ WORDS = ["where", "is", "my", "card", "lost", "order", "refund", "hello", "the",
 CHINESE = list("我的银行卡在哪里请帮你好")
 
 
-def make_checkpoint(folder: Path, kind: str = "bert", *, head: list[str] | None = None, seed: int = 0, pieces: Sequence[str] = (), **options: Any) -> Path:
+def make_checkpoint(
+    folder: Path,
+    kind: str = "bert",
+    *,
+    head: list[str] | None = None,
+    seed: int = 0,
+    pieces: Sequence[str] = (),
+    **options: Any,
+) -> Path:
     """A two-layer model of a kind and its tokenizer, as `save_pretrained` writes them; with `head`, a classifier of these
     labels. `pieces` are in its vocabulary beside the usual ones."""
     import torch

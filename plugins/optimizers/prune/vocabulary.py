@@ -42,7 +42,7 @@ def reading_facts(
 def _with_vocabulary(model: TaskModel[Any, Any, Any]) -> EncoderTaskModel[Any, Any, Any]:
     if not isinstance(model, EncoderTaskModel):
         raise UnsupportedError(
-            f"prune: a {type(model).__name__} of this kind has no text encoder whose vocabulary could shrink; leave vocabulary at "
-            "'whole'"
+            f"prune: a {type(model).__name__} of this kind has no text encoder whose vocabulary could shrink; leave "
+            "vocabulary at 'whole'"
         )
     return model

@@ -53,9 +53,7 @@ def optimized(folder: Path, task: str, model: Model, rows: list[Example[Any]], *
         )
         parent = store.publish(draft, manifest)
     run = TrainRun(work_folder=folder / "work", show_progress=False)
-    chain = Optimizing(
-        load_registry(), parent, train=rows[:16], validation=rows[16:], identity=["rows"], run=run, runtime=CPU
-    )
+    chain = Optimizing(load_registry(), parent, train=rows[:16], validation=rows[16:], identity=["rows"], run=run, runtime=CPU)
     return chain.run(steps)
 
 
@@ -85,9 +83,7 @@ def logits(model: Model, texts: list[str]) -> torch.Tensor:
     return found
 
 
-def test_rows_are_answered_as_before_and_other_words_still(
-    classifier: Model, rows: list[Example[Any]], tmp_path: Path
-) -> None:
+def test_rows_are_answered_as_before_and_other_words_still(classifier: Model, rows: list[Example[Any]], tmp_path: Path) -> None:
     chain = optimized(tmp_path, "classification", classifier, rows, StepRequest(name="prune", config=ALONE))
     parent = load_registry().tasks.get("classification").load(Artifact.open(tmp_path / "models/tiny/1"), SharedParts())
     texts = [row.input.text for row in rows]
@@ -114,9 +110,7 @@ def test_a_piece_that_is_too_rare_goes_too(classifier: Model, rows: list[Example
 
 
 @pytest.mark.parametrize("later", [["quantize"], ["distill", "quantize"]])
-def test_other_optimizers_go_on_from_it(
-    classifier: Model, rows: list[Example[Any]], tmp_path: Path, later: list[str]
-) -> None:
+def test_other_optimizers_go_on_from_it(classifier: Model, rows: list[Example[Any]], tmp_path: Path, later: list[str]) -> None:
     settings = {"quantize": {"mode": "dynamic"}, "distill": {"epochs": 1}}
     steps = [StepRequest(name="prune", config=BOTH), *(StepRequest(name=name, config=settings[name]) for name in later)]
     chain = optimized(tmp_path, "classification", classifier, rows, *steps)
