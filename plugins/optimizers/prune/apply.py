@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from pydantic import ValidationError
 
 from taskloom.core.anatomy import Structure
@@ -15,7 +16,7 @@ from taskloom.core.task import Batch, Example, TaskModel
 from taskloom.core.types import Frozen
 from taskloom.plugins.optimizers.prune.config import PruneConfig
 from taskloom.plugins.optimizers.prune.importance import importances
-from taskloom.plugins.optimizers.prune.latency import LatencyTable, measure_table, shrunk, times
+from taskloom.plugins.optimizers.prune.latency import LatencyTable, measure_table, runs_through, shrunk, times
 from taskloom.plugins.optimizers.prune.recovery import recover, score
 from taskloom.plugins.optimizers.prune.selection import Candidate, allowed_sizes, select
 from taskloom.plugins.optimizers.prune.vocabulary import keep_pieces, reading_facts, seen_pieces
@@ -35,6 +36,7 @@ class Plan(Frozen):
     layers: tuple[int, ...] | None
     kept: Mapping[str, tuple[int, ...]]
     table: LatencyTable | None
+    timed_on: Literal["requests", "training rows"] = "requests"
     predicted_share: float
     measured_latency_share: float
 
@@ -63,6 +65,7 @@ def apply(model: TaskModel[Any, Any, Any], config: PruneConfig, context: Optimiz
             "kept_layers": None if plan.layers is None else list(plan.layers),
             "table": None if plan.table is None else plan.table.model_dump(mode="json"),
             "target": {config.target: config.share},
+            "timed_on": plan.timed_on,
             "predicted_share": plan.predicted_share,
             "measured_latency_share": plan.measured_latency_share,
             "parameters_before": parameters,
@@ -105,23 +108,43 @@ def _make_plan(model: TaskModel[Any, Any, Any], config: PruneConfig, context: Op
     layers = _layers_to_keep(model, config, rows)
     kept_layers = {} if layers is None else {s.name: layers for s in model.structures() if s.kind == "layers"}
     smaller = shrunk(model, kept_layers, pieces)
-    batches = [_batch(each, config, context)[0] for each in (model, smaller)]
+    (before, count), (after, _) = (_batch(each, config, context) for each in (model, smaller))
+    batches = [before, after]
+    whole = Plan(pieces=pieces, layers=layers, kept={}, table=None, predicted_share=1.0, measured_latency_share=1.0)
     if config.share == 1:
         start_s, own_s = times([model, smaller], batches)
         left = _parameters(smaller) / _parameters(model) if config.target == "parameters" else own_s / start_s
-        return Plan(
-            pieces=pieces, layers=layers, kept={}, table=None, predicted_share=left, measured_latency_share=own_s / start_s
-        )
+        return whole.model_copy(update={"predicted_share": left, "measured_latency_share": own_s / start_s})
     structures = _cuttable(smaller)
+    if not runs_through(smaller, structures, batches[1]):
+        batches = [_trained_batch(each, config, context) for each in (model, smaller)]
+        whole = whole.model_copy(update={"timed_on": "training rows"})
+        if config.target == "latency" and not runs_through(smaller, structures, batches[1]):
+            raise UnsupportedError(
+                f"prune: no row runs through what can go: a batch takes {1e3 * times([model], batches[:1])[0]:.2f} ms, none of "
+                "them there. Give rows that do, or take target 'parameters', which makes the model smaller"
+            )
     worth = importances(smaller, structures, rows, config.importance)
+    return whole.model_copy(update=_chosen(model, smaller, worth, batches, config.model_copy(update={"timed_rows": count})))
+
+
+def _chosen(
+    model: TaskModel[Any, Any, Any],
+    smaller: TaskModel[Any, Any, Any],
+    worth: Mapping[str, Any],
+    batches: Sequence[Batch],
+    config: PruneConfig,
+) -> dict[str, Any]:
+    """What of `smaller`, which is `model` without some layers and pieces, goes for the target: fields of the plan."""
+    structures = _cuttable(smaller)
     sizes = {s.name: _sizes(s, config) for s in structures}
-    start_s, smaller_s = times([model, smaller], batches)
     if config.target == "parameters":
         whole, here = float(_parameters(model)), float(_parameters(smaller))
         costs = {s.name: _weights(s.weights) for s in structures}
         table = None
     else:
-        table = measure_table(smaller, structures, sizes, batches[1], min(config.timed_rows, len(context.train)))
+        start_s, smaller_s = times([model, smaller], batches)
+        table = measure_table(smaller, structures, sizes, batches[1], config.timed_rows)
         here = table.whole_s
         whole = here * start_s / smaller_s
         costs = {s.name: table.cost(s.name) for s in structures if len(sizes[s.name]) > 1}
@@ -139,9 +162,7 @@ def _make_plan(model: TaskModel[Any, Any, Any], config: PruneConfig, context: Op
         budget *= config.share / measured  # the sum of single savings is not what all save together
         budget = max(budget, here - sum(c.cost(max(c.sizes)) - c.cost(min(c.sizes)) for c in candidates))
     parts = {name: tuple(chosen) for name, chosen in kept.items()}
-    return Plan(
-        pieces=pieces, layers=layers, kept=parts, table=table, predicted_share=left / whole, measured_latency_share=measured
-    )
+    return {"kept": parts, "table": table, "predicted_share": left / whole, "measured_latency_share": measured}
 
 
 def _weights(each: int) -> Any:
@@ -189,6 +210,13 @@ def _sizes(structure: Structure, config: PruneConfig) -> list[int]:
 def _batch(model: TaskModel[Any, Any, Any], config: PruneConfig, context: OptimizeContext) -> tuple[Batch, int]:
     rows = _spread_rows(context.train, config.timed_rows)
     return model.prepare([row.input for row in rows], [context.task.Params()] * len(rows)), len(rows)
+
+
+def _trained_batch(model: TaskModel[Any, Any, Any], config: PruneConfig, context: OptimizeContext) -> Batch:
+    """Rows as they are trained on, which may have more in them: a recommender is told some items in words."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return model.collate(_spread_rows(context.train, config.timed_rows))
 
 
 def _spread_rows(rows: Sequence[Example[Any]], count: int) -> list[Example[Any]]:

@@ -46,5 +46,5 @@ class PruneConfig(Frozen):
     epochs: int = Field(default=3, ge=0)
     """Of training what is left, on all training rows; 0 leaves it as it is."""
     batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
     seed: int = Field(default=13, ge=0)

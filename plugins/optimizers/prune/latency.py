@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from taskloom.core.anatomy import Structure
 from taskloom.core.task import Batch, TaskModel
@@ -91,6 +93,16 @@ def shrunk(
     if pieces is not None:
         keep_pieces(other, pieces)
     return other
+
+
+def runs_through(model: TaskModel[Any, Any, Any], structures: Sequence[Structure], batch: Batch) -> bool:
+    """Whether any of the structures has a part in what comes out for a batch: with gates that are no numbers, it is none."""
+    model.module.eval()
+    with ExitStack() as stack, torch.inference_mode():
+        for structure in structures:
+            stack.enter_context(structure.gated(torch.full((structure.size,), torch.nan)))
+        found = model.forward(batch)
+    return any(bool(v.isnan().any()) for v in found.values() if isinstance(v, Tensor) and v.is_floating_point())
 
 
 def times(models: Sequence[TaskModel[Any, Any, Any]], batches: Sequence[Batch], rounds: int = ROUNDS) -> list[float]:
