@@ -148,10 +148,11 @@ def test_another_process_reads_the_tokenizer_alike(checkpoint: Callable[..., Pat
     ],
 )
 def test_other_kinds_of_tokenizer_say_why_not(model: Any, reason: str, tiny_bert: str) -> None:
-    from transformers import PreTrainedTokenizerFast
+    import transformers
 
+    wrapper: Any = transformers.PreTrainedTokenizerFast
     backbone = load_backbone(tiny_bert)
-    fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="[UNK]")
+    fast = wrapper(tokenizer_object=Tokenizer(model), unk_token="[UNK]")
     parts = EncoderParts.build(Backbone(backbone.info, backbone.model, backbone.tokenizer.replaced(fast)))
     with pytest.raises(UnsupportedError, match=reason):
         parts.keep_pieces([0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_a_piece_that_is_too_rare_goes_too(classifier: Model, rows: list[Example
 
 @pytest.mark.parametrize("later", [["quantize"], ["distill", "quantize"]])
 def test_other_optimizers_go_on_from_it(classifier: Model, rows: list[Example[Any]], tmp_path: Path, later: list[str]) -> None:
-    settings = {"quantize": {"mode": "dynamic"}, "distill": {"epochs": 1}}
+    settings: dict[str, dict[str, Any]] = {"quantize": {"mode": "dynamic"}, "distill": {"epochs": 1}}
     steps = [StepRequest(name="prune", config=BOTH), *(StepRequest(name=name, config=settings[name]) for name in later)]
     chain = optimized(tmp_path, "classification", classifier, rows, *steps)
     facts = chain.steps[0].facts
@@ -134,8 +135,6 @@ def test_recovery_trains_the_layers_that_an_adapter_had_frozen(
 
 
 def test_what_has_no_vocabulary_is_told_so(tmp_path: Path) -> None:
-    import io
-
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "PNG")
     rows: list[Example[Any]] = [Example(input=VisionInput(image=file.getvalue()), target="ab"[i % 2]) for i in range(20)]
@@ -147,3 +146,9 @@ def test_what_has_no_vocabulary_is_told_so(tmp_path: Path) -> None:
 def test_asking_for_nothing_is_an_error(classifier: Model, rows: list[Example[Any]], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing goes"):
         optimized(tmp_path, "classification", classifier, rows, StepRequest(name="prune", config={"share": 1}))
+
+
+def test_zeros_and_a_smaller_vocabulary_are_two_things(classifier: Model, rows: list[Example[Any]], tmp_path: Path) -> None:
+    config = {"kind": "magnitude", "vocabulary": "seen"}
+    with pytest.raises(ConfigError, match="makes zeros and takes nothing out"):
+        optimized(tmp_path, "classification", classifier, rows, StepRequest(name="prune", config=config))
