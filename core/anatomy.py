@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 from taskloom.core.types import Frozen
 
-StructureKind = Literal["layers", "heads", "units", "channels", "vocabulary"]
-"""Whole layers, attention heads of a layer, hidden units of a feed-forward layer, channels of a convolution, rows of an
-embedding table."""
+StructureKind = Literal["layers", "heads", "units", "channels"]
+"""Whole layers, attention heads of a layer, hidden units of a feed-forward layer, channels of a convolution."""
 
 
 class GraphInput(Frozen):

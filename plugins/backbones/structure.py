@@ -1,8 +1,5 @@
-"""What can be taken out of a text encoder: layers, attention heads, units of the feed-forward parts.
-
-The vocabulary is left out: a tokenizer without a piece splits words anew, and transformers builds some tokenizers again from
-their class and vocabulary when it reads them, so that a rewritten one isn't sure to come back.
-"""
+"""What can be taken out of a text encoder: layers, attention heads, units of the feed-forward parts. Its vocabulary is no
+structure: see `vocabulary`."""
 
 from __future__ import annotations
 

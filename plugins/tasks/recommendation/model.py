@@ -213,6 +213,12 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
                 found[rows] = pooled(hidden, read.lengths).float()
         return found
 
+    def pieces_read(self, inputs: Sequence[RecommendationInput]) -> Tensor:
+        """Those of the inputs' words and of the items' texts: users and new items are told of in the same words."""
+        found = super().pieces_read(inputs)
+        read = self.parts.tokenizer.encode([item.text() for item in self.catalogue.items])
+        return found + torch.bincount(read.input_ids, minlength=len(found))
+
     def learn_to_read(self, embedded: Tensor) -> None:
         """Sets how texts are compressed: the leading principal components of the items' embeddings [I, E]."""
         middle = embedded.mean(0)
