@@ -20,6 +20,7 @@ from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import SavedEncoder
 from taskloom.plugins.backbones.structure import encoder_structures
 from taskloom.plugins.backbones.trunk import EncoderBranch
+from taskloom.plugins.backbones.virtual_tokens import VirtualTokens
 
 HEAD_FILE = "head.safetensors"
 
@@ -77,6 +78,12 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
         """`EncoderParts.keep_adapter`."""
         self.parts.keep_adapter(adapted)
         self._note_parts()
+
+    def keep_virtual_tokens(self, tokens: VirtualTokens) -> list[nn.Parameter]:
+        """`EncoderParts.keep_virtual_tokens`."""
+        found = self.parts.keep_virtual_tokens(tokens)
+        self._note_parts()
+        return found
 
     def restart(self) -> None:
         """`EncoderParts.restart`; the head stays."""

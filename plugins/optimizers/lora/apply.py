@@ -14,9 +14,10 @@ from taskloom.plugins._shared.training import seed_everything
 from taskloom.plugins._shared.tuning import tune, tuning_fingerprint
 from taskloom.plugins.backbones.loading import quiet_transformers
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
-from taskloom.plugins.optimizers.lora.config import LoraConfig
+from taskloom.plugins.optimizers.lora.config import VIRTUAL, LoraConfig
 from taskloom.plugins.optimizers.lora.layers import Adaptable, adaptable, ia3_layers, rank_for
 from taskloom.plugins.optimizers.lora.memory import PeakMemory, training_bytes
+from taskloom.plugins.optimizers.lora.virtual import add_virtual_tokens
 
 
 def train_adapter(model: TaskModel[Any, Any, Any], config: LoraConfig, context: OptimizeContext) -> Optimized:
@@ -28,12 +29,15 @@ def train_adapter(model: TaskModel[Any, Any, Any], config: LoraConfig, context: 
     total = sum(p.numel() for p in model.module.parameters())
     facts: dict[str, Any] = {"method": config.method, "parameters": total}
     adapted: Any = None
+    most = int(config.budget * total)
     if config.method == "full":
         if isinstance(model, EncoderTaskModel):
             model.own_backbone()
             model.parts.backbone.model.requires_grad_(True)
+    elif config.method in VIRTUAL:
+        facts |= {"merged": False, "adapter_bytes": add_virtual_tokens(model, config, most, context.train, facts)}
     else:
-        adapted = add_adapter(model, config, int(config.budget * total), facts)
+        adapted = add_adapter(model, config, most, facts)
         if isinstance(model, EncoderTaskModel) and not config.merge:
             model.keep_adapter(adapted)
     trainable = sum(p.numel() for p in model.module.parameters() if p.requires_grad)

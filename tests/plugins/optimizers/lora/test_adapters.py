@@ -156,8 +156,11 @@ def test_convolutions_take_adapters_that_are_merged(method: str, tmp_path: Path)
 def test_what_makes_no_sense_is_refused_with_the_reason(steps: Callable[..., Steps], tiny_bert: str, tmp_path: Path) -> None:
     here = steps("refused")
     for settings, error, told in [
-        ({"method": "prompt"}, UnsupportedError, "virtual tokens"),
-        ({"method": "prefix"}, UnsupportedError, "virtual tokens"),
+        ({"method": "prompt", "merge": True}, UnsupportedError, "no weights that they could be added to"),
+        ({"method": "prefix", "merge": True}, UnsupportedError, "no weights that they could be added to"),
+        ({"method": "lora", "virtual_tokens": 4}, ConfigError, "prompt or prefix"),
+        ({"method": "prefix", "r": 4}, ConfigError, "no rank"),
+        ({"method": "prefix", "budget": 1e-3}, ConfigError, "one virtual token has 128; raise it"),
         ({"method": "ia3", "r": 4}, ConfigError, "no rank"),
         ({"budget": 1e-4}, ConfigError, "raise it"),
         ({"target_modules": ["nothing"]}, UnsupportedError, "attention.self.query"),
