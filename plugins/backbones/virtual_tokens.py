@@ -127,7 +127,7 @@ def virtual_tokens(encoder: TextEncoder) -> VirtualTokens | None:
     """Those that the encoder reads each sequence with."""
     if encoder.prompt is not None:
         return VirtualTokens("prompt", {PROMPT: encoder.prompt})
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for number, layer in enumerate(encoder_layers(encoder.model, through_adapters=True)):
         if prefix := getattr(layer.attention, PREFIX, None):
             weights |= {f"layers.{number}.key": prefix.key, f"layers.{number}.value": prefix.value}
@@ -146,7 +146,8 @@ def first_virtual_tokens(encoder: TextEncoder, method: VirtualMethod, count: int
         handles = []
         for number, layer in enumerate(prefixed_layers(encoder)):
             for name, linear in zip(("key", "value"), layer.inputs[1:], strict=True):
-                states[f"layers.{number}.{name}"] = kept = []
+                kept: list[Tensor] = []
+                states[f"layers.{number}.{name}"] = kept
                 handles.append(linear.register_forward_hook(lambda _, __, found, kept=kept: kept.append(found[0])))
         try:
             encoder(ids, types, lengths)

@@ -28,6 +28,11 @@ class LoraOptimizer(OptimizerPlugin):
                 f"lora: {config.method} tuning learns virtual tokens, which every text is read with; there are no weights that "
                 "they could be added to. Leave merge open, or use lora, rslora, dora or ia3"
             )
+        if config.method == "extract" and (config.merge or saved.get("form") not in {"adapter", "full"}):
+            raise UnsupportedError(
+                "lora: extract takes an adapter out of a text model's weights and keeps it beside the backbone that they came "
+                f"from; {artifact.name} must be a model on a backbone, and merge open"
+            )
         if config.virtual_tokens is not None and not virtual:
             raise ConfigError(
                 f"lora: {config.method} has no virtual tokens; leave virtual_tokens open, or use prompt or prefix"
