@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from taskloom.core.errors import ArtifactError
 from taskloom.core.types import Frozen
+from taskloom.plugins.backbones.packing import PREFIX
 
 STRUCTURE_FILE = "structure.json"
 
@@ -101,6 +102,8 @@ class EncoderLayer:
         for linear in self.inputs:
             keep_outputs(linear, rows)
         keep_inputs(self.output, rows)
+        if prefix := getattr(self.attention, PREFIX, None):
+            prefix.keep_heads(heads)
         for name, value in (("num_attention_heads", len(heads)), ("n_heads", len(heads)), ("all_head_size", len(rows))):
             if hasattr(self.attention, name):
                 setattr(self.attention, name, value)

@@ -20,6 +20,7 @@ from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import SavedEncoder
 from taskloom.plugins.backbones.structure import encoder_structures
 from taskloom.plugins.backbones.trunk import EncoderBranch
+from taskloom.plugins.backbones.virtual_tokens import VirtualTokens
 
 HEAD_FILE = "head.safetensors"
 READ_AT_ONCE = 256
@@ -92,6 +93,12 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
         for start in range(0, len(inputs), READ_AT_ONCE):
             ids = self.encode(inputs[start : start + READ_AT_ONCE])["input_ids"]
             found += torch.bincount(ids, minlength=rows)
+        return found
+
+    def keep_virtual_tokens(self, tokens: VirtualTokens) -> list[nn.Parameter]:
+        """`EncoderParts.keep_virtual_tokens`."""
+        found = self.parts.keep_virtual_tokens(tokens)
+        self._note_parts()
         return found
 
     def restart(self) -> None:
