@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from taskloom.core.comparison import Comparison
+from taskloom.core.comparison import AnswerChanges, Change, Comparison
 from taskloom.core.figures_told import sizes_and_speeds
 from taskloom.core.task import EvaluationResult, TaskPlugin
 
@@ -51,7 +51,34 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         speed.add_column(name, justify="right")
     for pair in sizes_and_speeds(comparison):
         speed.add_row(*pair.told())
-    return [quality, speed]
+    return [quality, speed, *([robustness_table(comparison)] if comparison.robustness else [])]
+
+
+def robustness_table(comparison: Comparison) -> Table:
+    """In the style of CheckList: how often answers change, and the metric on changed rows, of both."""
+    title = "robustness; INV: answers should stay what they are on the rows as they are"
+    table = Table("change to the input", "tests", title=title, title_justify="left")
+    metric = comparison.primary
+    for name in ("rows", "answers changed: parent", "this", "change", "95% interval", f"{metric}: parent", "this", "change"):
+        table.add_column(name, justify="right")
+    for row in comparison.robustness:
+        test = f"{row.capability}, {'INV' if row.keeps_answer else 'change rate'}"
+        table.add_row(row.name, test, str(row.rows), *_answers_told(row.answers), *_metric_told(row.changed))
+    return table
+
+
+def _answers_told(answers: AnswerChanges | None) -> tuple[str, str, str, str]:
+    if answers is None:
+        return "", "", "", ""
+    known = answers.low is not None and answers.high is not None
+    interval = f"{answers.low:+.1%} to {answers.high:+.1%}" if known else ""
+    return f"{answers.parent:.1%}", f"{answers.candidate:.1%}", f"{answers.difference:+.1%}", interval
+
+
+def _metric_told(change: Change | None) -> tuple[str, str, str]:
+    if change is None:
+        return "", "", ""
+    return f"{change.parent:.4f}", f"{change.candidate:.4f}", f"{change.difference:+.4f}"
 
 
 def front_table(found: SearchResult) -> Table:
