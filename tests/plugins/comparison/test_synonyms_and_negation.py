@@ -97,8 +97,8 @@ def test_with_offsets_characters_keep_their_places_and_marked_ones_stay(text: st
 
 
 def test_any_length_may_stand_where_there_are_no_offsets() -> None:
-    lengths = {len(with_synonyms("it was obtained", random.Random(seed), LEXICON)) for seed in range(20)}
-    assert len(lengths) > 1
+    assert with_synonyms("it was obtained", random.Random(1), LEXICON) == "it was got"
+    assert with_synonyms("it was obtained", random.Random(1), LEXICON, same_length=True) == "it was obtained"
 
 
 def test_entities_stay_where_they_are_and_what_they_are() -> None:
