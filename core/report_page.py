@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskloom.core.artifact import Manifest
-from taskloom.core.comparison import Comparison
+from taskloom.core.comparison import Comparison, LatencyRatio
 from taskloom.core.report_tables import (
     BETTER,
     UNSURE,
@@ -125,7 +125,7 @@ def _heads(comparison: Comparison) -> str:
     for ratio in comparison.latency:
         inputs = "" if ratio.inputs == "alike" else f"{ratio.inputs} "
         calls = f"one {inputs}input" if ratio.batch == 1 else f"{ratio.batch} {inputs}inputs at once"
-        cells.append((f"{1 / ratio.p50:.2f} ×", f"as fast, {calls} (p50)", _judged(ratio.p50)))
+        cells.append((f"{1 / ratio.p50:.2f} ×", f"as fast, {calls} (p50)", _judged_speed(ratio)))
     one, other = comparison.before.performance, comparison.after.performance
     if one is not None and other is not None:
         memory = other.peak_rss_bytes / one.peak_rss_bytes
@@ -145,6 +145,13 @@ def _judged(ratio: float) -> str:
     if abs(ratio - 1) < NOTABLE:
         return UNSURE
     return BETTER if ratio < 1 else WORSE
+
+
+def _judged_speed(ratio: LatencyRatio) -> str:
+    """Of a p50 that has no interval of its own: the p99's must be on the same side as a whole."""
+    if ratio.p50 < 1 and ratio.p99_high < 1:
+        return BETTER
+    return WORSE if ratio.p50 > 1 and ratio.p99_low > 1 else UNSURE
 
 
 def _rows(comparison: Comparison) -> list[str]:

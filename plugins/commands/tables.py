@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from taskloom.core.comparison import AnswerChanges, Change, Comparison
+from taskloom.core.comparison import Change, Comparison
 from taskloom.core.figures_told import sizes_and_speeds
 from taskloom.core.task import EvaluationResult, TaskPlugin
 
@@ -51,34 +51,30 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         speed.add_column(name, justify="right")
     for pair in sizes_and_speeds(comparison):
         speed.add_row(*pair.told())
-    return [quality, speed, *([robustness_table(comparison)] if comparison.robustness else [])]
+    return [quality, speed, *(robustness_tables(comparison) if comparison.robustness else [])]
 
 
-def robustness_table(comparison: Comparison) -> Table:
-    """In the style of CheckList: how often answers change, and the metric on changed rows, of both."""
-    title = "robustness; INV: answers should stay what they are on the rows as they are"
-    table = Table("change to the input", "tests", title=title, title_justify="left")
-    metric = comparison.primary
-    for name in ("rows", "answers changed: parent", "this", "change", "95% interval", f"{metric}: parent", "this", "change"):
-        table.add_column(name, justify="right")
+def robustness_tables(comparison: Comparison) -> list[Table]:
+    """In the style of CheckList: how often answers change, and the metric on changed rows. Both fit eighty columns."""
+    names = ("parent", "this", "change", "95% interval")
+    title = "answers that change; INV: none should, rate: nobody knows how many should"
+    answers = Table("change to the input", "test", "rows", title=title, title_justify="left")
+    metric = Table("change to the input", title=f"{comparison.primary} on changed rows", title_justify="left")
+    for name in names:
+        answers.add_column(name, justify="right")
+        metric.add_column(name, justify="right")
     for row in comparison.robustness:
-        test = f"{row.capability}, {'INV' if row.keeps_answer else 'change rate'}"
-        table.add_row(row.name, test, str(row.rows), *_answers_told(row.answers), *_metric_told(row.changed))
-    return table
+        if row.answers is not None:
+            answers.add_row(row.name, "INV" if row.keeps_answer else "rate", str(row.rows), *_told(row.answers, ".1%"))
+        if row.changed is not None:
+            metric.add_row(row.name, *_told(row.changed, ".4f"))
+    return [answers, metric]
 
 
-def _answers_told(answers: AnswerChanges | None) -> tuple[str, str, str, str]:
-    if answers is None:
-        return "", "", "", ""
-    known = answers.low is not None and answers.high is not None
-    interval = f"{answers.low:+.1%} to {answers.high:+.1%}" if known else ""
-    return f"{answers.parent:.1%}", f"{answers.candidate:.1%}", f"{answers.difference:+.1%}", interval
-
-
-def _metric_told(change: Change | None) -> tuple[str, str, str]:
-    if change is None:
-        return "", "", ""
-    return f"{change.parent:.4f}", f"{change.candidate:.4f}", f"{change.difference:+.4f}"
+def _told(change: Change, form: str) -> tuple[str, str, str, str]:
+    known = change.low is not None and change.high is not None
+    interval = f"{change.low:+{form}} to {change.high:+{form}}" if known else ""
+    return f"{change.parent:{form}}", f"{change.candidate:{form}}", f"{change.difference:+{form}}", interval
 
 
 def front_table(found: SearchResult) -> Table:

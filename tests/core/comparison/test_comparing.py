@@ -205,6 +205,13 @@ def test_the_page_says_what_the_gate_makes_of_it(bench: Bench, monkeypatch: pyte
     assert "✕ The gate refuses it" in refused
     assert "accuracy went from 0.9500 to 0.9000: a drop of 0.05" in refused
     assert "The gate" not in page(0.1, None)
+    assert '<div class="better"><b>2.00 ×</b>' in refused, "p50 and the p99's whole interval are below the parent's"
+    unsure = (
+        guessing_task.imagined_speed()[0],
+        [ratio.model_copy(update={"p99_high": 1.2}) for ratio in guessing_task.imagined_speed()[1]],
+    )
+    monkeypatch.setattr(comparing, "measure", lambda *_, **__: unsure)
+    assert '<div class="unsure"><b>2.00 ×</b>' in page(0.1, None)
 
 
 def test_the_card_has_the_comparison_in_short(worse: Artifact, bench: Bench) -> None:

@@ -58,7 +58,7 @@ def page(*rows: RobustnessRow) -> str:
 def terminal(*rows: RobustnessRow) -> str:
     written = io.StringIO()
     for table in comparison_tables(compared(*rows)):
-        Console(file=written, width=160).print(table)
+        Console(file=written, width=80).print(table)
     return written.getvalue()
 
 
@@ -74,9 +74,10 @@ def test_both_tell_rates_of_failure_of_both_models_their_difference_and_the_metr
 def test_answers_to_denied_texts_are_told_without_a_judgement() -> None:
     assert "▼" not in page(DENIED)
     assert "both agree on 71.0%" in page(DENIED)
-    for told in ("change rate", "25.0%"):
-        assert told in page(DENIED)
-        assert told in terminal(DENIED)
+    assert "change rate" in page(DENIED)
+    assert "25.0%" in page(DENIED)
+    line = next(line for line in terminal(DENIED).splitlines() if "negation" in line)
+    assert [cell.strip() for cell in line.split("│")[2:6]] == ["rate", "120", "10.0%", "25.0%"]
 
 
 def test_reports_from_before_answers_were_counted_can_be_shown() -> None:
@@ -84,4 +85,4 @@ def test_reports_from_before_answers_were_counted_can_be_shown() -> None:
     assert read == OLD
     assert "not counted" in page(read)
     assert "0.8900" in terminal(read)
-    assert "robustness" not in terminal()
+    assert "INV" not in terminal()
