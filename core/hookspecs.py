@@ -20,8 +20,9 @@ import pluggy
 from taskloom.core.types import Frozen
 
 if TYPE_CHECKING:
+    from taskloom.core.knowledge import RetrieverPlugin
     from taskloom.core.optimizer import OptimizerPlugin
-    from taskloom.core.ports import AuditLog, InferenceEngine, RetrieverPlugin
+    from taskloom.core.ports import AuditLog, InferenceEngine
     from taskloom.core.registry import Registry
     from taskloom.core.runtime import RuntimePlugin
     from taskloom.core.settings import Settings

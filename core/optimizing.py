@@ -110,7 +110,7 @@ class Optimizing:
             plugin.check(self._task, artifact, config)
             with _held(folder.with_suffix(".lock")):  # who makes the same step at the same time waits, and has it
                 kept = self._kept(folder)
-                self._run.on_event({"event": "kept" if kept else "step", "name": plugin.name})
+                self._run.on_event({"event": "kept" if kept else "optimizer", "name": plugin.name})
                 if kept is None:
                     self._step(plugin, config, artifact, folder)
             artifact = kept or Artifact.open(folder / "artifact")

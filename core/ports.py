@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -125,41 +123,3 @@ class AuditLog(Protocol):
         taken before the first wait: cancelling the caller doesn't take it back."""
 
     async def close(self) -> None: ...
-
-
-class Passage(Frozen):
-    """A retrievable piece of a document. `start` and `end` are code-point offsets into the document's text."""
-
-    passage_id: str
-    document_id: str
-    text: str
-    title: str = ""
-    start: int = Field(default=0, ge=0)
-    end: int = Field(default=0, ge=0)
-    metadata: Mapping[str, Any] = Field(default_factory=dict)
-
-
-class ScoredPassage(Frozen):
-    """A passage and how well it matches, higher is better; comparable within one answer only."""
-
-    passage: Passage
-    score: float
-
-
-class Retriever(Protocol):
-    """Finds the passages for a question. Sync; thread-safe."""
-
-    def search(self, query: str, limit: int, where: Mapping[str, Any] | None = None) -> Sequence[ScoredPassage]: ...
-
-    def close(self) -> None: ...
-
-
-class RetrieverPlugin(ABC):
-    """A retriever, as the registry knows it."""
-
-    name: ClassVar[str]
-    description: ClassVar[str]
-
-    @abstractmethod
-    def open(self, folder: Path) -> Retriever:
-        """Opens the index in `folder`; raises `ArtifactError` if its files are not what was written."""

@@ -10,8 +10,8 @@ import pluggy
 
 from taskloom.core.errors import AlreadyExistsError, PluginError, unknown_name
 from taskloom.core.hookspecs import CommandSpec
+from taskloom.core.knowledge import RetrieverPlugin
 from taskloom.core.optimizer import OptimizerPlugin
-from taskloom.core.ports import RetrieverPlugin
 from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
 from taskloom.core.types import Frozen

@@ -37,13 +37,16 @@ Record = Callable[[str, TaskPlugin[Any, Any, Any], Mapping[str, Any], str], None
 @dataclass(frozen=True)
 class DataFiles:
     """`train` is for recovery training and calibration. `validation` is what optimizers choose by: a tenth of `train` where it
-    is empty. `evaluation` is what the report is made from; the model and its parent must not know it."""
+    is empty. `evaluation` is what the report is made from; the model and its parent must not know it. `train_rows` and
+    `evaluation_rows` take a sample of so many rows, the same share of each label; 0 takes all."""
 
     train: Sequence[Path]
     evaluation: Sequence[Path]
     validation: Sequence[Path] = ()
     licence: str = ""
     source: str = ""
+    train_rows: int = 0
+    evaluation_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -198,9 +201,10 @@ def read_rows(task: TaskPlugin[Any, Any, Any], data: DataFiles, seed: int) -> Ro
     """Reads all files. Without validation files a tenth of the training rows is held out: of each label, where a row has
     one."""
     parts = [list(task.read_examples(path)) for path in (*data.train, *data.validation)]
-    evaluation = [row for path in data.evaluation for row in task.read_examples(path)]
     count = len(data.train)
-    train = [row for part in parts[:count] for row in part]
+    train = _sample([row for part in parts[:count] for row in part], data.train_rows, seed)
+    evaluation = [row for path in data.evaluation for row in task.read_examples(path)]
+    evaluation = _sample(evaluation, data.evaluation_rows, seed)
     validation = [row for part in parts[count:] for row in part]
     seen = [
         describe_data(path, len(part), licence=data.licence, source=data.source)
@@ -218,6 +222,11 @@ def read_rows(task: TaskPlugin[Any, Any, Any], data: DataFiles, seed: int) -> Ro
         raise DataError(f"there are {told}; each needs one at least")
     info = describe_data(data.evaluation, len(evaluation), licence=data.licence, source=data.source)
     return Rows(train, validation, evaluation, seen, info)
+
+
+def _sample(rows: list[Example[Any]], count: int, seed: int) -> list[Example[Any]]:
+    """So many of the rows; all of them for 0, or where there are fewer."""
+    return stratified_split(rows, _stratum, count / len(rows), seed)[1] if 0 < count < len(rows) else rows
 
 
 def _stratum(row: Example[Any]) -> str:
@@ -263,6 +272,8 @@ def _command(parent: Artifact, steps: Sequence[StepRequest], data: DataFiles, na
     for flag, files in (("--data", data.train), ("--validation", data.validation), ("--eval", data.evaluation)):
         for path in files:
             words += [flag, file_label(str(path))]
+    for flag, count in (("--rows", data.train_rows), ("--eval-rows", data.evaluation_rows)):
+        words += [flag, str(count)] if count else []
     return shlex.join([*words, *(["--name", name] if name else [])])
 
 
@@ -276,7 +287,7 @@ def _draw_pareto() -> DrawPareto | None:
 
 def shared_folder(work_folder: Path, parent: Artifact, rows: Rows) -> Path:
     """Where chains on this model and these rows keep their steps."""
-    identity = [parent.digest, *(info.sha256 for info in rows.seen)]
+    identity = [parent.digest, *(info.sha256 for info in rows.seen), str(len(rows.train))]
     return work_folder / f"{parent.manifest.model}-{sha256_hex(canonical_json(identity))[:12]}"
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from taskloom.plugins.commands import CliContext
+from taskloom.plugins.commands.telling import say_optimizing
 
 if TYPE_CHECKING:
     from taskloom.core.artifact import Artifact
@@ -25,6 +27,8 @@ Files = click.Path(path_type=Path)
 @click.option("--data", multiple=True, type=Files, help="Rows for recovery training and calibration; may be repeated.")
 @click.option("--eval", "evaluation", multiple=True, type=Files, help="Rows that no training has seen, for the report.")
 @click.option("--validation", multiple=True, type=Files, help="Rows to choose by, instead of a tenth of --data.")
+@click.option("--rows", "train_rows", type=click.IntRange(min=1), help="A sample of so many rows of --data.")
+@click.option("--eval-rows", "evaluation_rows", type=click.IntRange(min=1), help="A sample of so many rows of --eval.")
 @click.option("--set", "changes", multiple=True, metavar="STEP.KEY=VALUE", help="Change a setting of a step; may be repeated.")
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Model, steps and data as a file.")
 @click.option("--name", default="", help="Publish under this name instead of the model's own.")
@@ -45,6 +49,8 @@ def optimize(
     data: tuple[Path, ...],
     evaluation: tuple[Path, ...],
     validation: tuple[Path, ...],
+    train_rows: int | None,
+    evaluation_rows: int | None,
     changes: tuple[str, ...],
     recipe: Path | None,
     name: str,
@@ -68,7 +74,15 @@ def optimize(
     from taskloom.plugins.optimizing import optimize_model
 
     asked = settled_recipe(
-        recipe, model=model, steps=steps, train=data, evaluation=evaluation, validation=validation, changes=changes
+        recipe,
+        model=model,
+        steps=steps,
+        train=data,
+        evaluation=evaluation,
+        validation=validation,
+        train_rows=train_rows,
+        evaluation_rows=evaluation_rows,
+        changes=changes,
     )
     if tried and trials is None:
         raise click.UsageError("--try says what --search N tries; give both")
@@ -89,7 +103,7 @@ def optimize(
         effort=QUICK if quick else Effort(),
         resume=not no_resume,
         show_progress=show,
-        on_event=_say,
+        on_event=partial(say_optimizing, show_progress=show),
         record=_recorder(cli, asked, name),
         limits=cli.settings.gate.limits(name or ModelRef.parse(asked.model).name),
     )
@@ -113,7 +127,7 @@ def _search(
         work_folder=cli.settings.home / "optimizing",
         seed=seed,
         effort=QUICK if quick else Effort(turns=4),
-        on_event=_say,
+        on_event=say_optimizing,
     )
     if as_json:
         cli.print_json(found.model_dump(mode="json"))
@@ -137,17 +151,6 @@ def _recorder(cli: CliContext, asked: OptimizeRecipe, name: str) -> Any:
         record_event(cli.registry, cli.settings, action, model=model, task=task.name, facts=facts, version=version)
 
     return record
-
-
-def _say(event: Mapping[str, Any]) -> None:
-    told = {
-        "step": "{name} ...",
-        "kept": "{name}: kept from before",
-        "compare": "comparing it with its parent ...",
-        "resumed": "going on from step {step} of {steps}",
-    }.get(str(event.get("event")))
-    if told:
-        click.echo(told.format(**event), err=True)
 
 
 def _tell(cli: CliContext, artifact: Artifact, *, as_json: bool) -> None:

@@ -24,6 +24,9 @@ class OptimizeData(Frozen):
     evaluation: Files = Field(min_length=1)
     """Never trained on, by the model or by a step: the report is made from it."""
     validation: Files = ()
+    train_rows: int = Field(default=0, ge=0)
+    evaluation_rows: int = Field(default=0, ge=0)
+    """A sample of so many rows; 0 for all."""
     licence: str = ""
     source: str = ""
 
@@ -39,9 +42,7 @@ class OptimizeRecipe(Frozen):
         return self.steps
 
     def files(self) -> DataFiles:
-        return DataFiles(
-            self.data.train, self.data.evaluation, self.data.validation, licence=self.data.licence, source=self.data.source
-        )
+        return DataFiles(**{name: getattr(self.data, name) for name in OptimizeData.model_fields})
 
 
 def settled_recipe(
@@ -52,6 +53,8 @@ def settled_recipe(
     train: Sequence[Path],
     evaluation: Sequence[Path],
     validation: Sequence[Path],
+    train_rows: int | None = None,
+    evaluation_rows: int | None = None,
     changes: Sequence[str],
 ) -> OptimizeRecipe:
     """The recipe with what the command line says over it. Raises `ConfigError` for what is missing, and for a setting of a
@@ -61,9 +64,11 @@ def settled_recipe(
         raw["model"] = model
     if steps is not None:
         raw["steps"] = [{"name": name.strip()} for name in steps.split(",") if name.strip()]
-    given = {"train": train, "evaluation": evaluation, "validation": validation}
-    if any(given.values()):
-        raw["data"] = {**raw.get("data", {}), **{name: list(files) for name, files in given.items() if files}}
+    given = {"train": list(train), "evaluation": list(evaluation), "validation": list(validation)}
+    samples = {"train_rows": train_rows, "evaluation_rows": evaluation_rows}
+    told = {name: value for name, value in {**given, **samples}.items() if value}
+    if told:
+        raw["data"] = {**raw.get("data", {}), **told}
     missing = [
         flag
         for flag, absent in (

@@ -114,6 +114,7 @@ def _train_and_publish(
     from taskloom.core.task import TrainRun
     from taskloom.plugins._shared.datasets import file_label
     from taskloom.plugins.commands.events import record_event
+    from taskloom.plugins.commands.telling import say_training
 
     rows, row_counts = read_files(task, recipe.data.train)
     validation, validation_counts = read_files(task, recipe.data.validation)
@@ -127,7 +128,7 @@ def _train_and_publish(
         work_folder=cli.settings.home / "training",
         resume=resume,
         show_progress=show_progress,
-        on_event=(lambda _: None) if show_progress else _say_epoch,
+        on_event=(lambda _: None) if show_progress else say_training,
     )
     settings = [config.model_dump(mode="json") for config in configs]
     folders = _work_folders(run.work_folder, recipe.name, settings, seen)
@@ -190,16 +191,6 @@ def _work_folders(home: Path, name: str, stages: Sequence[Mapping[str, Any]], se
     data = [info.sha256 for info in seen]
     identities = [[*map(dict, stages[: number + 1]), data] for number in range(len(stages))]
     return [home / f"{name}-{sha256_hex(canonical_json(identity))[:12]}" for identity in identities]
-
-
-def _say_epoch(event: Mapping[str, Any]) -> None:
-    if event["event"] == "resumed":
-        click.echo(f"going on from step {event['step']} of {event['steps']}", err=True)
-    elif event["event"] == "epoch":
-        known = {"event", "step", "steps", "epoch", "loss", "learning_rate"}
-        scores = "".join(f", {key} {value:.4f}" for key, value in event.items() if key not in known)
-        where = f"epoch {event['epoch']:.0f}: step {event['step']:.0f}/{event['steps']}"
-        click.echo(f"{where}, loss {event['loss']:.4f}{scores}", err=True)
 
 
 def _command(recipe: Path, changes: tuple[str, ...], name: str | None, seed: int | None) -> str:

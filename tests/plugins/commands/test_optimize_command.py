@@ -141,6 +141,14 @@ def test_the_tables_for_people_say_what_became_of_it(cli: Cli) -> None:
     assert "max_primary_drop allows 0.01" in result.stdout
 
 
+def test_without_a_bar_each_step_and_each_epoch_is_a_line(cli: Cli) -> None:
+    result = cli.run("--with", "shrink,polish", *cli.files())
+    assert result.exit_code == 0
+    told = result.stderr.splitlines()
+    epoch = "epoch 1: step 1/1, loss 0.5000"
+    assert told[:5] == ["shrink ...", epoch, "polish ...", epoch, "comparing it with its parent ..."]
+
+
 def test_training_and_publishing_are_on_record(cli: Cli) -> None:
     cli.run("--with", "shrink", *cli.files())
     first, second = cli.log.entries
@@ -175,6 +183,19 @@ def test_optimizers_get_rows_to_choose_by_that_they_are_not_trained_on(cli: Cli)
     assert (len(train), len(validation)) == (54, 6)
     assert not train & validation
     assert sorted(row.target for row in context.validation) == ["even"] * 3 + ["odd"] * 3
+
+
+def test_a_sample_of_the_rows_is_the_same_one_each_time(cli: Cli) -> None:
+    plugin = cli.registry.optimizers.get("shrink")
+    for _ in range(2):
+        result = cli.run("--with", "shrink", *cli.files(), "--rows", 20, "--eval-rows", 50, "--json")
+        assert result.exit_code == 0, result.output
+    first, second = ([row.line for row in context.train] for context in plugin.contexts)
+    assert len(first) == 18  # a tenth of the 20 is to choose by
+    assert first == second
+    artifact = cli.store.resolve("guess-en@candidate")
+    assert read_report(artifact).evaluation.examples == 50
+    assert "--rows 20 --eval-rows 50" in artifact.path("MODEL_CARD.md").read_text()
 
 
 @pytest.mark.parametrize("which", ["data", "known"])
