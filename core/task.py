@@ -289,6 +289,12 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
         """The model of an artifact whose files have been verified, on the CPU in the precision that it was saved in. A
         backbone that `shared` wants by its digest is taken from there."""
 
+    def marked(self, example: Example[In]) -> Sequence[tuple[int, int]] | None:
+        """For a task whose answers are places in the text that robustness is measured on: where the row's target lies in it,
+        as (start, end) in code points, none if nowhere. Each character of such a text keeps its place when a row is changed,
+        and words at these places are not exchanged. None for any other task."""
+        return None
+
     def answer(self, output: Out) -> Any:
         """What of an output a user would call the answer: two models agree where theirs are equal. By default all of it but
         its numbers with a decimal point, which are scores."""

@@ -21,6 +21,7 @@ from taskloom.core.performance import REGISTRY, Effort
 from taskloom.core.publishing import ModelStory, publish_model
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import RuntimeConfig
+from taskloom.core.settings import GateLimits
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, TaskPlugin, TrainRun
 from taskloom.plugins._shared.datasets import describe_data, file_label, stratified_split
@@ -91,10 +92,12 @@ def optimize_model(
     on_event: Callable[[Mapping[str, Any]], None] = lambda _: None,
     record: Record = lambda *_: None,
     factory: str = REGISTRY,
+    limits: GateLimits | None = None,
 ) -> Artifact:
     """Runs the steps on `model` (NAME or NAME@VERSION), compares what they made with it and publishes that as a new version of
     the same name, or of `name`. `work_folder` keeps finished steps until that is done: the same call goes on where one was
-    interrupted. `seed` goes to every step that has such a setting, over its default.
+    interrupted. `seed` goes to every step that has such a setting, over its default. The report's page says what a gate with
+    `limits` makes of the new version.
 
     Raises `UnsupportedError` where a step makes no sense for what it is given, `ConfigError` for a setting that can't be,
     `DataError` for rows that can't be used, and for an evaluation file that the model was, or would be, trained on.
@@ -138,6 +141,7 @@ def optimize_model(
                 runtime=runtime,
                 factory=factory,
                 draw_pareto=_draw_pareto(),
+                limits=limits,
             ),
             aliases=aliases,
             runtime=runtime,
