@@ -51,7 +51,9 @@ def insert_revision(connection: sqlite3.Connection, version: int, revision: Revi
         ),
     ).lastrowid
     connection.execute("insert into lives values (?, ?, null)", (row, version))
-    connection.executemany("insert into facts values (?, ?, ?)", ((*fact, row) for fact in facts_of(document.metadata)))
+    connection.executemany(
+        "insert into facts (name, value, document) values (?, ?, ?)", ((*fact, row) for fact in facts_of(document.metadata))
+    )
     for passage, vectors in zip(revision.passages, revision.vectors, strict=True):
         place = connection.execute(
             "insert into passages (document, passage_id, language, body) values (?, ?, ?, ?)",

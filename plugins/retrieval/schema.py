@@ -34,7 +34,7 @@ create index lives_by_document on lives (document);
 create index lives_by_added on lives (added);
 create index lives_by_removed on lives (removed);
 create table facts (
-    name text not null, value text not null, document integer not null, primary key (name, document, value)
+    name text not null, document integer not null, value text not null, primary key (name, document, value)
 ) without rowid;
 create index facts_by_document on facts (document);
 create table passages (
