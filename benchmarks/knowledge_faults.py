@@ -28,7 +28,7 @@ import numpy as np
 
 from taskloom.core.knowledge import Document, Embedded, KnowledgeBase, Passage, Query
 from taskloom.plugins.retrieval.config import KnowledgeConfig
-from taskloom.plugins.retrieval.plugin import LocalRetriever
+from taskloom.plugins.retrieval.plugin import FaissRetriever
 
 SPACE = "drawn"
 SIZE = 32
@@ -99,7 +99,7 @@ def damaged_indexes(folder: Path, times: int, seed: int = 0, kind: str = "hnsw",
     """Damages an index file again and again; each time the knowledge base must refuse it and answer as it did. Returns what
     went wrong."""
     rng, failures = random.Random(seed), []
-    retriever = LocalRetriever(whole)
+    retriever = FaissRetriever(whole)
     base = retriever.create(folder, KnowledgeConfig(delta_limit=0, index=kind))  # type: ignore[arg-type]
     put(base, [Document(document_id=f"d{n:04}", text=f"passage {n} of topic{n % 5}") for n in range(passages)])
     base.compact()
@@ -130,7 +130,7 @@ def batch(number: int) -> list[Document]:
 
 def write_for_ever(folder: Path, start: int) -> None:
     """Puts batches in, and says of each that it is in; every fifth takes one out, every seventh goes back and puts it again."""
-    base = LocalRetriever(whole).open(folder)
+    base = FaissRetriever(whole).open(folder)
     for number in range(start, start + 10_000):
         version = put(base, batch(number))
         print(f"in {number}", flush=True)
@@ -147,7 +147,7 @@ def killed_writers(folder: Path, times: int, seed: int = 0, longest_s: float = 1
     """Kills a writing process at random moments; each time every acknowledged change must be there, and no batch in part.
     Returns what went wrong."""
     rng, failures = random.Random(seed), []
-    retriever = LocalRetriever(whole)
+    retriever = FaissRetriever(whole)
     retriever.create(folder, KnowledgeConfig(delta_limit=20, keep_versions=5)).close()
     state: dict[int, bool] = {}
     start = 0

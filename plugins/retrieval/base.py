@@ -14,7 +14,7 @@ from taskloom.core.errors import AlreadyExistsError, NotFoundError, UnsupportedE
 from taskloom.core.knowledge import Document, Embedded, KnowledgeBase, Passage, Prepared, Refused, VersionInfo, View
 from taskloom.plugins.retrieval.building import IndexBuilder
 from taskloom.plugins.retrieval.changes import content_digest, document_digest
-from taskloom.plugins.retrieval.filters import Bools, FactColumns, Ints
+from taskloom.plugins.retrieval.filters import Bools, FactColumns
 from taskloom.plugins.retrieval.incoming import checked_vectors, new_passages, revisions
 from taskloom.plugins.retrieval.state import Catalog, State
 from taskloom.plugins.retrieval.store import PassageStore
@@ -106,8 +106,9 @@ class StoredKnowledgeBase(KnowledgeBase):
             order = [passage.passage_id for document in stored for passage in document.passages]
             new = new_passages(rows, documents, order, tokens=tokens, vectors=by_passage, spaces=spaces, store=self._store)
             catalog = before.catalog.grown(new, half=self._store.dtype == np.float16)
-            alive = self._without(before, self._store.ended_at(version))
-            self._publish(version, catalog, np.concatenate([alive, np.ones(len(rows), np.bool_)]))
+            alive, languages = self._without_ended(before, version)
+            languages.update(passage.language for passage in prepared.passages)
+            self._publish(version, catalog, np.concatenate([alive, np.ones(len(rows), np.bool_)]), languages)
             return version
 
     def remove(self, document_ids: Sequence[str]) -> int:
@@ -117,13 +118,12 @@ class StoredKnowledgeBase(KnowledgeBase):
             missing = [name for name in dict.fromkeys(document_ids) if name not in there]
             if missing:
                 more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-                raise NotFoundError(
-                    f"no document named {missing[0]!r}{more}, among {len(self._state.documents)} documents; nothing was removed"
-                )
+                count = self._store.documents(self._state.version)
+                raise NotFoundError(f"no document named {missing[0]!r}{more}, among {count} documents; nothing was removed")
             if not document_ids:
                 return self._state.version
             version = self._store.remove(list(dict.fromkeys(document_ids)))
-            self._publish(version, self._state.catalog, self._without(self._state, self._store.ended_at(version)))
+            self._publish(version, self._state.catalog, *self._without_ended(self._state, version))
             return version
 
     def _spaces(self, by_passage: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, int]:
@@ -135,9 +135,12 @@ class StoredKnowledgeBase(KnowledgeBase):
                     known[name] = self._store.add_space(name, len(vector))
         return known
 
-    @staticmethod
-    def _without(state: State, documents: Ints) -> Bools:
-        return state.alive & ~state.catalog.alive(documents)
+    def _without_ended(self, state: State, version: int) -> tuple[Bools, Counter[str]]:
+        """What is alive of a state, and its passages by language, without the documents that ended with a version."""
+        ended = self._store.ended_at(version)
+        languages = Counter(state.languages)
+        languages.subtract(self._store.languages_of(ended))
+        return state.alive & ~state.catalog.alive(ended), +languages
 
     # Versions
 
@@ -151,14 +154,15 @@ class StoredKnowledgeBase(KnowledgeBase):
             self._pinned()
             self._pins[number] += 1
         try:
-            state = newest if number == newest.version else self._older(number, newest.catalog)
+            state = newest if number == newest.version else self._state_of(number, newest.catalog)
         except BaseException:
             self._released.append(number)
             raise
         return StoredView(state, self._store, self._tokenizer, partial(self._released.append, number))
 
-    def _older(self, number: int, catalog: Catalog) -> State:
-        return State(number, catalog, catalog.alive(self._store.documents_at(number)), self._columns)
+    def _state_of(self, number: int, catalog: Catalog) -> State:
+        alive = catalog.alive(self._store.documents_at(number))
+        return State(number, catalog, alive, self._columns, self._store.languages(number))
 
     def _pinned(self) -> set[int]:
         """The versions that open views hold. Under the lock; a view that is closed only says so, since it may be closed by the
@@ -200,7 +204,8 @@ class StoredKnowledgeBase(KnowledgeBase):
                 raise self._unknown(version)
             number = self._store.rollback(version)
             catalog = self._state.catalog
-            self._publish(number, catalog, catalog.alive(self._store.documents_at(number)))
+            alive = catalog.alive(self._store.documents_at(number))
+            self._publish(number, catalog, alive, self._store.languages(number))
             return number
 
     def _unknown(self, number: int) -> NotFoundError:
@@ -209,8 +214,8 @@ class StoredKnowledgeBase(KnowledgeBase):
 
     # What is in memory
 
-    def _publish(self, version: int, catalog: Catalog, alive: Bools) -> None:
-        self._state = State(version, catalog, alive, self._columns)
+    def _publish(self, version: int, catalog: Catalog, alive: Bools, languages: Mapping[str, int]) -> None:
+        self._state = State(version, catalog, alive, self._columns, languages)
         config = self._store.config
         limit = max(config.delta_limit, int(config.delta_share * len(alive)))
         worth = catalog.unindexed > limit or self._dead_now() - self._dead > limit
@@ -222,8 +227,7 @@ class StoredKnowledgeBase(KnowledgeBase):
         return len(self._state.alive) - int(np.count_nonzero(self._state.alive))
 
     def _reloaded(self, catalog: Catalog) -> State:
-        version = self._store.newest()
-        return State(version, catalog, catalog.alive(self._store.documents_at(version)), self._columns)
+        return self._state_of(self._store.newest(), catalog)
 
     def compact(self) -> None:
         with self._compacting:

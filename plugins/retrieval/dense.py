@@ -75,7 +75,7 @@ class DenseIndex:
             links = (2 * NEIGHBOURS + NEIGHBOURS // 16) * 4 + 12 if self.kind == "hnsw" else 0
             return count * (size * (2 if self._half else 4) + links)
         lists = library.extract_index_ivf(self.index)
-        return count * (lists.code_size + 8) + lists.nlist * size * 4
+        return int(count * (lists.code_size + 8) + lists.nlist * size * 4)
 
     def vectors(self, places: Ints) -> Floats:
         """Those at some places [n, D], exactly as they are stored."""
@@ -119,7 +119,7 @@ class DenseIndex:
 
     def _scan(self, query: Floats, count: int, selector: Any) -> Ints:
         places = self._codes.search(query, count, params=library.SearchParameters(sel=selector))[1][0]
-        return places[places >= 0].astype(np.int64)
+        return np.asarray(places[places >= 0], np.int64)
 
     def _probe(self, query: Floats, count: int, probes: int, selector: Any) -> Ints:
         if self.kind == "ivf":
@@ -128,7 +128,7 @@ class DenseIndex:
             inner = library.IVFRaBitQSearchParameters(nprobe=probes, qb=8, sel=selector)
             parameters = library.SearchParametersPreTransform(index_params=inner)
         places = self.index.search(query, count, params=parameters)[1][0]
-        return places[places >= 0].astype(np.int64)
+        return np.asarray(places[places >= 0], np.int64)
 
     def with_effort(self, effort: int, recall: float) -> DenseIndex:
         return DenseIndex(self.kind, self.index, self.source, effort=effort, recall=recall, half=self._half)

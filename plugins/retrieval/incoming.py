@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from taskloom.core.errors import InvalidInputError
 from taskloom.core.knowledge import Embedded, Prepared
+from taskloom.plugins.retrieval.changes import Revision
 from taskloom.plugins.retrieval.dense import Floats, VectorSource
 from taskloom.plugins.retrieval.filters import Ints
 from taskloom.plugins.retrieval.state import NewPassages
-from taskloom.plugins.retrieval.store import PassageStore, Revision
+from taskloom.plugins.retrieval.store import PassageStore
 from taskloom.plugins.retrieval.view import unit_vector
 
 ByPassage = Mapping[str, Mapping[str, Floats]]
@@ -43,13 +44,20 @@ def checked_vectors(prepared: Prepared, vectors: Sequence[Embedded], known: Mapp
             raise InvalidInputError(f"passage {given.passage_id!r} has two vectors in space {given.space!r}", field="vectors")
         size = sizes.setdefault(given.space, max(1, np.asarray(given.vector).size))
         found[given.passage_id][given.space] = unit_vector(given.vector, size, given.space, "vectors")
-    missing = [name for name, several in found.items() if not several]
+    _all_or_none(prepared, found)
+    return found
+
+
+def _all_or_none(prepared: Prepared, found: ByPassage) -> None:
+    """A language has an embedding model or hasn't: if one of its passages has a vector, so have all."""
+    embedded = {passage.language for passage in prepared.passages if found[passage.passage_id]}
+    missing = [one for one in prepared.passages if one.language in embedded and not found[one.passage_id]]
     if missing:
         raise InvalidInputError(
-            f"{len(missing)} of {len(names)} passages have no vector, such as {missing[0]!r}; embed each of them",
+            f"{len(missing)} of {len(prepared.passages)} passages have no vector, such as {missing[0].passage_id!r}, and "
+            f"others of language {missing[0].language or 'unknown'!r} have; embed all passages of a language, or none",
             field="vectors",
         )
-    return found
 
 
 def revisions(

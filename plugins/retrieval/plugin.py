@@ -12,26 +12,35 @@ from taskloom.plugins.retrieval.config import KnowledgeConfig
 
 if TYPE_CHECKING:
     from taskloom.plugins.retrieval.base import Splitter
+    from taskloom.plugins.retrieval.store import PassageStore
 
 
-class LocalRetriever(RetrieverPlugin):
-    """Keeps knowledge bases in folders of this machine. What splits documents is handed in, one splitter for all of them."""
+class FaissRetriever(RetrieverPlugin):
+    """Keeps knowledge bases in folders of this machine. `splitter` takes the place of the built-in one."""
 
-    name: ClassVar[str] = "local"
+    name: ClassVar[str] = "faiss"
     description: ClassVar[str] = "SQLite for the passages, FAISS for their vectors, tantivy for BM25, fused by rank."
     Config: ClassVar[type[BaseModel]] = KnowledgeConfig
 
-    def __init__(self, splitter: Splitter) -> None:
+    def __init__(self, splitter: Splitter | None = None) -> None:
         self._splitter = splitter
 
     def create(self, folder: Path, config: Any) -> KnowledgeBase:
-        from taskloom.plugins.retrieval.base import StoredKnowledgeBase
         from taskloom.plugins.retrieval.store import PassageStore
 
-        return StoredKnowledgeBase(PassageStore.create(folder, KnowledgeConfig.model_validate(config)), self._splitter)
+        return self._base(PassageStore.create(folder, KnowledgeConfig.model_validate(config)))
 
     def open(self, folder: Path) -> KnowledgeBase:
-        from taskloom.plugins.retrieval.base import StoredKnowledgeBase
         from taskloom.plugins.retrieval.store import PassageStore
 
-        return StoredKnowledgeBase(PassageStore(folder), self._splitter)
+        return self._base(PassageStore(folder))
+
+    def _base(self, store: PassageStore) -> KnowledgeBase:
+        from taskloom.plugins.retrieval.base import StoredKnowledgeBase
+        from taskloom.plugins.retrieval.passages import split_document
+
+        try:
+            return StoredKnowledgeBase(store, self._splitter or split_document)
+        except BaseException:
+            store.close()
+            raise

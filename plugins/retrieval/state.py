@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -83,12 +82,9 @@ class State:
     catalog: Catalog
     alive: Bools
     columns: FactColumns
+    languages: Mapping[str, int]
+    """Passages by language."""
     _masks: dict[tuple[Condition, ...], Mask] = field(default_factory=dict)
-
-    @cached_property
-    def documents(self) -> Ints:
-        """The rows of this version's documents, ascending."""
-        return np.unique(self.catalog.documents[self.alive])
 
     def mask(self, conditions: tuple[Condition, ...]) -> Mask:
         known = self._masks.get(conditions)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,6 +133,10 @@ class PassageStore:
         )
         return [VersionInfo(**dict(zip(names, (*row[:-1], row[-1] or ""), strict=True))) for row in found]
 
+    def documents(self, version: int) -> int:
+        """How many documents a version has."""
+        return int(self._read("select documents from versions where number = ?", (version,))[0][0])
+
     def newest(self) -> int:
         return int(self._read("select max(number) from versions")[0][0])
 
@@ -202,6 +207,14 @@ class PassageStore:
                 (version,),
             )
         )
+
+    def languages_of(self, documents: Ints) -> Counter[str]:
+        """The passages of some documents by language."""
+        found: Counter[str] = Counter()
+        for part in _parts([int(row) for row in documents]):
+            question = f"select language, count(*) from passages where document in ({_marks(part)}) group by language"  # noqa: S608
+            found.update(dict(self._read(question, part)))
+        return found
 
     # Vectors
 

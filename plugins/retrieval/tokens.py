@@ -27,11 +27,10 @@ class Tokenizer:
     Chinese: the words of jieba's search mode and the bigrams of characters, since words alone miss what is cut another way in
     the question (Nie, Gao, Zhang and Zhou, "On the use of words and n-grams for Chinese information retrieval", IRAL 2000).
     Words of other scripts: lower-cased, and stemmed (Snowball, English) if they are all letters; what holds digits or marks,
-    such as `WiFi-6` or `R7000`, is kept whole, and its parts are tokens too. Width and compatibility forms are folded (NFKC).
+    such as `WiFi-6` or `R7000`, is kept whole, and its parts are tokens besides. Width and compatibility forms are folded (NFKC).
     """
 
     def __init__(self) -> None:
-        self._segmenter = rjieba.Jieba()
         whole = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace())
         self._stemmer = whole.filter(tantivy.Filter.stemmer("English")).build()
 
@@ -53,14 +52,14 @@ class Tokenizer:
         return [token for token in found if len(token) <= LONGEST_TOKEN]
 
     def _wide(self, run: str) -> list[str]:
-        words = [word for word in self._segmenter.cut_for_search(run, True) if LETTER.match(word)]
+        words = [word for word in rjieba.cut_for_search(run, True) if LETTER.match(word)]
         known = set(words)
         pairs = (run[at : at + 2] for at in range(len(run) - 1))
         return words + [pair for pair in pairs if pair not in known and LETTER.match(pair[0]) and LETTER.match(pair[1])]
 
     @staticmethod
     def _compound(word: str, found: list[str], words: list[str]) -> None:
-        """A code whole, and its parts; a word with an apostrophe is its parts alone."""
+        """A code whole, and its parts."""
         parts = [part for part in JOINT.split(word) if part]
         if any(letter.isdigit() for letter in word) or word[-1] in "+#" or len(parts) > 1:
             found.append(word)

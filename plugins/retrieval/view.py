@@ -54,9 +54,9 @@ class StoredView(View):
         files = [path.stat().st_size for path in self._store.folder.rglob("*") if path.is_file()]
         return KnowledgeStats(
             version=self.version,
-            documents=len(state.documents),
-            passages=int(np.count_nonzero(state.alive)),
-            languages=self._store.languages(self.version),
+            documents=self._store.documents(self.version),
+            passages=sum(state.languages.values()),
+            languages=state.languages,
             disk_bytes=sum(files),
             indexes=tuple(_index_info(name, space) for name, space in state.catalog.spaces.items()),
         )

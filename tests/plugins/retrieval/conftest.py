@@ -11,12 +11,12 @@ from small_knowledge import paragraphs
 
 from taskloom.core.knowledge import KnowledgeBase
 from taskloom.plugins.retrieval.config import KnowledgeConfig
-from taskloom.plugins.retrieval.plugin import LocalRetriever
+from taskloom.plugins.retrieval.plugin import FaissRetriever
 
 
 @pytest.fixture
-def retriever() -> LocalRetriever:
-    return LocalRetriever(paragraphs)
+def retriever() -> FaissRetriever:
+    return FaissRetriever(paragraphs)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def create(retriever: LocalRetriever, folder: Path) -> Iterator[Callable[..., KnowledgeBase]]:
+def create(retriever: FaissRetriever, folder: Path) -> Iterator[Callable[..., KnowledgeBase]]:
     made: list[KnowledgeBase] = []
 
     def make(**settings: Any) -> KnowledgeBase:

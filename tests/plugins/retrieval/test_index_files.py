@@ -16,7 +16,7 @@ import pytest
 from small_knowledge import SPACE, drawn_vector, ids, numbered, put
 
 from taskloom.core.knowledge import KnowledgeBase, Query
-from taskloom.plugins.retrieval.plugin import LocalRetriever
+from taskloom.plugins.retrieval.plugin import FaissRetriever
 
 Create = Callable[..., KnowledgeBase]
 
@@ -42,7 +42,7 @@ def test_a_killed_writer_leaves_every_acknowledged_document_and_no_half_batch(fa
     assert faults.killed_writers(tmp_path / "base", times=6, longest_s=0.5) == []
 
 
-def test_every_byte_of_an_index_file_counts(create: Create, retriever: LocalRetriever, folder: Path, faults: Any) -> None:
+def test_every_byte_of_an_index_file_counts(create: Create, retriever: FaissRetriever, folder: Path, faults: Any) -> None:
     """The check itself, over many damages: whatever is changed, the file is not read."""
     import random
 
@@ -72,7 +72,7 @@ def test_every_byte_of_an_index_file_counts(create: Create, retriever: LocalRetr
 
 
 def test_index_files_that_are_gone_are_built_anew(
-    create: Create, retriever: LocalRetriever, folder: Path, caplog: pytest.LogCaptureFixture
+    create: Create, retriever: FaissRetriever, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     base = create(delta_limit=0)
     put(base, *numbered(30))
@@ -94,7 +94,7 @@ def test_index_files_that_are_gone_are_built_anew(
     assert not caplog.text, "what was built anew is kept"
 
 
-def test_left_over_files_are_cleared_away(create: Create, retriever: LocalRetriever, folder: Path) -> None:
+def test_left_over_files_are_cleared_away(create: Create, retriever: FaissRetriever, folder: Path) -> None:
     base = create(delta_limit=0)
     put(base, *numbered(10))
     base.compact()

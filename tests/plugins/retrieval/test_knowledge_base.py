@@ -19,7 +19,7 @@ from taskloom.core.errors import (
     UnsupportedError,
 )
 from taskloom.core.knowledge import Document, Embedded, KnowledgeBase, Query, View
-from taskloom.plugins.retrieval.plugin import LocalRetriever
+from taskloom.plugins.retrieval.plugin import FaissRetriever
 
 Create = Callable[..., KnowledgeBase]
 
@@ -39,7 +39,7 @@ def test_a_new_knowledge_base_is_empty_and_finds_nothing(base: KnowledgeBase) ->
 
 
 def test_what_was_put_in_is_there_after_the_base_is_opened_again(
-    base: KnowledgeBase, retriever: LocalRetriever, folder: Path
+    base: KnowledgeBase, retriever: FaissRetriever, folder: Path
 ) -> None:
     document = Document(
         document_id="router", text="Hold the button.\n\nWait a minute.", title="Reset", language="en", metadata={"year": 2026}
@@ -121,7 +121,7 @@ def test_removing_takes_out_all_or_nothing(base: KnowledgeBase) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda good: good[:-1], "have no vector"),
+        (lambda good: good[:-1], "1 of 3 passages have no vector"),
         (lambda good: [*good, good[0]], "two vectors"),
         (lambda good: [*good, Embedded("d9999#0", SPACE, good[0].vector)], "no prepared passage"),
         (lambda good: [*good[:-1], Embedded(good[-1].passage_id, SPACE, good[-1].vector[:-1])], "shape"),
@@ -137,6 +137,15 @@ def test_vectors_that_do_not_fit_are_refused_and_nothing_is_stored(
         base.put(prepared, wrong(embedded(prepared)))
     assert base.versions()[0].number == 0
     base.put(prepared, embedded(prepared))
+
+
+def test_passages_that_nothing_embeds_are_found_by_their_words(base: KnowledgeBase) -> None:
+    prepared = base.prepare(numbered(3))
+    base.put(prepared, [])
+    with base.view() as view:
+        assert ids(view.search(Query("number 2", {}, mode="sparse", limit=1))) == ["d0002#0"]
+        assert len(view.search(Query("number 2", {SPACE: drawn_vector("x")}))) == 3
+        assert view.stats().indexes == ()
 
 
 def test_a_view_sees_its_version_whatever_happens(create: Create) -> None:
@@ -169,6 +178,7 @@ def test_older_versions_can_be_viewed_and_gone_back_to(base: KnowledgeBase) -> N
         assert present(view) == {"d0000", "d0001", "d0002", "d0003"}
         assert view.document("d0001") == numbered(2)[1]
         assert present(third) == {"d0001", "d0002", "d0003", "d0010", "d0011"}
+        assert view.stats().languages == {"": 4}
     assert base.rollback(3) == 5
     assert [(info.number, info.change, info.documents) for info in base.versions()] == [
         (5, "rollback", 5),
@@ -191,7 +201,7 @@ def test_what_was_rolled_back_is_not_known_any_more(base: KnowledgeBase) -> None
     assert len(base.prepare(numbered(4)).documents) == 2
 
 
-def test_the_last_versions_and_the_named_ones_are_kept(create: Create, retriever: LocalRetriever, folder: Path) -> None:
+def test_the_last_versions_and_the_named_ones_are_kept(create: Create, retriever: FaissRetriever, folder: Path) -> None:
     base = create(keep_versions=2)
     put(base, *numbered(2))
     assert base.snapshot("first").number == 1
@@ -234,7 +244,7 @@ def test_compaction_deletes_what_no_kept_version_has(create: Create, folder: Pat
     assert counts == {"documents": 3, "lives": 3, "passages": 3, "vectors": 3}
 
 
-def test_one_at_a_time_may_open_it(base: KnowledgeBase, retriever: LocalRetriever, folder: Path) -> None:
+def test_one_at_a_time_may_open_it(base: KnowledgeBase, retriever: FaissRetriever, folder: Path) -> None:
     with pytest.raises(UnavailableError, match="open already"):
         retriever.open(folder)
     base.close()
@@ -242,7 +252,7 @@ def test_one_at_a_time_may_open_it(base: KnowledgeBase, retriever: LocalRetrieve
 
 
 def test_a_folder_that_is_there_is_not_made_a_knowledge_base(
-    base: KnowledgeBase, retriever: LocalRetriever, folder: Path
+    base: KnowledgeBase, retriever: FaissRetriever, folder: Path
 ) -> None:
     with pytest.raises(AlreadyExistsError):
         retriever.create(folder, retriever.Config())
@@ -255,7 +265,7 @@ def test_a_folder_that_is_there_is_not_made_a_knowledge_base(
     [("pragma user_version = 99", "version 99 of the layout"), ("pragma application_id = 5", "no knowledge base")],
 )
 def test_another_layout_is_refused(
-    base: KnowledgeBase, retriever: LocalRetriever, folder: Path, statement: str, message: str
+    base: KnowledgeBase, retriever: FaissRetriever, folder: Path, statement: str, message: str
 ) -> None:
     base.close()
     connection = sqlite3.connect(folder / "knowledge.sqlite")
@@ -266,7 +276,7 @@ def test_another_layout_is_refused(
         retriever.open(folder)
 
 
-def test_a_damaged_database_is_an_artifact_error(base: KnowledgeBase, retriever: LocalRetriever, folder: Path) -> None:
+def test_a_damaged_database_is_an_artifact_error(base: KnowledgeBase, retriever: FaissRetriever, folder: Path) -> None:
     put(base, *numbered(50))
     base.close()
     path = folder / "knowledge.sqlite"

@@ -149,6 +149,9 @@ def test_chinese_and_english_live_together_each_in_its_space(base: KnowledgeBase
         assert set(ids(only)) == {"zh1#0", "zh2#0"}
         stats = view.stats()
     assert stats.languages == {"en": 2, "zh": 2}
+    base.remove(["zh1", "zh2", "en2"])
+    with base.view() as view:
+        assert view.stats().languages == {"en": 1}
     assert {(index.space, index.vectors, index.dimensions) for index in stats.indexes} == {("zh", 2, 24), ("en", 2, 16)}
 
 
