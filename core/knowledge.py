@@ -119,7 +119,8 @@ class Hit(Frozen):
 
 
 class VersionInfo(Frozen):
-    """A version: `number` from 1 upwards, `created` in UTC (ISO 8601). `name` is set for one that somebody wants to keep."""
+    """A version: `number` from 0 (`create`: empty) upwards, `created` in UTC (ISO 8601). `name` is set for one that somebody
+    wants to keep."""
 
     number: int
     created: str
@@ -187,8 +188,9 @@ class KnowledgeBase(ABC):
 
     @abstractmethod
     def put(self, prepared: Prepared, vectors: Sequence[Embedded]) -> int:
-        """Stores what was prepared, with a vector for each of its passages, in place of what these documents were; returns the
-        new version when it is on stable storage. Raises `InvalidInputError` for missing or misshapen vectors."""
+        """Stores what was prepared, in place of what these documents were; returns the new version when it is on stable
+        storage. Passages of a language that nothing embeds have no vector, and are found by their words alone. Raises
+        `InvalidInputError` for misshapen vectors, and for missing ones of a language of which other passages have some."""
 
     @abstractmethod
     def remove(self, document_ids: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from taskloom.core.hookspecs import CommandSpec, hookimpl
+from taskloom.core.knowledge import RetrieverPlugin
 from taskloom.core.optimizer import OptimizerPlugin
 from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
@@ -13,6 +14,7 @@ from taskloom.plugins.optimizers.distill.plugin import DistillOptimizer
 from taskloom.plugins.optimizers.lora.plugin import LoraOptimizer
 from taskloom.plugins.optimizers.prune.plugin import PruneOptimizer
 from taskloom.plugins.optimizers.quantize.plugin import QuantizeOptimizer
+from taskloom.plugins.retrieval.plugin import FaissRetriever
 from taskloom.plugins.runtimes.onnx import OnnxRuntime
 from taskloom.plugins.runtimes.openvino import OpenVinoRuntime
 from taskloom.plugins.runtimes.python import PythonRuntime
@@ -49,6 +51,11 @@ def register_optimizers(register: Callable[[OptimizerPlugin], None]) -> None:
     register(DistillOptimizer())
     register(LoraOptimizer())
     register(PruneOptimizer())
+
+
+@hookimpl
+def register_retrievers(register: Callable[[RetrieverPlugin], None]) -> None:
+    register(FaissRetriever())
 
 
 @hookimpl
