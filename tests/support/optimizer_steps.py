@@ -51,7 +51,7 @@ class Steps:
         self.held = held
 
     def optimizing(self, on_event: Callable[[Mapping[str, Any]], None] = lambda _: None) -> Optimizing:
-        run = TrainRun(self.folder, True, False, on_event)
+        run = TrainRun(self.folder, show_progress=False, on_event=on_event)
         return Optimizing(
             self.registry,
             self.parent,

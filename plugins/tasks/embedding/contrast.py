@@ -50,8 +50,8 @@ def contrastive_loss(
     """InfoNCE (van den Oord et al. 2018, https://arxiv.org/abs/1807.03748, eq. 4) of cosines over a temperature, where the
     other passages of the batch are the negatives (Karpukhin et al. 2020, https://arxiv.org/abs/2004.04906, section 3.2).
 
-    `queries` [N, D] and `passages` [C, D] have length 1. With `symmetric`, the mean with the same loss of choosing the query for
-    each row's passage. With `sizes`, the mean over vectors cut to each of them, and whole ones (Kusupati et al. 2022,
+    `queries` [N, D] and `passages` [C, D] have length 1. With `symmetric`, the mean with the same loss of choosing the query
+    for each row's passage. With `sizes`, the mean over vectors cut to each of them, and whole ones (Kusupati et al. 2022,
     https://arxiv.org/abs/2205.13147, eq. 1).
     """
     losses = []

@@ -33,8 +33,8 @@ from taskloom.plugins.tasks.embedding.schema import (
 class EmbeddingModel(EncoderTaskModel[EmbeddingInput, EmbeddingOutput, EmbeddingParams]):
     """Texts to vectors of length 1. `build` makes a new one, to train or as its encoder is; `load` reads an artifact's.
 
-    A text that is longer than `max_length` tokens is cut there, and says so: who searches has split documents into passages, and
-    a mean over the windows of a long text would be near to nothing in particular.
+    A text that is longer than `max_length` tokens is cut there, and says so: who searches has split documents into passages,
+    and a mean over the windows of a long text would be near to nothing in particular.
     """
 
     saved: SavedEmbedder
@@ -66,8 +66,8 @@ class EmbeddingModel(EncoderTaskModel[EmbeddingInput, EmbeddingOutput, Embedding
             parts.saved = parts.saved.model_copy(update={"form": "adapter"})
         if any(size >= parts.hidden_size for size in dimensions):
             raise InvalidInputError(
-                f"dimensions are {list(dimensions)}; a vector of {parts.backbone.info.id!r} has {parts.hidden_size}, and can be "
-                "cut to fewer"
+                f"dimensions are {list(dimensions)}; a vector of {parts.backbone.info.id!r} has {parts.hidden_size}, and can "
+                "be cut to fewer"
             )
         saved = SavedEmbedder(
             **parts.fields(),

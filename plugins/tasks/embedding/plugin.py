@@ -29,7 +29,8 @@ class Direction:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Direction) or len(self.vector) != len(other.vector):
             return False
-        return sum(map(mul, self.vector, other.vector)) >= SAME_DIRECTION
+        cosine: float = sum(map(mul, self.vector, other.vector))
+        return cosine >= SAME_DIRECTION
 
 
 class EmbeddingTask(TaskPlugin[EmbeddingInput, EmbeddingOutput, EmbeddingParams]):

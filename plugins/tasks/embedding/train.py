@@ -26,8 +26,8 @@ Rows = Sequence[Example[EmbeddingInput]]
 def train(
     config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun
 ) -> Trained[EmbeddingInput, EmbeddingOutput, EmbeddingParams]:
-    """Trains an embedding model, or takes a `pretrained` one as it is. Without `validation`, a part of the passages is held out,
-    with all queries that they are right for; with neither, every row is trained on for all epochs."""
+    """Trains an embedding model, or takes a `pretrained` one as it is. Without `validation`, a part of the passages is held
+    out, with all queries that they are right for; with neither, every row is trained on for all epochs."""
     if config.pretrained and rows:
         raise ConfigError(f"pretrained = true trains nothing, and there are {len(rows)} rows to train on; set one of the two")
     if not config.pretrained:

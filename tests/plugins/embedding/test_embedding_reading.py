@@ -91,6 +91,6 @@ def test_questions_in_squads_form_have_their_paragraphs(tmp_path: Path) -> None:
     ],
 )
 def test_bad_json_is_told(text: str, problem: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="bad.json") as caught:
+    with pytest.raises(DataError, match=r"bad\.json") as caught:
         read(tmp_path / "bad.json", text)
     assert problem in caught.value.message
