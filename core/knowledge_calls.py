@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
-from taskloom.core.knowledge import Document, Hit, KnowledgeStats, Metadata, Refused, VersionInfo, Where
+from taskloom.core.knowledge import Document, Hit, KnowledgeStats, Metadata, Mode, Refused, VersionInfo, Where
 from taskloom.core.types import Frozen, Name, new_request_id
 
 MAX_QUESTION_CHARACTERS = 4096
@@ -55,7 +55,7 @@ class SearchCall(Frozen):
     query: Question
     limit: int = Field(default=10, ge=1, le=MAX_HITS)
     where: Where | None = None
-    mode: Literal["hybrid", "dense", "sparse"] = "hybrid"
+    mode: Mode = "hybrid"
     version: int | None = None
     request_id: RequestId
     deadline_s: float | None = None

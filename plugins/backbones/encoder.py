@@ -51,7 +51,6 @@ class TextEncoder(nn.Module):
         self.hidden_size = backbone.hidden_size
         self.max_length = backbone.max_length
         self.position_offset = position_offset(config)
-        self.pad_token_id = int(config.pad_token_id or 0)
         self.takes_types = "token_type_ids" in inspect.signature(self.model.forward).parameters
         self.has_weights = self.model.device.type != "meta"
         self.register_parameter("prompt", None)
@@ -60,6 +59,10 @@ class TextEncoder(nn.Module):
 
             AttentionInterface.register(ATTENTION_NAME, packed_attention)
             self.model.set_attn_implementation(ATTENTION_NAME)
+
+    @property
+    def pad_token_id(self) -> int:
+        return int(self.model.config.pad_token_id or 0)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, lengths: Tensor) -> Tensor:
         """Hidden states [T, H] of N sequences that lie end to end in `input_ids` [T]; `lengths` [N] adds up to T. Raises

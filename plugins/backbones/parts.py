@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from taskloom.plugins.backbones.virtual_tokens import (
     take_virtual_tokens,
     virtual_tokens,
 )
+from taskloom.plugins.backbones.vocabulary import WordPieces, keep_embeddings, without_pieces
 
 ADAPTER_FOLDER = "adapter"
 BACKBONE_FOLDER = "backbone"
@@ -158,6 +160,17 @@ class EncoderParts:
             raise UnsupportedError("this model shares its backbone with others and can't be changed; load it alone first")
         if self.saved.form == "adapter":
             self.saved = self.saved.model_copy(update={"form": "full"})
+
+    def keep_pieces(self, pieces: Iterable[int]) -> list[int]:
+        """Takes other pieces than these and those that `WordPieces.needed` adds out of the vocabulary, from the tokenizer and
+        from the embeddings; returns the old ids of those that stay, of which the first is now 0. Raises `UnsupportedError` for
+        a tokenizer that is no WordPiece."""
+        kept = WordPieces.of(self.tokenizer).needed(pieces)
+        tokenizer = without_pieces(self.tokenizer, kept)
+        self.own_backbone()
+        keep_embeddings(self.backbone.model if self.whole is None else self.whole, kept)
+        self.backbone.tokenizer = tokenizer
+        return kept
 
     def keep_adapter(self, adapted: Any) -> None:
         """`adapted` is a PEFT model of the backbone; from now on its adapter is saved beside the backbone, not in it."""
