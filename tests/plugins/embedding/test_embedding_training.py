@@ -58,6 +58,9 @@ def test_a_passage_that_is_right_for_a_query_is_no_negative_of_it(row: Row) -> N
     assert loss_of(cosines, same_passage, symmetric=True) == pytest.approx((forth + back) / 2, abs=1e-5)
     same_query = Contrast.of([row("q", "p", "o"), row("q", "o", "p")])
     assert loss_of([[0.6, 0.5], [0.5, 0.6]], same_query, symmetric=True) == pytest.approx(0, abs=1e-6)
+    # The other row of q is in another batch.
+    known_from_the_file = Contrast.of([row("q", "p", "o"), row("r", "o")])
+    assert loss_of([[0.6, 0.5], [0.5, 0.6]], known_from_the_file) == pytest.approx(chosen([1.0, 1.2], 1) / 2, abs=1e-5)
 
 
 def test_shorter_vectors_are_trained_along(row: Row) -> None:
