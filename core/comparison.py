@@ -76,10 +76,12 @@ class Latency(Frozen):
 
 class LatencyRatio(Frozen):
     """Candidate over parent, below 1 for a faster one; `p99_low` and `p99_high` are a 95% interval, from how much the turns
-    differ in which the two ran one after the other."""
+    differ in which the two ran one after the other. `cpu` is the ratio of processor time for each call: it hardly minds what
+    else the machine does, and says as much as `p50` where one thread computes."""
 
     batch: int
     inputs: str
+    cpu: float
     p50: float
     p99: float
     p99_low: float

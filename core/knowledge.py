@@ -27,6 +27,10 @@ Where = Mapping[str, Scalar | tuple[Scalar, ...]]
 """A filter: every key must match. A value matches what is equal to it, or has it among several; of several values, one must."""
 
 
+Mode = Literal["hybrid", "dense", "sparse"]
+"""By inner product, by BM25, or by the two ranks fused."""
+
+
 class Document(Frozen):
     """A text to answer from. A FAQ pair is one too: `question`, and its answer as `text`. `language` is an ISO 639-1 code; left
     empty, it is told from the text."""
@@ -101,7 +105,7 @@ class Query:
     vectors: Mapping[str, Any]
     limit: int = 10
     where: Where | None = None
-    mode: Literal["hybrid", "dense", "sparse"] = "hybrid"
+    mode: Mode = "hybrid"
 
 
 class Hit(Frozen):
