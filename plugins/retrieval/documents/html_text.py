@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from taskloom.plugins._shared.sentences import WIDE_LETTER
 from taskloom.plugins.retrieval.documents.decoding import decode
 
 CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s{0,5}=\s{0,5}[\"']?\s{0,5}([A-Za-z0-9_-]{2,20})", re.IGNORECASE)
@@ -38,6 +39,8 @@ BLOCKS = _names(
     main menu ol p pre search section summary table tbody td tfoot th thead tr ul caption h1 h2 h3 h4 h5 h6
     """
 )
+WRAPPED_WIDE = re.compile(f"(?<=[{WIDE_LETTER}])[ \t]{{0,80}}\n[ \t]{{0,80}}(?=[{WIDE_LETTER}])")
+"""A line that was broken between Chinese characters: no blank belongs there."""
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 NO_DATA = frozenset({"table", "p", "div", "ul", "ol", "pre", "blockquote", *HEADINGS})
 """What no cell of a table of data has: a table with one of these lays out a page."""
@@ -59,7 +62,8 @@ def read_html(content: bytes) -> dict[str, str]:
     try:
         root = etree.fromstring(text.encode("utf-8", "replace"), parser)
     except etree.LxmlError as exc:
-        raise Unreadable(f"it is no HTML: {str(exc)[:200]}") from exc
+        reason = "libxml2 can't read it, for want of memory or for what it is"
+        raise Unreadable(f"{reason}: {str(exc)[:200]}") from exc
     if any("depth" in entry.message for entry in parser.error_log):
         raise Unreadable("its elements are nested more than 2048 deep")
     if root is None:
@@ -98,7 +102,7 @@ class _Writer:
 
     def close(self, separator: str = "\n\n") -> None:
         """Ends the block, if there is any text in it."""
-        lines = [" ".join(line.split()) for line in "".join(self.inline).split("\v")]
+        lines = [" ".join(WRAPPED_WIDE.sub("", line).split()) for line in "".join(self.inline).split("\v")]
         words = "\n".join(line for line in lines if line)
         self.inline.clear()
         if words:

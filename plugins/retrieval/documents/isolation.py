@@ -82,8 +82,9 @@ class IsolatedReader:
         try:
             code = process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
-            code = -signal.SIGXCPU
-        _stop(process)
+            return f"reading it takes more than {STILL * self._seconds:.0f} s"
+        finally:
+            _stop(process)
         if code == -signal.SIGXCPU:
             return f"reading it takes more than {self._seconds} s of processor time"
         if code < 0:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from taskloom.plugins._shared.sentences import WIDE_LETTER
 from taskloom.plugins.retrieval.documents.decoding import decode
 
 if TYPE_CHECKING:
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.{0,20000}?)^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 FIELD = re.compile(r"([A-Za-z_][\w-]{0,60}):[ \t]*(.*)")
 TAG = re.compile(r"<!--.*?-->|<[^<>]{0,2000}>", re.DOTALL)
+WRAPPED_WIDE = re.compile(f"(?<=[{WIDE_LETTER}])\v(?=[{WIDE_LETTER}])")
+"""A line that was broken between Chinese characters: no blank belongs there."""
 BREAKING = frozenset({"bullet_list_close", "ordered_list_close"})
 
 
 def read_markdown(content: bytes) -> dict[str, str]:
-    """`text`, `title` and `language`. The title is that of the front matter, else the first heading of the first level.
-    Raises `Undecodable`."""
+    """`text`, `title` and `language`. The title is that of the front matter, else the first heading of the first level, or
+    what it begins with.    Raises `Undecodable`."""
     from markdown_it import MarkdownIt
 
     source = decode(content).replace("\r\n", "\n").replace("\r", "\n")
@@ -39,10 +41,10 @@ def read_markdown(content: bytes) -> dict[str, str]:
 
 
 def _first_heading(tokens: Sequence[Token]) -> str:
-    for token, content in pairwise(tokens):
-        if token.type == "heading_open" and token.tag == "h1":
-            return _words_of(content)
-    return ""
+    """The first heading of the first level; where there is none, the heading that the text begins with."""
+    headings = [(token.tag, place) for place, token in enumerate(tokens) if token.type == "heading_open"]
+    first = next((place for tag, place in headings if tag == "h1"), 0 if headings[:1] and headings[0][1] == 0 else None)
+    return "" if first is None else _words_of(tokens[first + 1])
 
 
 def _text_of(tokens: Sequence[Token], lines: Sequence[str]) -> str:
@@ -90,7 +92,9 @@ def _words_of(inline: Token) -> str:
     """What a reader sees of a paragraph: a picture is its description."""
     words = []
     for token in inline.children or []:
-        if token.type in ("softbreak", "hardbreak"):
+        if token.type == "softbreak":
+            words.append("\v")
+        elif token.type == "hardbreak":
             words.append("\n")
         elif token.type == "image":
             words.append(token.content)
@@ -98,4 +102,4 @@ def _words_of(inline: Token) -> str:
             words.append("\n" if token.content.lower().startswith("<br") else "")
         else:
             words.append(token.content)
-    return "".join(words).strip()
+    return WRAPPED_WIDE.sub("", "".join(words)).replace("\v", " ").strip()

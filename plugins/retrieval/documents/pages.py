@@ -14,7 +14,7 @@ from statistics import median
 from taskloom.plugins._shared.sentences import is_wide
 
 HYPHEN = "\x02"
-"""What stands for a hyphen at a line's end in the text of `Line`: what follows it was on the next line."""
+"""What stands for the hyphen of a word that goes on in the next `Line`."""
 EDGE = 2
 """Lines at the top and at the bottom of a page that may be its header or footer."""
 DIGITS = re.compile(r"\d+")
@@ -103,6 +103,8 @@ def _pitch(page: Sequence[Line]) -> float:
 
 def _goes_on(previous: Line, line: Line, full: float, pitch: float | None) -> bool:
     """Whether a line goes on with the paragraph of the one before. `pitch` is None where a page begins."""
+    if previous.text.endswith(HYPHEN):
+        return True
     if abs(previous.size - line.size) > 0.1 * previous.size or ITEM.match(line.text):
         return False
     if previous.right - previous.left < full:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from math import hypot
 from typing import Any
 
 from taskloom.plugins.retrieval.documents.html_text import Unreadable
-from taskloom.plugins.retrieval.documents.pages import Line, text_of_pages
+from taskloom.plugins.retrieval.documents.pages import HYPHEN, Line, text_of_pages
 
 MOST_PAGES = 5000
 MOST_LINES = 1_000_000
 WRONG_PASSWORD = 4
 """FPDF_ERR_PASSWORD of PDFium's `fpdfview.h`."""
+LINE_END = re.compile("[\n\ufffe]")
+"""PDFium writes U+FFFE for a hyphen at the end of a line, and no line feed then."""
 NO_TITLES = (".doc", ".ppt", ".xls", ".pdf", ".indd", ".qxd", ".tex", "untitled", "microsoft word", "powerpoint", "无标题")
 """What programs put where a title belongs."""
 
@@ -52,14 +55,15 @@ def _lines_of(document: Any, number: int, failure: type[Exception]) -> list[Line
     raw = page.get_text_range()
     unit = 0  # PDFium counts in UTF-16 units, two for a character beyond the basic plane
     lines = []
-    for line in raw.split("\n"):
+    for line, hyphen in zip(LINE_END.split(raw), [*LINE_END.findall(raw), ""], strict=True):
         words = line.strip()
         if words:
             first = unit + _units(line[: line.index(words[0])])
             last = first + _units(words[:-1])
             left, bottom, _, _ = page.get_charbox(first, loose=True)
             right = page.get_charbox(last, loose=True)[2]
-            lines.append(Line(words.replace("\ufffe", "\x02"), left, right, bottom, _size(page, first)))
+            end = HYPHEN if hyphen == "\ufffe" else ""
+            lines.append(Line(words + end, left, right, bottom, _size(page, first)))
         unit += _units(line) + 1
     page.close()
     return lines

@@ -113,7 +113,7 @@ def read_documents(
                 if isinstance(found, Refused):
                     yield found
                 elif found.document_id in seen:
-                    reason = f"there was a document with this id before it; it is from {file.document_id}: give it another"
+                    reason = f"a document before it has this id; this one is from {file.path.name}; give it another, or a base"
                     yield Refused(document_id=found.document_id, reason=reason)
                 else:
                     seen.add(found.document_id)

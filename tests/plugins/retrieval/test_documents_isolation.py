@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from pdf_files import bomb
 
 from taskloom.core.errors import MissingDependencyError
 from taskloom.core.knowledge import Document, Refused
-from taskloom.plugins.retrieval.documents import worker
-from taskloom.plugins.retrieval.documents.isolation import IsolatedReader
+from taskloom.plugins.retrieval.documents import isolation, worker
+from taskloom.plugins.retrieval.documents.isolation import IsolatedReader, Refusal
 from taskloom.plugins.retrieval.documents.reading import ReadConfig, read_documents
 
 LIMITS = ReadConfig(seconds=1, memory_bytes=400 << 20, max_characters=100_000)
@@ -38,9 +39,24 @@ def test_a_bomb_is_refused_and_the_rest_is_read(tmp_path: Path) -> None:
     assert "takes more than" in found["bomb.pdf"]
 
 
-def test_a_file_that_takes_too_long_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "many.html").write_bytes(b"<p>" * 2_000_000)
+    [refused] = read_documents([tmp_path], ReadConfig(memory_bytes=256 << 20))
+    assert isinstance(refused, Refused)
+    assert "for want of memory" in refused.reason
+
+
+def test_a_file_that_takes_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "STILL", 200.0)  # the clock must not be what ends it
     found = read(tmp_path, {"slow.md": b"[" * 400_000, "z.md": b"After."})
     assert found == {"slow.md": "reading it takes more than 1 s of processor time", "z.md": "After."}
+
+
+def test_a_file_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.md")  # waiting takes no processor time
+    monkeypatch.setattr(isolation, "STILL", 1.0)
+    with IsolatedReader(LIMITS.memory_bytes, 1, 1000) as reader, pytest.raises(Refusal, match=r"takes more than 1 s$"):
+        reader.read(tmp_path / "pipe.md", "markdown")
 
 
 def test_a_file_with_too_much_text_is_refused(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_encodings(tmp_path: Path, content: bytes, text: str) -> None:
     ("name", "content", "reason"),
     [
         ("a.txt", "déjà vu, ça va très bien".encode("latin-1"), "byte 2 is neither UTF-8 nor GB18030; save it as UTF-8"),
+        ("a.txt", "Müller grüßt Käthe".encode("latin-1"), "byte 2 is neither UTF-8 nor GB18030"),  # which would decode it
         ("a.txt", b"\xff\xfea", "UTF-16"),
         ("a.txt", bytes(range(256)), "binary"),
         ("a.txt", b"\x01\x02\x03" * 50, "binary"),

@@ -91,6 +91,18 @@ def test_a_long_section_has_its_headings_in_every_passage_and_a_heading_never_en
     assert passages[-1].text.startswith("## Nothing\n\n## More\n\nSentence number 0")
 
 
+def test_a_heading_stays_with_a_sentence_that_is_longer_than_a_passage_should_be() -> None:
+    long = " and ".join(["a router that needs power"] * 20) + "."
+    assert 96 < estimated_tokens(long) < 180
+    assert [passage.text for passage in passages_of(f"# Power\n\n{long}")] == [f"# Power\n\n{long}"]
+
+
+def test_a_little_that_is_left_over_goes_with_the_passage_before() -> None:
+    paragraph = " ".join(ENGLISH[:5])
+    assert estimated_tokens(paragraph) > 85
+    assert len(passages_of(f"{paragraph} Then it restarts, and that is all there is to say.")) == 1
+
+
 def test_what_is_embedded_names_title_and_headings_once() -> None:
     passages = passages_of("# Power\n\n" + " ".join(ENGLISH), title="Router manual")
     assert passages[0].searchable == "Router manual\n" + passages[0].text
@@ -99,7 +111,7 @@ def test_what_is_embedded_names_title_and_headings_once() -> None:
 
 def test_a_table_and_a_code_block_stay_whole_where_they_fit() -> None:
     table = "| name | volts |\n| --- | --- |\n" + "\n".join(f"| router {i} | {i} |" for i in range(25))
-    code = "```\nfor router in routers:\n\n    # restart it\n    router.restart()\n```"
+    code = "```\nfor router in routers:\n\n# restart it\n    router.restart()\n```"
     passages = passages_of(f"{' '.join(ENGLISH[:4])}\n\n{table}\n\n{' '.join(ENGLISH[:3])}\n\n{code}\n\nEnd.")
     assert estimated_tokens(table) > 96
     assert sum(table in passage.text for passage in passages) == 1
