@@ -89,8 +89,8 @@ class Cell:
         return told.candidate / told.parent if told.higher_is_better else told.parent / told.candidate
 
     def speed(self, batch: int) -> float:
-        """How many times as fast as the parent: the geometric mean over short and long inputs."""
-        ratios = [1 / ratio.p50 for ratio in self.comparison.latency if ratio.batch == batch]
+        """How many times as fast as the parent, by processor time: the geometric mean over short and long inputs."""
+        ratios = [1 / ratio.cpu for ratio in self.comparison.latency if ratio.batch == batch]
         return statistics.geometric_mean(ratios)
 
 
@@ -258,7 +258,7 @@ def _ratio(after: Any, before: Any) -> str:
 
 
 def _speeds(cell: Cell, batch: int) -> str:
-    return ", ".join(f"{1 / ratio.p50:.2f}" for ratio in cell.comparison.latency if ratio.batch == batch)
+    return ", ".join(f"{1 / ratio.cpu:.2f}" for ratio in cell.comparison.latency if ratio.batch == batch)
 
 
 def _rows(cell: Cell) -> str:

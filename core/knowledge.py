@@ -27,6 +27,10 @@ Where = Mapping[str, Scalar | tuple[Scalar, ...]]
 """A filter: every key must match. A value matches what is equal to it, or has it among several; of several values, one must."""
 
 
+Mode = Literal["hybrid", "dense", "sparse"]
+"""By inner product, by BM25, or by the two ranks fused."""
+
+
 class Document(Frozen):
     """A text to answer from. A FAQ pair is one too: `question`, and its answer as `text`. `language` is an ISO 639-1 code; left
     empty, it is told from the text."""
@@ -103,7 +107,7 @@ class Query:
     vectors: Mapping[str, Any]
     limit: int = 10
     where: Where | None = None
-    mode: Literal["hybrid", "dense", "sparse"] = "hybrid"
+    mode: Mode = "hybrid"
 
 
 class Hit(Frozen):
@@ -117,7 +121,8 @@ class Hit(Frozen):
 
 
 class VersionInfo(Frozen):
-    """A version: `number` from 1 upwards, `created` in UTC (ISO 8601). `name` is set for one that somebody wants to keep."""
+    """A version: `number` from 0 (`create`: empty) upwards, `created` in UTC (ISO 8601). `name` is set for one that somebody
+    wants to keep."""
 
     number: int
     created: str
@@ -185,8 +190,9 @@ class KnowledgeBase(ABC):
 
     @abstractmethod
     def put(self, prepared: Prepared, vectors: Sequence[Embedded]) -> int:
-        """Stores what was prepared, with a vector for each of its passages, in place of what these documents were; returns the
-        new version when it is on stable storage. Raises `InvalidInputError` for missing or misshapen vectors."""
+        """Stores what was prepared, in place of what these documents were; returns the new version when it is on stable
+        storage. Passages of a language that nothing embeds have no vector, and are found by their words alone. Raises
+        `InvalidInputError` for misshapen vectors, and for missing ones of a language of which other passages have some."""
 
     @abstractmethod
     def remove(self, document_ids: Sequence[str]) -> int:

@@ -218,6 +218,7 @@ def _ratios(parent: Turns, candidate: Turns) -> list[LatencyRatio]:
             LatencyRatio(
                 batch=batch,
                 inputs=inputs,
+                cpu=_cpu_s(after) / _cpu_s(before),
                 p50=_ratio(before, after, 0.5),
                 p99=p99,
                 p99_low=p99 * math.exp(-spread),
@@ -225,6 +226,11 @@ def _ratios(parent: Turns, candidate: Turns) -> list[LatencyRatio]:
             )
         )
     return found
+
+
+def _cpu_s(turns: Sequence[_Turn]) -> float:
+    """Processor time of a call, in seconds; a clock's tick at least."""
+    return max(1e-9, sum(turn.cpu_s for turn in turns)) / sum(len(turn.calls_s) for turn in turns)
 
 
 def _ratio(parent: Sequence[_Turn], candidate: Sequence[_Turn], share: float) -> float:

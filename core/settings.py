@@ -181,6 +181,45 @@ class GateSettings(GateLimits):
         )
 
 
+class LanguageModels(Frozen):
+    """The models that knowledge bases use for texts of a language; empty for none. Without an embedding model passages are
+    found by their words alone, without a reader questions are answered by FAQ entries alone."""
+
+    embedding: str = ""
+    reader: str = ""
+
+
+class Calibration(Frozen):
+    """How sure an answer is: the logistic function of a weighted sum. `reader` weighs the log-odds of the reader's probability,
+    `dense` the cosine of question and passage, `agreement` the share of the other passages that give the same answer, and for
+    FAQ entries `faq` the cosine beyond `faq_intercept`. `taskloom kb eval` fits them."""
+
+    intercept: float = 0.0
+    reader: float = 1.0
+    dense: float = 0.0
+    agreement: float = 0.0
+    faq_intercept: float = 0.7
+    faq: float = 20.0
+
+
+class KnowledgeSettings(Frozen):
+    """Knowledge bases. `folder` is where they lie (empty: `knowledge` in the home folder); `threshold` the confidence below
+    which there is no answer."""
+
+    folder: Path | None = None
+    retriever: str = "faiss"
+    languages: Mapping[str, LanguageModels] = Field(
+        default_factory=lambda: {"en": LanguageModels(embedding="embed-en", reader="qa-en")}
+    )
+    default_language: str = "en"
+    """Of texts whose script tells none."""
+    threshold: float = Field(default=0.3, ge=0, le=1)
+    calibration: Calibration = Calibration()
+    search_threads: int = Field(default=4, ge=1)
+    max_upsert_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
+    """Text that one upsert may carry: it is one version, and is held in memory until it is stored."""
+
+
 class Settings(BaseSettings):
     """Every setting. Instances are frozen and handed down; nothing reads the environment later."""
 
@@ -200,6 +239,7 @@ class Settings(BaseSettings):
     """Empty: every model of the store that has a `production` alias, in the pool `default`."""
     ray: RaySettings = RaySettings()
     gate: GateSettings = GateSettings()
+    knowledge: KnowledgeSettings = KnowledgeSettings()
     audit: AuditSettings = AuditSettings()
     auth: AuthSettings = AuthSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
@@ -219,6 +259,10 @@ class Settings(BaseSettings):
     @property
     def models_folder(self) -> Path:
         return self.home / "models"
+
+    @property
+    def knowledge_folder(self) -> Path:
+        return self.knowledge.folder.expanduser() if self.knowledge.folder else self.home / "knowledge"
 
 
 def find_config_file(asked: Path | None = None, home: Path | None = None) -> Path | None:

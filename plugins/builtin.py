@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from taskloom.core.hookspecs import CommandSpec, hookimpl
+from taskloom.core.knowledge import RetrieverPlugin
 from taskloom.core.optimizer import OptimizerPlugin
 from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
@@ -13,11 +14,13 @@ from taskloom.plugins.optimizers.distill.plugin import DistillOptimizer
 from taskloom.plugins.optimizers.lora.plugin import LoraOptimizer
 from taskloom.plugins.optimizers.prune.plugin import PruneOptimizer
 from taskloom.plugins.optimizers.quantize.plugin import QuantizeOptimizer
+from taskloom.plugins.retrieval.plugin import FaissRetriever
 from taskloom.plugins.runtimes.onnx import OnnxRuntime
 from taskloom.plugins.runtimes.openvino import OpenVinoRuntime
 from taskloom.plugins.runtimes.python import PythonRuntime
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
+from taskloom.plugins.tasks.embedding.plugin import EmbeddingTask
 from taskloom.plugins.tasks.ner.plugin import NerTask
 from taskloom.plugins.tasks.qa.plugin import QaTask
 from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
@@ -33,6 +36,7 @@ def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> Non
     register(NerTask())
     register(SummarizationTask())
     register(RecommendationTask())
+    register(EmbeddingTask())
 
 
 @hookimpl
@@ -49,6 +53,11 @@ def register_optimizers(register: Callable[[OptimizerPlugin], None]) -> None:
     register(DistillOptimizer())
     register(LoraOptimizer())
     register(PruneOptimizer())
+
+
+@hookimpl
+def register_retrievers(register: Callable[[RetrieverPlugin], None]) -> None:
+    register(FaissRetriever())
 
 
 @hookimpl

@@ -284,5 +284,7 @@ def imagined_speed(*_: Any, **__: Any) -> tuple[list[Performance], list[LatencyR
             for batch in (1, 8)
         )
         found.append(Performance(cold_load_s=1.0, peak_rss_bytes=1, cpu_s_per_1000=1.0, weights_bytes=0, latencies=latencies))
-    ratios = [LatencyRatio(batch=batch, inputs="alike", p50=0.5, p99=0.5, p99_low=0.4, p99_high=0.6) for batch in (1, 8)]
+    ratios = [
+        LatencyRatio(batch=batch, inputs="alike", cpu=0.5, p50=0.5, p99=0.5, p99_low=0.4, p99_high=0.6) for batch in (1, 8)
+    ]
     return found, ratios

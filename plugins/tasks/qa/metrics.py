@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from taskloom.core.errors import DataError, TaskloomError
 from taskloom.core.predictor import Predictor
 from taskloom.core.task import EvaluationResult, Example, Pairing
+from taskloom.plugins._shared.answer_scores import exact_match, f1
 from taskloom.plugins._shared.bootstrap import intervals_of, replicates
 from taskloom.plugins.tasks.qa.schema import QaInput, QaOutput, QaParams
-from taskloom.plugins.tasks.qa.scoring import best_match, exact_match, f1
+from taskloom.plugins.tasks.qa.scoring import best_match
 
 BATCH = 32
 BINS = 10

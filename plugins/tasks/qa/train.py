@@ -11,12 +11,13 @@ from torch import nn
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.errors import DataError
 from taskloom.core.task import Example, Trained, TrainRun
+from taskloom.plugins._shared.answer_scores import exact_match, f1
 from taskloom.plugins._shared.datasets import stratified_split
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
 from taskloom.plugins.tasks.qa.model import QaModel
 from taskloom.plugins.tasks.qa.schema import QaInput, QaOutput, QaParams, TrainConfig
-from taskloom.plugins.tasks.qa.scoring import best_match, exact_match, f1
+from taskloom.plugins.tasks.qa.scoring import best_match
 from taskloom.plugins.tasks.qa.windows import TrainingWindows, learnable
 
 MEASURED_AT_ONCE = 16

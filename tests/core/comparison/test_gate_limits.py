@@ -33,7 +33,7 @@ def comparison(
 
 
 def ratio(p99: float, low: float, *, batch: int = 1) -> LatencyRatio:
-    return LatencyRatio(batch=batch, inputs="short", p50=p99, p99=p99, p99_low=low, p99_high=2 * p99)
+    return LatencyRatio(batch=batch, inputs="short", cpu=p99, p50=p99, p99=p99, p99_low=low, p99_high=2 * p99)
 
 
 def broken(found: Comparison, **limits: Any) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from taskloom.core.task import Example
+from taskloom.plugins._shared.answer_scores import exact_match, f1, is_chinese, longest_run, segments
 from taskloom.plugins.tasks.qa.schema import GoldAnswer, QaInput, QaTarget
-from taskloom.plugins.tasks.qa.scoring import best_match, exact_match, f1, is_chinese, longest_run, segments
+from taskloom.plugins.tasks.qa.scoring import best_match
 
 
 def row(context: str, *answers: str) -> Example[QaInput]:
@@ -65,8 +66,8 @@ def test_cmrc(given: str, true: str, expected_f1: float, expected_em: float) -> 
 
 
 def test_chinese_is_told_by_the_context() -> None:
-    assert is_chinese(QaInput(question="where?", context="该公司1999年起总部设在约克 (York)。"))
-    assert not is_chinese(QaInput(question="公司在哪?", context="The company (公司) is in York."))
-    assert not is_chinese(QaInput(question="どこ", context="東京は日本の首都です。"))
+    assert is_chinese("该公司1999年起总部设在约克 (York)。")
+    assert not is_chinese("The company (公司) is in York.")
+    assert not is_chinese("東京は日本の首都です。")
     assert segments("在iPhone 15上,谢谢") == ["在", "iphone", "15", "上", ",", "谢", "谢"]
     assert longest_run("abcde", "xbcdy") == 3

@@ -1,0 +1,150 @@
+"""What is asked of served knowledge bases, and what they answer: the boundary types of `taskloom.v1.Knowledge`, and the
+Protocol of what stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
+
+from taskloom.core.knowledge import Document, Hit, KnowledgeStats, Metadata, Mode, Refused, VersionInfo, Where
+from taskloom.core.types import Frozen, Name, new_request_id
+
+MAX_QUESTION_CHARACTERS = 4096
+MAX_HITS = 100
+MAX_READ = 20
+"""Passages that one question is read in."""
+
+RequestId = Annotated[str, Field(default_factory=new_request_id, pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Question = Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)]
+
+
+class BaseSpec(Frozen):
+    """A knowledge base to create. `config` is what its retriever's schema says; `shared` lets every tenant ask it."""
+
+    base: Name
+    shared: bool = False
+    retriever: str = ""
+    config: Metadata = Field(default_factory=dict)
+
+
+class BaseInfo(Frozen):
+    """A knowledge base as it is now."""
+
+    base: Name
+    shared: bool
+    retriever: str
+    stats: KnowledgeStats
+
+
+class UpsertResult(Frozen):
+    """What putting documents in came to: one new version, or none where nothing changed."""
+
+    version: int
+    passages: int
+    changed: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    refused: tuple[Refused, ...] = ()
+
+
+class SearchCall(Frozen):
+    """`version` is one of `versions`; None for the newest. `deadline_s` is on the `time.time()` clock."""
+
+    base: Name
+    query: Question
+    limit: int = Field(default=10, ge=1, le=MAX_HITS)
+    where: Where | None = None
+    mode: Mode = "hybrid"
+    version: int | None = None
+    request_id: RequestId
+    deadline_s: float | None = None
+
+
+class SearchResult(Frozen):
+    version: int
+    hits: tuple[Hit, ...]
+
+
+class Turn(Frozen):
+    """A question that was asked before, and what was answered."""
+
+    question: Question
+    answer: str = Field(default="", max_length=MAX_QUESTION_CHARACTERS)
+
+
+class AskCall(Frozen):
+    """A question. `turns` are what was said before it, the oldest first; `passages` is how many are read; below `threshold`
+    there is no answer (None: the base's own, which was chosen on data)."""
+
+    base: Name
+    question: Question
+    turns: tuple[Turn, ...] = Field(default=(), max_length=20)
+    where: Where | None = None
+    passages: int = Field(default=5, ge=1, le=MAX_READ)
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    version: int | None = None
+    request_id: RequestId
+    deadline_s: float | None = None
+
+
+class Source(Frozen):
+    """A passage that an answer stands on, or that came nearest. `answer` is what in it answers, at `start` to `end` of the
+    document's cleaned text (code points); empty where nothing does."""
+
+    document_id: str
+    passage_id: str
+    title: str = ""
+    source: str = ""
+    passage: str
+    answer: str = ""
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+    score: float
+
+
+class KnowledgeAnswer(Frozen):
+    """`kind` says where the answer comes from: a `span` of a passage, a `faq` entry, or `none`: nothing that the base holds is
+    sure enough. `confidence` is the share of answers with as high a score that were right where it was measured."""
+
+    kind: Literal["span", "faq", "none"]
+    answer: str = ""
+    confidence: float = Field(ge=0, le=1)
+    language: str
+    understood_as: str = ""
+    """What was searched for, where the turns were needed to understand the question."""
+    sources: tuple[Source, ...] = ()
+    version: int
+    models: tuple[str, ...] = ()
+    """NAME@VERSION of those that embedded and read."""
+
+
+class KnowledgeEngine(Protocol):
+    """Knowledge bases that answer, by tenant. Async; called from one event loop. Raises `TaskloomError`s; `NotFoundError` for a
+    base that the tenant doesn't see."""
+
+    async def create(self, tenant: str, spec: BaseSpec) -> BaseInfo: ...
+
+    async def bases(self, tenant: str) -> Sequence[BaseInfo]:
+        """Those that the tenant may ask: its own and the shared ones."""
+
+    async def drop(self, tenant: str, base: str) -> None: ...
+
+    async def upsert(self, tenant: str, base: str, documents: AsyncIterator[Document]) -> UpsertResult:
+        """Puts all of them in, as one version, or none."""
+
+    async def delete(self, tenant: str, base: str, document_ids: Sequence[str]) -> int: ...
+
+    async def search(self, tenant: str, call: SearchCall) -> SearchResult: ...
+
+    async def ask(self, tenant: str, call: AskCall) -> KnowledgeAnswer: ...
+
+    async def stats(self, tenant: str, base: str) -> BaseInfo: ...
+
+    async def versions(self, tenant: str, base: str) -> Sequence[VersionInfo]: ...
+
+    async def snapshot(self, tenant: str, base: str, name: str) -> VersionInfo: ...
+
+    async def rollback(self, tenant: str, base: str, version: int) -> int: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,263 @@
+"""A knowledge base: the store, what is in memory of it, and one writer who replaces that as a whole."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from taskloom.core.errors import AlreadyExistsError, NotFoundError, UnsupportedError, unknown_name
+from taskloom.core.knowledge import Document, Embedded, KnowledgeBase, Passage, Prepared, Refused, VersionInfo, View
+from taskloom.plugins.retrieval.building import IndexBuilder
+from taskloom.plugins.retrieval.changes import content_digest, document_digest
+from taskloom.plugins.retrieval.filters import Bools, FactColumns
+from taskloom.plugins.retrieval.incoming import checked_vectors, new_passages, revisions
+from taskloom.plugins.retrieval.state import Catalog, State
+from taskloom.plugins.retrieval.store import PassageStore
+from taskloom.plugins.retrieval.tokens import Tokenizer
+from taskloom.plugins.retrieval.view import StoredView
+
+logger = logging.getLogger(__name__)
+
+Splitter = Callable[[Document], tuple[Document, Sequence[Passage]] | Refused]
+"""Cleans a document and splits it into passages, or says why it can't."""
+
+
+class StoredKnowledgeBase(KnowledgeBase):
+    """Writers take turns; readers never wait for them. `_state` is the newest version, replaced at one stroke when a version is
+    on stable storage; whoever searches holds on to the state that was there when it began."""
+
+    def __init__(self, store: PassageStore, splitter: Splitter) -> None:
+        self._store = store
+        self._splitter = splitter
+        self._tokenizer = Tokenizer()
+        self._builder = IndexBuilder(store, self._tokenizer)
+        self._columns = FactColumns(store)
+        self._writing = threading.RLock()
+        self._compacting = threading.Lock()
+        self._compaction: threading.Thread | None = None
+        self._pinning = threading.Lock()
+        self._pins: Counter[int] = Counter()
+        self._released: deque[int] = deque()
+        self._closed = False
+        self._state = self._reloaded(self._builder.open())
+        self._dead = self._dead_now()
+
+    # What goes in
+
+    def prepare(self, documents: Sequence[Document]) -> Prepared:
+        given: dict[str, tuple[Document, Sequence[Passage]]] = {}
+        refused: list[Refused] = []
+        for document in documents:
+            name = document.document_id
+            if name in given:
+                refused.append(Refused(document_id=name, reason="its id is given twice in one call; the first was taken"))
+                continue
+            split = self._splitter(document)
+            if isinstance(split, Refused):
+                refused.append(split)
+            elif not split[1]:
+                refused.append(Refused(document_id=name, reason="it has no text"))
+            else:
+                given[name] = (split[0], split[1])
+        stored = {name: digest for name, digest, _ in self._store.live("document_id", list(given))}
+        unchanged = {name for name, (document, _) in given.items() if stored.get(name) == document_digest(document)}
+        duplicates = self._duplicates(given, unchanged)
+        fresh = [name for name in given if name not in unchanged and name not in duplicates]
+        return Prepared(
+            documents=tuple(given[name][0] for name in fresh),
+            passages=tuple(passage for name in fresh for passage in given[name][1]),
+            unchanged=tuple(name for name in given if name in unchanged),
+            duplicates=duplicates,
+            refused=tuple(refused),
+        )
+
+    def _duplicates(self, given: Mapping[str, tuple[Document, Sequence[Passage]]], unchanged: set[str]) -> dict[str, str]:
+        """Documents, not stored under their ids, that say what another says: one that stays as it is, or one given before."""
+        contents = {name: content_digest(document) for name, (document, _) in given.items()}
+        first: dict[str, str] = {}
+        for name, _, content in sorted(self._store.live("content", list(set(contents.values())))):
+            if name not in given or name in unchanged:
+                first.setdefault(content, name)
+        duplicates: dict[str, str] = {}
+        for name, content in contents.items():
+            if name in unchanged:
+                continue
+            if first.setdefault(content, name) != name:
+                duplicates[name] = first[content]
+        return duplicates
+
+    def put(self, prepared: Prepared, vectors: Sequence[Embedded]) -> int:
+        with self._writing:
+            self._check_open()
+            if not prepared.documents:
+                return self._state.version
+            by_passage = checked_vectors(prepared, vectors, {name: size for name, (_, size) in self._store.spaces().items()})
+            spaces = self._spaces(by_passage)
+            tokens = {passage.passage_id: self._tokenizer.tokens(passage.searchable) for passage in prepared.passages}
+            stored = revisions(prepared, by_passage, spaces, self._store.dtype)
+            version = self._store.put(stored)
+            before = self._state
+            rows, documents = self._store.catalog(int(before.catalog.rows[-1]) if len(before.catalog.rows) else 0)
+            order = [passage.passage_id for document in stored for passage in document.passages]
+            new = new_passages(rows, documents, order, tokens=tokens, vectors=by_passage, spaces=spaces, store=self._store)
+            catalog = before.catalog.grown(new, half=self._store.dtype == np.float16)
+            alive, languages = self._without_ended(before, version)
+            languages.update(passage.language for passage in prepared.passages)
+            self._publish(version, catalog, np.concatenate([alive, np.ones(len(rows), np.bool_)]), languages)
+            return version
+
+    def remove(self, document_ids: Sequence[str]) -> int:
+        with self._writing:
+            self._check_open()
+            there = {name for name, _, _ in self._store.live("document_id", list(document_ids))}
+            missing = [name for name in dict.fromkeys(document_ids) if name not in there]
+            if missing:
+                more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+                count = self._store.documents(self._state.version)
+                raise NotFoundError(f"no document named {missing[0]!r}{more}, among {count} documents; nothing was removed")
+            if not document_ids:
+                return self._state.version
+            version = self._store.remove(list(dict.fromkeys(document_ids)))
+            self._publish(version, self._state.catalog, *self._without_ended(self._state, version))
+            return version
+
+    def _spaces(self, by_passage: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, int]:
+        """The id of each space; new ones are entered."""
+        known = {name: space for name, (space, _) in self._store.spaces().items()}
+        for vectors in by_passage.values():
+            for name, vector in vectors.items():
+                if name not in known:
+                    known[name] = self._store.add_space(name, len(vector))
+        return known
+
+    def _without_ended(self, state: State, version: int) -> tuple[Bools, Counter[str]]:
+        """What is alive of a state, and its passages by language, without the documents that ended with a version."""
+        ended = self._store.ended_at(version)
+        languages = Counter(state.languages)
+        languages.subtract(self._store.languages_of(ended))
+        return state.alive & ~state.catalog.alive(ended), +languages
+
+    # Versions
+
+    def view(self, version: int | None = None) -> View:
+        with self._pinning:
+            self._check_open()
+            newest = self._state
+            number = newest.version if version is None else version
+            if number != newest.version and number not in {info.number for info in self._store.versions()}:
+                raise self._unknown(number)
+            self._pinned()
+            self._pins[number] += 1
+        try:
+            state = newest if number == newest.version else self._state_of(number, newest.catalog)
+        except BaseException:
+            self._released.append(number)
+            raise
+        return StoredView(state, self._store, self._tokenizer, partial(self._released.append, number))
+
+    def _state_of(self, number: int, catalog: Catalog) -> State:
+        alive = catalog.alive(self._store.documents_at(number))
+        return State(number, catalog, alive, self._columns, self._store.languages(number))
+
+    def _pinned(self) -> set[int]:
+        """The versions that open views hold. Under the lock; a view that is closed only says so, since it may be closed by the
+        garbage collector, in the middle of anything."""
+        while self._released:
+            number = self._released.popleft()
+            self._pins[number] -= 1
+            if not self._pins[number]:
+                del self._pins[number]
+        return set(self._pins)
+
+    def versions(self) -> Sequence[VersionInfo]:
+        return self._store.versions()
+
+    def snapshot(self, name: str) -> VersionInfo:
+        with self._writing:
+            self._check_open()
+            newest, *others = self._store.versions()
+            for info in others:
+                if info.name == name:
+                    raise AlreadyExistsError(f"version {info.number} is called {name!r}; forget it, or choose another name")
+            if newest.name and newest.name != name:
+                raise AlreadyExistsError(f"version {newest.number} is kept already, as {newest.name!r}")
+            self._store.name_version(newest.number, name)
+            return newest.model_copy(update={"name": name})
+
+    def forget(self, name: str) -> None:
+        with self._writing:
+            self._check_open()
+            named = {info.name: info.number for info in self._store.versions() if info.name}
+            if name not in named:
+                raise unknown_name("snapshot", name, named)
+            self._store.name_version(named[name], None)
+
+    def rollback(self, version: int) -> int:
+        with self._writing:
+            self._check_open()
+            if version not in {info.number for info in self._store.versions()}:
+                raise self._unknown(version)
+            number = self._store.rollback(version)
+            catalog = self._state.catalog
+            alive = catalog.alive(self._store.documents_at(number))
+            self._publish(number, catalog, alive, self._store.languages(number))
+            return number
+
+    def _unknown(self, number: int) -> NotFoundError:
+        kept = ", ".join(str(info.number) for info in reversed(self._store.versions()))
+        return NotFoundError(f"there is no version {number}; there are: {kept}. A snapshot keeps a version for longer.")
+
+    # What is in memory
+
+    def _publish(self, version: int, catalog: Catalog, alive: Bools, languages: Mapping[str, int]) -> None:
+        self._state = State(version, catalog, alive, self._columns, languages)
+        config = self._store.config
+        limit = max(config.delta_limit, int(config.delta_share * len(alive)))
+        worth = catalog.unindexed > limit or self._dead_now() - self._dead > limit
+        if worth and (self._compaction is None or not self._compaction.is_alive()):
+            self._compaction = threading.Thread(target=self._compact_aside, name="knowledge-compaction", daemon=True)
+            self._compaction.start()
+
+    def _dead_now(self) -> int:
+        return len(self._state.alive) - int(np.count_nonzero(self._state.alive))
+
+    def _reloaded(self, catalog: Catalog) -> State:
+        return self._state_of(self._store.newest(), catalog)
+
+    def compact(self) -> None:
+        with self._compacting:
+            with self._writing, self._pinning:
+                self._check_open()
+                self._store.prune({info.number for info in self._store.versions()} | self._pinned())
+            records = self._builder.build(self._state.catalog)
+            with self._writing:
+                self._check_open()
+                self._state = self._reloaded(self._builder.replace(records, self._state.catalog))
+                self._dead = self._dead_now()
+
+    def _compact_aside(self) -> None:
+        try:
+            self.compact()
+        except UnsupportedError:
+            logger.info("the knowledge base in %s was closed while it was compacted", self._store.folder.name)
+        except Exception:
+            logger.exception("the knowledge base in %s could not be compacted", self._store.folder.name)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UnsupportedError("this knowledge base is closed; open it again")
+
+    def close(self) -> None:
+        with self._writing:
+            if self._closed:
+                return
+            self._closed = True
+        if self._compaction is not None and self._compaction is not threading.current_thread():
+            self._compaction.join()
+        with self._compacting:
+            self._store.close()

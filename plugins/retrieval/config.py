@@ -1,0 +1,46 @@
+"""What a user may set when a knowledge base is created. It is kept in the knowledge base and does not change."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from taskloom.core.types import Frozen
+
+
+class KnowledgeConfig(Frozen):
+    """How passages are kept and found. The defaults are those that the benchmarks chose."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    """How vectors are stored. Half precision costs no recall that could be measured, and half the space."""
+
+    keep_versions: int = Field(default=10, ge=1)
+    """How many of the newest versions can be viewed and gone back to; named ones are kept besides."""
+
+    index: Literal["auto", "flat", "hnsw", "ivf", "ivf-rabitq"] = "auto"
+    """The kind of dense index; `auto` chooses by the number of vectors."""
+
+    flat_limit: int = Field(default=20_000, ge=0)
+    """Up to here `auto` searches exactly."""
+
+    hnsw_limit: int = Field(default=200_000, ge=0)
+    """Up to here `auto` takes HNSW; beyond, `ivf-rabitq`, which is built faster and is a tenth as large."""
+
+    delta_limit: int = Field(default=4_000, ge=0)
+    """How many passages may be outside the index files (searched exactly, at some cost) before they are built anew; from
+    `delta_share` of the indexed ones on, where that is more."""
+
+    delta_share: float = Field(default=0.1, ge=0)
+
+    recall: float = Field(default=0.99, gt=0, le=1)
+    """The recall@10 against the exact search that an index's search effort is set for when it is built."""
+
+    depth: int = Field(default=100, ge=1)
+    """How many candidates of each search are fused."""
+
+    rrf_k: int = Field(default=60, ge=0)
+    """The constant of reciprocal-rank fusion."""
+
+    dense_weight: float = Field(default=1.0, ge=0)
+    sparse_weight: float = Field(default=1.0, ge=0)

@@ -1,0 +1,46 @@
+"""The built-in retriever, as the registry knows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel
+
+from taskloom.core.knowledge import KnowledgeBase, RetrieverPlugin
+from taskloom.plugins.retrieval.config import KnowledgeConfig
+
+if TYPE_CHECKING:
+    from taskloom.plugins.retrieval.base import Splitter
+    from taskloom.plugins.retrieval.store import PassageStore
+
+
+class FaissRetriever(RetrieverPlugin):
+    """Keeps knowledge bases in folders of this machine. `splitter` takes the place of the built-in one."""
+
+    name: ClassVar[str] = "faiss"
+    description: ClassVar[str] = "SQLite for the passages, FAISS for their vectors, tantivy for BM25, fused by rank."
+    Config: ClassVar[type[BaseModel]] = KnowledgeConfig
+
+    def __init__(self, splitter: Splitter | None = None) -> None:
+        self._splitter = splitter
+
+    def create(self, folder: Path, config: Any) -> KnowledgeBase:
+        from taskloom.plugins.retrieval.store import PassageStore
+
+        return self._base(PassageStore.create(folder, KnowledgeConfig.model_validate(config)))
+
+    def open(self, folder: Path) -> KnowledgeBase:
+        from taskloom.plugins.retrieval.store import PassageStore
+
+        return self._base(PassageStore(folder))
+
+    def _base(self, store: PassageStore) -> KnowledgeBase:
+        from taskloom.plugins.retrieval.base import StoredKnowledgeBase
+        from taskloom.plugins.retrieval.passages import split_document
+
+        try:
+            return StoredKnowledgeBase(store, self._splitter or split_document)
+        except BaseException:
+            store.close()
+            raise

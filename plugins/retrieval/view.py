@@ -1,0 +1,172 @@
+"""A version to search, and how a search goes: dense and sparse candidates, fused, and then read from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from taskloom.core.errors import InvalidInputError, UnsupportedError
+from taskloom.core.knowledge import Document, Hit, IndexInfo, KnowledgeStats, Query, View
+from taskloom.plugins.retrieval.dense import Floats
+from taskloom.plugins.retrieval.filters import Ints, conditions_of
+from taskloom.plugins.retrieval.fusion import reciprocal_rank_fusion
+from taskloom.plugins.retrieval.segments import DenseSearch
+from taskloom.plugins.retrieval.state import Mask, State
+from taskloom.plugins.retrieval.store import PassageStore
+from taskloom.plugins.retrieval.tokens import Tokenizer
+
+UNIT = 1e-2
+"""How far from 1 a vector's length may be: half precision and rounding, not a vector that nobody normalised."""
+
+
+class StoredView(View):
+    """Holds a state, and by it the indexes, until it is closed; `release` is called then, once."""
+
+    def __init__(self, state: State, store: PassageStore, tokenizer: Tokenizer, release: Callable[[], None]) -> None:
+        self.version = state.version
+        self._state: State | None = state
+        self._store = store
+        self._tokenizer = tokenizer
+        self._release = release
+
+    def close(self) -> None:
+        if self._state is not None:
+            self._state = None
+            self._release()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _open_state(self) -> State:
+        state = self._state
+        if state is None:
+            raise UnsupportedError("this view is closed; take another one from the knowledge base")
+        return state
+
+    def document(self, document_id: str) -> Document | None:
+        self._open_state()
+        return self._store.document(document_id, self.version)
+
+    def stats(self) -> KnowledgeStats:
+        state = self._open_state()
+        files = [path.stat().st_size for path in self._store.folder.rglob("*") if path.is_file()]
+        return KnowledgeStats(
+            version=self.version,
+            documents=self._store.documents(self.version),
+            passages=sum(state.languages.values()),
+            languages=state.languages,
+            disk_bytes=sum(files),
+            indexes=tuple(_index_info(name, space) for name, space in state.catalog.spaces.items()),
+        )
+
+    def search(self, query: Query) -> list[Hit]:
+        state = self._open_state()
+        if query.limit < 1:
+            raise InvalidInputError(f"a search for {query.limit} passages finds none; ask for at least one", field="limit")
+        mask = state.mask(conditions_of(query.where))
+        config = self._store.config
+        vectors = {} if query.mode == "sparse" else _checked(query, state.catalog.spaces)
+        fused = query.mode == "hybrid" or len(vectors) > 1
+        depth = max(query.limit, config.depth) if fused else query.limit
+        dense = [self._dense(state, space, vector, depth, mask) for space, vector in vectors.items()]
+        sparse = [] if query.mode == "dense" else [self._sparse(state, query.text, depth, mask)]
+        if fused:
+            weighted = [(list(ranked), config.dense_weight) for ranked in dense]
+            weighted += [(list(ranked), config.sparse_weight) for ranked in sparse]
+            scores = reciprocal_rank_fusion(weighted, config.rrf_k)
+            slots = np.fromiter(scores, np.int64, len(scores))
+            best = self._ranked(state, slots, np.fromiter(scores.values(), np.float64, len(scores)), query.limit)
+        else:
+            best = (dense or sparse or [{}])[0]
+        return self._hits(state, best, dense, sparse)
+
+    def _dense(self, state: State, space: str, vector: Floats, depth: int, mask: Mask) -> dict[int, float]:
+        if not mask.count:
+            return {}
+        slots, scores = state.catalog.spaces[space].search(vector, depth, mask.allowed)
+        return self._ranked(state, slots, scores, depth)
+
+    def _sparse(self, state: State, text: str, depth: int, mask: Mask) -> dict[int, float]:
+        if not mask.count:
+            return {}
+        tokens, catalog = self._tokenizer.tokens(text), state.catalog
+        slots, scores = catalog.sparse.search(tokens, depth, catalog.rows, mask.allowed, mask.count)
+        return self._ranked(state, slots, scores, depth)
+
+    def _ranked(self, state: State, slots: Ints, scores: Any, count: int) -> dict[int, float]:
+        """The best slots with their scores, best first, equal ones in the order of passage ids (read for ties only)."""
+        order = np.argsort(-scores, kind="stable")
+        slots, scores = slots[order], scores[order]
+        if len(slots) > count:
+            end = int(np.searchsorted(-scores, -scores[count - 1], side="right"))
+            slots, scores = slots[:end], scores[:end]
+        same = scores[1:] == scores[:-1]
+        if same.any():
+            tied = np.r_[same, False] | np.r_[False, same]
+            rows = state.catalog.rows[slots]
+            ids = self._store.passage_ids([int(row) for row in rows[tied]])
+            names = [ids.get(int(row), "") for row in rows]
+            again = sorted(range(len(slots)), key=lambda at: (-scores[at], names[at]))
+            slots, scores = slots[again], scores[again]
+        return dict(zip(slots[:count].tolist(), scores[:count].tolist(), strict=True))
+
+    def _hits(
+        self, state: State, best: Mapping[int, float], dense: list[dict[int, float]], sparse: list[dict[int, float]]
+    ) -> list[Hit]:
+        rows = {slot: int(state.catalog.rows[slot]) for slot in best}
+        passages = self._store.passages(list(rows.values()))
+        return [
+            Hit(
+                passage=passages[rows[slot]],
+                score=score,
+                dense=max((found[slot] for found in dense if slot in found), default=None),
+                sparse=next((found[slot] for found in sparse if slot in found), None),
+            )
+            for slot, score in best.items()
+        ]
+
+
+def _checked(query: Query, spaces: Mapping[str, DenseSearch]) -> dict[str, Floats]:
+    """The query's vectors, if they are of this knowledge base's spaces. A knowledge base without vectors has no spaces, and
+    nothing to find in any."""
+    if not query.vectors:
+        raise InvalidInputError(
+            f"a {query.mode} search needs the query's vector in at least one space; or search with mode 'sparse'",
+            field="vectors",
+        )
+    if not spaces:
+        return {}
+    checked = {}
+    for name, vector in query.vectors.items():
+        if name not in spaces:
+            raise InvalidInputError(
+                f"this knowledge base has no passages in space {name!r}; there are: {', '.join(sorted(spaces))}",
+                field="vectors",
+            )
+        checked[name] = unit_vector(vector, spaces[name].dimensions, name, "vectors")
+    return checked
+
+
+def unit_vector(vector: Any, dimensions: int, space: str, field: str) -> Floats:
+    """A float32 array [dimensions] of length 1, or `InvalidInputError`."""
+    array = np.asarray(vector, np.float32)
+    if array.shape != (dimensions,):
+        raise InvalidInputError(f"a vector of space {space!r} has the shape ({dimensions},), not {array.shape}", field=field)
+    length = float(np.sqrt((array.astype(np.float64) ** 2).sum()))
+    if not abs(length - 1.0) <= UNIT:  # not true of nan either
+        raise InvalidInputError(f"a vector of space {space!r} has length {length:.4g}; normalise it to 1", field=field)
+    return array
+
+
+def _index_info(name: str, search: DenseSearch) -> IndexInfo:
+    segments = [*([search.base] if search.base else []), *search.later]
+    return IndexInfo(
+        space=name,
+        kind=search.base.index.kind if search.base else "flat",
+        vectors=sum(len(segment) for segment in segments),
+        dimensions=search.dimensions,
+        recall=search.base.index.recall if search.base else 1.0,
+        memory_bytes=sum(segment.index.memory_bytes for segment in segments),
+    )

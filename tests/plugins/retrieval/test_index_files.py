@@ -1,0 +1,150 @@
+"""Index files: refused unless they are what was written, built anew, and let go of."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import logging
+import shutil
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from small_knowledge import SPACE, drawn_vector, ids, numbered, put
+
+from taskloom.core.knowledge import KnowledgeBase, Query
+from taskloom.plugins.retrieval.plugin import FaissRetriever
+
+Create = Callable[..., KnowledgeBase]
+
+
+@pytest.fixture(scope="session")
+def faults() -> ModuleType:
+    """benchmarks/knowledge_faults.py, which does the same more often."""
+    path = Path(__file__).parents[3] / "benchmarks" / "knowledge_faults.py"
+    spec = importlib.util.spec_from_file_location("knowledge_faults", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf-rabitq"])
+def test_a_damaged_index_is_refused_and_the_base_answers_as_before(faults: Any, tmp_path: Path, kind: str) -> None:
+    assert faults.damaged_indexes(tmp_path / "base", times=4, seed=5, kind=kind) == []
+
+
+def test_a_killed_writer_leaves_every_acknowledged_document_and_no_half_batch(faults: Any, tmp_path: Path) -> None:
+    assert faults.killed_writers(tmp_path / "base", times=6, longest_s=0.5) == []
+
+
+def test_every_byte_of_an_index_file_counts(create: Create, retriever: FaissRetriever, folder: Path, faults: Any) -> None:
+    """The check itself, over many damages: whatever is changed, the file is not read."""
+    import random
+
+    from taskloom.plugins.retrieval.files import DamagedIndexError, IndexFiles
+    from taskloom.plugins.retrieval.store import PassageStore
+
+    base = create(delta_limit=0, index="hnsw")
+    put(base, *numbered(30))
+    base.compact()
+    base.close()
+    store = PassageStore(folder)
+    files, records, rng = IndexFiles(folder), store.indexes(), random.Random(0)
+    sparse, dense = records["sparse"], records["dense:1"]
+    for _ in range(60):
+        record = rng.choice([sparse, dense])
+        path = folder / "indexes" / record.path
+        if path.is_dir():
+            path = rng.choice([one for one in sorted(path.iterdir()) if one.stat().st_size and one.suffix != ".lock"])
+        sound = path.read_bytes()
+        what = faults.damage(path, rng)
+        with pytest.raises(DamagedIndexError):
+            files.read_sparse(record) if record is sparse else files.read_dense(record, None, store.config)  # type: ignore[arg-type]
+        assert path.read_bytes() != sound, what
+        path.write_bytes(sound)
+    assert len(files.read_sparse(sparse)) == 30
+    store.close()
+
+
+def test_index_files_that_are_gone_are_built_anew(
+    create: Create, retriever: FaissRetriever, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = create(delta_limit=0)
+    put(base, *numbered(30))
+    base.compact()
+    query = Query("number 7", {SPACE: drawn_vector(numbered(30)[7].text)})
+    with base.view() as view:
+        before = view.search(query)
+    base.close()
+    shutil.rmtree(folder / "indexes")
+    with caplog.at_level(logging.WARNING):
+        again = retriever.open(folder)
+    assert caplog.text.count("index refused") == 2
+    with again.view() as view:
+        assert view.search(query) == before
+    again.close()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        retriever.open(folder).close()
+    assert not caplog.text, "what was built anew is kept"
+
+
+def test_left_over_files_are_cleared_away(create: Create, retriever: FaissRetriever, folder: Path) -> None:
+    base = create(delta_limit=0)
+    put(base, *numbered(10))
+    base.compact()
+    base.close()
+    kept = sorted(path.name for path in (folder / "indexes").iterdir())
+    (folder / "indexes" / ".dense-0.faiss.new").write_bytes(b"half")
+    (folder / "indexes" / "sparse-0").mkdir()
+    retriever.open(folder).close()
+    assert sorted(path.name for path in (folder / "indexes").iterdir()) == kept
+
+
+def test_compaction_starts_by_itself_when_enough_came_in(create: Create, folder: Path) -> None:
+    base = create(delta_limit=20)
+    put(base, *numbered(10))
+    assert not list((folder / "indexes").iterdir())
+    put(base, *numbered(15, start=10))
+    base._compaction.join()  # type: ignore[attr-defined]
+    assert sorted(path.name.split("-")[0] for path in (folder / "indexes").iterdir()) == ["dense", "sparse"]
+
+
+def test_small_updates_do_not_build_again_and_compacting_twice_writes_once(create: Create, folder: Path) -> None:
+    base = create(delta_limit=20)
+    put(base, *numbered(30))
+    base.compact()
+    files = sorted((folder / "indexes").iterdir())
+    put(base, *numbered(3, start=50))
+    base.remove(["d0001"])
+    assert sorted((folder / "indexes").iterdir()) == files
+    base.compact()
+    compacted = sorted((folder / "indexes").iterdir())
+    assert compacted != files
+    base.compact()
+    assert sorted((folder / "indexes").iterdir()) == compacted
+    with base.view() as view:
+        info = view.stats().indexes[0]
+        assert (info.kind, info.recall) == ("flat", 1.0)
+        assert "d0001#0" not in ids(view.search(Query("number", {SPACE: drawn_vector("x")}, limit=100)))
+
+
+def test_old_indexes_are_released_when_no_view_holds_them(create: Create) -> None:
+    base = create(delta_limit=0)
+    put(base, *numbered(20))
+    base.compact()
+    view = base.view()
+    old = weakref.ref(base._state.catalog)  # type: ignore[attr-defined]
+    put(base, *numbered(20, start=20))
+    base.compact()
+    gc.collect()
+    assert old() is not None
+    assert len(view.search(Query("number", {SPACE: drawn_vector("x")}, limit=100))) == 20
+    view.close()
+    gc.collect()
+    assert old() is None

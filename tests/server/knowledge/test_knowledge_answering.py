@@ -1,0 +1,106 @@
+"""Which of what was read becomes the answer, how sure it is, and when there is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskloom.core.knowledge import Hit, Passage
+from taskloom.core.settings import Calibration
+from taskloom.server.knowledge.answering import (
+    Asked,
+    answer,
+    candidates,
+    faq_confidence,
+    faq_similarity,
+    plain,
+    span_confidence,
+)
+from taskloom.server.knowledge.models import Reading
+
+ASKED = Asked(language="en", understood_as="", version=3, threshold=0.5, models=("embed-en@1", "qa-en@1"))
+PLAIN = Calibration()
+
+
+def hit(number: int, text: str, *, question: str = "", dense: float | None = 0.5, start: int = 100) -> Hit:
+    passage = Passage(
+        passage_id=f"p{number}",
+        document_id=f"d{number}",
+        text=text,
+        start=start,
+        end=start + len(text),
+        question=question,
+        title=f"Title {number}",
+    )
+    return Hit(passage=passage, score=1 / (1 + number), dense=dense)
+
+
+def reading(text: str, score: float, start: int = 0) -> Reading:
+    return Reading(text, start, start + len(text), score, 1 - score)
+
+
+def test_the_surest_span_is_the_answer_and_offsets_are_those_of_the_document() -> None:
+    hits = [hit(0, "It opens at 9."), hit(1, "We close at 18:00 on Fridays.")]
+    found = candidates(hits, [reading("9", 0.2, 12), reading("18:00", 0.8, 12)], PLAIN)
+    told = answer(ASKED, None, 0.0, found, hits)
+    assert (told.kind, told.answer, told.version) == ("span", "18:00", 3)
+    assert told.confidence == pytest.approx(0.8)
+    assert [source.document_id for source in told.sources] == ["d1", "d0"]
+    assert (told.sources[0].start, told.sources[0].end) == (112, 117)
+    assert told.models == ASKED.models
+
+
+def test_below_the_threshold_there_is_no_answer_but_what_came_nearest() -> None:
+    hits = [hit(0, "It opens at 9."), hit(1, "Nothing of the kind.")]
+    found = candidates(hits, [reading("9", 0.4, 12), reading("", 0.0)], PLAIN)
+    told = answer(ASKED, None, 0.0, found, hits)
+    assert (told.kind, told.answer) == ("none", "")
+    assert told.confidence == pytest.approx(0.4)
+    assert [source.passage for source in told.sources] == ["It opens at 9.", "Nothing of the kind."]
+    assert all(source.answer == "" for source in told.sources)
+
+
+def test_nothing_found_is_no_answer() -> None:
+    told = answer(ASKED, None, 0.0, candidates([], [], PLAIN), [])
+    assert (told.kind, told.confidence, told.sources) == ("none", 0.0, ())
+
+
+def test_a_faq_entry_answers_where_it_is_surer_than_the_text() -> None:
+    entry = hit(0, "Write to support.", question="How do I get help?", dense=0.95)
+    texts = [hit(1, "Help is on page 9.")]
+    found = candidates(texts, [reading("page 9", 0.6)], PLAIN)
+    sure = faq_confidence(0.95, PLAIN)
+    told = answer(ASKED, entry, sure, found, [entry, *texts])
+    assert (told.kind, told.answer) == ("faq", "Write to support.")
+    assert told.sources[0].answer == "Write to support."
+    assert told.confidence == sure > 0.9
+    far = answer(ASKED, entry, faq_confidence(0.5, PLAIN), found, [entry, *texts])
+    assert (far.kind, far.answer) == ("span", "page 9")
+
+
+def test_passages_that_agree_make_an_answer_surer() -> None:
+    calibration = Calibration(agreement=2.0)
+    hits = [hit(i, "x") for i in range(3)]
+    together = candidates(hits, [reading("The Nile", 0.5), reading("nile.", 0.5), reading("Oslo", 0.55)], calibration)
+    assert [one.reading.text for one in together] == ["The Nile", "nile.", "Oslo"]
+    assert together[0].agreement == 0.5
+    assert together[0].confidence == pytest.approx(span_confidence(0.5, 0.5, 0.5, calibration))
+
+
+def test_certain_readings_have_finite_odds() -> None:
+    assert span_confidence(1.0, None, 0.0, PLAIN) == pytest.approx(1.0, abs=1e-5)
+    assert span_confidence(0.0, None, 0.0, PLAIN) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_without_vectors_faq_entries_are_compared_by_their_characters() -> None:
+    entry = hit(0, "点击“忘记密码”。", question="如何重置密码?", dense=None)
+    near, far = (faq_similarity(asked, entry) for asked in ("如何重置我的密码", "退货需要多少天?"))
+    assert near > 0.6 > 0.1 > far
+    assert faq_similarity("anything", hit(0, "x", question="y", dense=0.4)) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("The Nile", "nile."), ("18:00", "18:00"), ("约克", "约克。"), ("「约克」", "约克"), ("An apple", "apple")],
+)
+def test_what_makes_no_difference_to_an_answer(one: str, other: str) -> None:
+    assert plain(one) == plain(other) != ""
