@@ -45,11 +45,9 @@ def main() -> None:
         made = {"fp32": _fp32(parent, task, Path(folder) / "fp32")}
         for mode in arguments.modes:
             began = time.perf_counter()
-            before = set(Path(folder).iterdir())
             settings = {"mode": mode, "calibration_rows": arguments.rows, "any_processor": not arguments.eight_bits}
             chain = optimizing.run([StepRequest(name="quantize", config=settings)])
-            (step,) = set(Path(folder).iterdir()) - before
-            made[mode] = Artifact.open(step / "artifact")
+            made[mode] = chain.artifact
             print(f"{mode}: made in {time.perf_counter() - began:.0f} s; {dict(chain.steps[0].facts)}", flush=True)
         predictors = {name: load_predictor(registry, artifact, config) for name, artifact in made.items()}
         _agreement(predictors, rows)
@@ -68,10 +66,10 @@ def _fp32(parent: Artifact, task: TaskPlugin[Any, Any, Any], folder: Path) -> Ar
 
 def _agreement(predictors: Mapping[str, Predictor[Any, Any, Any]], rows: Sequence[Example[Any]]) -> None:
     inputs = [row.input for row in rows]
-    first = {name: [answer.labels[0].label for answer in each.predict(inputs)] for name, each in predictors.items()}
-    for name, labels in first.items():
-        same = sum(one == other for one, other in zip(labels, first["fp32"], strict=True))
-        print(f"{name:8} same best label as fp32: {same}/{len(labels)}")
+    said = {name: [each.task.answer(output) for output in each.predict(inputs)] for name, each in predictors.items()}
+    for name, answers in said.items():
+        same = sum(one == other for one, other in zip(answers, said["fp32"], strict=True))
+        print(f"{name:8} same answer as fp32: {same}/{len(answers)}")
 
 
 def _sizes(made: Mapping[str, Artifact]) -> None:

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 from taskloom.core.types import Frozen
 
-StructureKind = Literal["layers", "heads", "units", "channels", "vocabulary"]
-"""Whole layers, attention heads of a layer, hidden units of a feed-forward layer, channels of a convolution, rows of an
-embedding table."""
+StructureKind = Literal["layers", "heads", "units", "channels"]
+"""Whole layers, attention heads of a layer, hidden units of a feed-forward layer, channels of a convolution."""
 
 
 class GraphInput(Frozen):
@@ -51,12 +50,14 @@ class SoftTarget:
     - `choices`: logits of one choice among the rows of an input, for each column (a token of a text, a sentence of a document);
     - `flags`: each number is the logit of a yes or no of its own;
     - `vectors`: points in a space, over the last dimension.
-    A logit of -1e4 or less is something that can't be.
+    A logit of -1e4 or less is something that can't be. `columns` are what the last dimension's numbers stand for, where
+    `TaskModel.labels` does not say it: another model's answer is about the same things if they are equal.
     """
 
     values: Any
     kind: Literal["classes", "choices", "flags", "vectors"] = "classes"
     sizes: Any = None
+    columns: tuple[str, ...] = ()
 
 
 class Structure(ABC):

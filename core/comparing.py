@@ -6,9 +6,8 @@ The parent is measured again rather than believed: its report may be of other ro
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +28,14 @@ from taskloom.core.comparison import (
     model_bytes,
 )
 from taskloom.core.errors import ArtifactError, TaskloomError
+from taskloom.core.gate import breaches
 from taskloom.core.performance import REGISTRY, Effort, chosen_inputs, measure
-from taskloom.core.predictor import Predictor, load_predictor
+from taskloom.core.predictor import load_predictor
 from taskloom.core.registry import Registry
 from taskloom.core.report_page import report_page
+from taskloom.core.robustness import BATCH, Model, Perturbation, RobustnessTest, said
 from taskloom.core.runtime import RuntimeConfig
+from taskloom.core.settings import GateLimits
 from taskloom.core.store import ModelStore
 from taskloom.core.task import EvaluationResult, Example, TaskPlugin
 
@@ -42,27 +44,13 @@ if TYPE_CHECKING:
 
 WORST_SHARE = 0.01
 WORST_LISTED = 20
-BATCH = 32
-SEED = 13
-Model = Predictor[Any, Any, Any]
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """A way in which inputs go wrong, without changing what should come out."""
-
-    name: str
-    description: str
-    change: Callable[[Example[Any], random.Random], Example[Any]]
-    """The row with its input changed; the same row where there is nothing to change."""
-
-
 DrawPareto = Callable[[Sequence[ParetoPoint], str, Path], None]
 """Draws points (the name of the metric beside them) into a PNG file."""
 
 
 class Comparing:
-    """What `publish_model` asks for a candidate's comparison with its parent, on `rows`, which neither was trained on."""
+    """What `publish_model` asks for a candidate's comparison with its parent, on `rows`, which neither was trained on. The page
+    says what a gate with `limits` makes of it; None leaves that out."""
 
     def __init__(
         self,
@@ -76,6 +64,7 @@ class Comparing:
         runtime: RuntimeConfig | None = None,
         factory: str = REGISTRY,
         draw_pareto: DrawPareto | None = None,
+        limits: GateLimits | None = None,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -87,6 +76,7 @@ class Comparing:
         self._runtime = runtime
         self._factory = factory
         self._draw_pareto = draw_pareto
+        self._limits = limits
 
     def __call__(self, candidate: Artifact, report: Report) -> Report:
         """The report with the comparison in it. `candidate` is a draft: the page and the picture are put into its folder."""
@@ -98,7 +88,9 @@ class Comparing:
             points = pareto_points(self._store, candidate.manifest.model, compared)
             self._draw_pareto(points, comparison.primary, picture)
         pictures = [candidate.folder / name for name in compared.evaluation.figures]
-        page = report_page(candidate.manifest, compared, self._task, [*([picture] if picture.is_file() else []), *pictures])
+        drawn = [*([picture] if picture.is_file() else []), *pictures]
+        broken = None if self._limits is None else [str(breach) for breach in breaches(comparison, self._limits)]
+        page = report_page(candidate.manifest, compared, self._task, drawn, broken)
         (candidate.folder / PAGE).write_text(page, encoding="utf-8")
         return compared
 
@@ -144,7 +136,7 @@ class Comparing:
         for start in range(0, len(self._rows), BATCH):
             inputs = [row.input for row in self._rows[start : start + BATCH]]
             pairs = zip(before.predict(inputs), after.predict(inputs), strict=True)
-            changed += sum(self._said(one) != self._said(other) for one, other in pairs)
+            changed += sum(said(self._task, one) != said(self._task, other) for one, other in pairs)
         scores = [result.pairing.rows if result.pairing else () for result in (parent, candidate)]
         found = RowChanges(rows=len(self._rows), changed=changed / len(self._rows))
         if not scores[0] or len(scores[0]) != len(scores[1]):
@@ -163,45 +155,18 @@ class Comparing:
             ]
         return found.model_copy(update={"worst_mean": mean, "worst": tuple(listed)})
 
-    def _said(self, output: Any) -> Any:
-        return type(output).__name__ if isinstance(output, TaskloomError) else self._task.answer(output)
-
     def _robustness(self, before: Model, after: Model, notes: list[str]) -> tuple[RobustnessRow, ...]:
         if not self._perturbations:
             return ()
-        wanted = self._effort.robustness_rows
-        sample = list(self._rows)
-        if len(sample) > wanted:
-            sample = [sample[i] for i in sorted(random.Random(SEED).sample(range(len(sample)), wanted))]
-        found: list[RobustnessRow] = []
-        known: dict[tuple[int, ...], Change] = {}
+        changes = partial(metric_changes, self._task)
+        test = RobustnessTest(self._task, (before, after), self._rows, self._effort.robustness_rows, changes)
+        found = []
         for perturbation in self._perturbations:
-            chance = random.Random(f"{SEED}:{perturbation.name}")
-            changed = [perturbation.change(row, chance) for row in sample]
-            kept = tuple(i for i, (old, new) in enumerate(zip(sample, changed, strict=True)) if old.input != new.input)
-            if not kept:
-                continue
             try:
-                if kept not in known:
-                    known[kept] = self._primary(before, after, [sample[i] for i in kept])
-                noisy = self._primary(before, after, [changed[i] for i in kept])
+                found.append(test.run(perturbation))
             except TaskloomError as exc:
                 notes.append(f"robustness, {perturbation.name}: not measured, as {exc.message}")
-                continue
-            found.append(
-                RobustnessRow(
-                    name=perturbation.name,
-                    description=perturbation.description,
-                    rows=len(kept),
-                    clean=known[kept],
-                    changed=noisy,
-                )
-            )
-        return tuple(found)
-
-    def _primary(self, before: Model, after: Model, rows: Sequence[Example[Any]]) -> Change:
-        changes = metric_changes(self._task, self._task.evaluate(before, rows), self._task.evaluate(after, rows))
-        return next(change for change in changes if change.name == self._task.primary_metric)
+        return tuple(row for row in found if row is not None)
 
 
 def metric_changes(

@@ -112,14 +112,29 @@ class Side(Frozen):
     performance: Performance | None = None
 
 
+class AnswerChanges(Change):
+    """The share of rows whose answer is another one after the change, with 95% intervals of both shares; `agreed` is the share
+    of changed rows that both answer alike."""
+
+    parent_interval: tuple[float, float]
+    candidate_interval: tuple[float, float]
+    agreed: float
+
+
 class RobustnessRow(Frozen):
-    """The primary metric on `rows` rows as they are (`clean`) and as they were changed."""
+    """The primary metric on `rows` rows as they are (`clean`) and as they were changed, and what became of their answers.
+
+    `capability` is what the change tests. Without `keeps_answer`, nobody knows what should come out of the changed rows:
+    `changed` is None, and that answers change is no failure. `answers` is None in reports from before they were counted."""
 
     name: str
     description: str
     rows: int
     clean: Change
-    changed: Change
+    changed: Change | None = None
+    capability: str = "robustness"
+    keeps_answer: bool = True
+    answers: AnswerChanges | None = None
 
 
 class Comparison(Frozen):

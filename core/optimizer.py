@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from taskloom.core.artifact import Artifact
+from taskloom.core.errors import UnsupportedError
 from taskloom.core.task import Example, TaskModel, TaskPlugin, TrainRun
 
 
@@ -25,6 +26,20 @@ class Optimized:
     files: Mapping[str, Path] = field(default_factory=dict)
     runtime: str = ""
     external: bool = False
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a step's settings name beside the rows that its chain has: published models (NAME or NAME@VERSION), and files. What
+    these hold is part of what the step is, so one that was kept is not taken for another's."""
+
+    models: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+def no_store(model: str) -> Artifact:
+    """Where a chain was given no way to find models."""
+    raise UnsupportedError(f"model {model!r} can't be looked up here: this chain was given no store. Name only its own parent")
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,9 @@ class OptimizeContext:
     score: Callable[[Optimized], Mapping[str, float]]
     """Every metric of the task on `validation`, of the model as it would be published: saved, read again, run by its
     runtime."""
+    resolve: Callable[[str], Artifact] = no_store
+    """A published model by NAME or NAME@VERSION, its files verified; raises `NotFoundError` for one that isn't there. For what
+    `OptimizerPlugin.needs` said, and nothing else."""
 
 
 class OptimizerPlugin(ABC):
@@ -53,6 +71,10 @@ class OptimizerPlugin(ABC):
     description: ClassVar[str]
     Config: type[BaseModel]
     """What a user may set; every field has a default."""
+
+    def needs(self, config: Any) -> Needs:
+        """What the settings (a `Config`) name beside the chain's own model and rows; nothing by default."""
+        return Needs()
 
     @abstractmethod
     def check(self, task: TaskPlugin[Any, Any, Any], artifact: Artifact, config: Any) -> None:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +20,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from taskloom.core.artifact import MANIFEST, Artifact, LineageStep, Manifest
+from taskloom.core.artifact import MANIFEST, Artifact, LineageStep, Manifest, file_digest
 from taskloom.core.digest import canonical_json, sha256_hex
-from taskloom.core.errors import ArtifactError, ConfigError, UnsupportedError
-from taskloom.core.optimizer import OptimizeContext, Optimized, OptimizerPlugin
+from taskloom.core.errors import ArtifactError, ConfigError, DataError, UnsupportedError
+from taskloom.core.optimizer import Needs, OptimizeContext, Optimized, OptimizerPlugin, no_store
 from taskloom.core.predictor import load_predictor
 from taskloom.core.publishing import draft_artifact, write_model
 from taskloom.core.registry import Registry
@@ -65,7 +65,8 @@ class Chain:
 
 class Optimizing:
     """One parent and its data. `folder` keeps finished steps and the work of the one that was interrupted; whoever is done
-    with it removes it. `identity` names the data, so that other rows make other steps."""
+    with it removes it. `identity` names the data, so that other rows make other steps. `resolve` finds the other models that a
+    step's settings may name."""
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Optimizing:
         identity: Sequence[str],
         run: TrainRun,
         runtime: RuntimeConfig | None = None,
+        resolve: Callable[[str], Artifact] = no_store,
     ) -> None:
         self._registry = registry
         self._task: TaskPlugin[Any, Any, Any] = registry.tasks.get(parent.manifest.task)
@@ -86,13 +88,16 @@ class Optimizing:
         self._identity = [parent.digest, *identity]
         self._run = run
         self._runtime = runtime
+        self._resolve = resolve
 
     def configs(self, steps: Sequence[StepRequest]) -> list[tuple[OptimizerPlugin, BaseModel]]:
         """The optimizers with their settings, checked; raises `ConfigError` for a setting that can't be."""
         if not steps:
             raise ConfigError("there is nothing to do: name at least one optimizer")
         return [
-            (plugin, _config(plugin, step.config)) for step in steps for plugin in [self._registry.optimizers.get(step.name)]
+            (plugin, step_config(plugin, step.config))
+            for step in steps
+            for plugin in [self._registry.optimizers.get(step.name)]
         ]
 
     def run(self, steps: Sequence[StepRequest]) -> Chain:
@@ -100,7 +105,7 @@ class Optimizing:
         artifact, finished = self._parent, list[_Done]()
         history: list[Any] = list(self._identity)
         for plugin, config in self.configs(steps):
-            history += [plugin.name, config.model_dump(mode="json")]
+            history += [plugin.name, config.model_dump(mode="json"), *digests_of(plugin.needs(config), self._resolve)]
             folder = self._run.work_folder / sha256_hex(canonical_json(history))[:16]
             if finished and finished[-1].external:
                 raise UnsupportedError(
@@ -147,6 +152,7 @@ class Optimizing:
             self._validation,
             dataclasses.replace(self._run, work_folder=work),
             partial(self._score, artifact.manifest, work),
+            self._verified,
         )
         made = plugin.apply(self._task.load(artifact, SharedParts()), config, context)
         done = _Done(
@@ -179,6 +185,11 @@ class Optimizing:
         )
         return draft_artifact(folder, manifest)
 
+    def _verified(self, model: str) -> Artifact:
+        found = self._resolve(model)
+        found.verify()
+        return found
+
     def _score(self, before: Manifest, work: Path, made: Optimized) -> Mapping[str, float]:
         with tempfile.TemporaryDirectory(dir=work) as folder:
             predictor = load_predictor(self._registry, self._written(Path(folder), made, before), self._runtime)
@@ -186,6 +197,14 @@ class Optimizing:
                 return self._task.evaluate(predictor, self._validation).metrics
             finally:
                 predictor.close()
+
+
+def digests_of(needs: Needs, resolve: Callable[[str], Artifact]) -> list[str]:
+    """What the models and files are. Raises `NotFoundError` for a model, `DataError` for a file that isn't there."""
+    for path in needs.files:
+        if not path.is_file():
+            raise DataError(f"there is no data file {path}", path=str(path))
+    return [*(resolve(model).digest for model in needs.models), *(file_digest(path).sha256 for path in needs.files)]
 
 
 @contextmanager
@@ -197,7 +216,8 @@ def _held(lock: Path) -> Iterator[None]:
         yield
 
 
-def _config(plugin: OptimizerPlugin, raw: Mapping[str, Any]) -> BaseModel:
+def step_config(plugin: OptimizerPlugin, raw: Mapping[str, Any]) -> BaseModel:
+    """An optimizer's settings, checked; raises `ConfigError` for one that can't be."""
     try:
         return plugin.Config.model_validate(dict(raw))
     except ValidationError as exc:

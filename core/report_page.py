@@ -4,62 +4,90 @@ elsewhere, pictures inside."""
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskloom.core.artifact import Manifest
-from taskloom.core.comparison import Change, Comparison
-from taskloom.core.figures_told import precision, sizes_and_speeds
+from taskloom.core.comparison import Comparison, LatencyRatio
+from taskloom.core.report_tables import (
+    BETTER,
+    UNSURE,
+    WORSE,
+    changes_table,
+    plain_table,
+    robustness_section,
+    speed_section,
+    verdict,
+)
 from taskloom.core.task import TaskPlugin
 
 if TYPE_CHECKING:
     from taskloom.core.publishing import Report
 
-CLASSES_SHOWN = 30
-WIDTH, HALF = 240, 110
-"""Of the drawing of an interval, in pixels; half of it leaves room for the marks at its ends."""
+CLASSES_SHOWN = 10
+MARKS = {BETTER: "▲ better", WORSE: "▼ worse", UNSURE: "≈ no sure difference"}
+"""Said in words and shapes as well as in colours, of which blue and orange are told apart by almost everybody."""
+NOTABLE = 0.03
+"""The share by which a figure without an interval must differ to be called better or worse."""
 
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --bad: #b3261e; --good: #1b6e3c; --soft: #888; }
-@media (prefers-color-scheme: dark) { :root { --bad: #f2b8b5; --good: #8fd6a8; } }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; width: 100%; } .scroll { overflow-x: auto; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: middle; }
+:root { color-scheme: light dark; --line: #8883; --soft: #666; --better: #0b5fa5; --worse: #b8430b; --ground: #8881; }
+@media (prefers-color-scheme: dark) { :root { --soft: #a5a5a5; --better: #7cc0ff; --worse: #ffab73; } }
+body { font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Noto Sans", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC",
+  sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; } p { margin: .4rem 0; }
+table { border-collapse: collapse; width: 100%; font-size: .93rem; margin: .4rem 0 1rem; } .scroll { overflow-x: auto; }
+th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: middle; }
+th { font-weight: 600; vertical-align: bottom; } th.group { text-align: center; border-bottom: 2px solid var(--line); }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.bad { color: var(--bad); } .good { color: var(--good); } .soft { color: var(--soft); }
-.heads { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.2rem 0; }
-.heads div { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem 1rem; min-width: 9rem; }
-.heads b { display: block; font-size: 1.4rem; } img { max-width: 100%; background: #fff; border-radius: .4rem; }
-svg line { stroke: currentColor; } svg circle { fill: currentColor; }
+td:first-child { min-width: 9rem; }
+td small, th small { display: block; color: var(--soft); font-weight: 400; line-height: 1.3; }
+.better { color: var(--better); } .worse { color: var(--worse); } .soft, .unsure { color: var(--soft); }
+.gate { border-left: .35rem solid currentColor; background: var(--ground); padding: .5rem .9rem; margin: 1rem 0; }
+.gate b { font-size: 1.1rem; } .gate span, .gate li { color: CanvasText; } .gate ul { margin: .2rem 0; padding-left: 1.2rem; }
+.heads { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .8rem; margin: 1rem 0; }
+.heads div { border: 1px solid var(--line); border-top: .3rem solid currentColor; border-radius: .3rem; padding: .5rem .8rem; }
+.heads b { display: block; font-size: 1.55rem; line-height: 1.3; } .heads span { display: block; color: CanvasText; }
+.heads small { font-weight: 600; } img { max-width: 100%; background: #fff; border-radius: .4rem; }
+.axis { width: 13rem; } svg { display: block; }
+svg line { stroke: currentColor; } svg circle { fill: currentColor; } summary { cursor: pointer; }
 """
 
 
-def report_page(manifest: Manifest, report: Report, task: TaskPlugin[Any, Any, Any], pictures: Sequence[Path]) -> str:
-    """The page of a report that has a comparison; `pictures` are PNG files."""
+def report_page(
+    manifest: Manifest,
+    report: Report,
+    task: TaskPlugin[Any, Any, Any],
+    pictures: Sequence[Path],
+    broken: Sequence[str] | None = None,
+) -> str:
+    """The page of a report that has a comparison; `pictures` are PNG files. `broken` is what the gate says against promoting
+    the model, nothing if it lets it pass; None where nobody asked the gate."""
     comparison = report.comparison
     assert comparison is not None
-    title = f"{manifest.model}, compared with {comparison.parent_name}"
     steps = " → ".join(step.name for step in manifest.steps)
+    title = f"{manifest.model}: {steps}"
     ran = (
-        f"Both on {report.evaluation.examples} rows of {report.evaluation_data.name} (SHA-256 "
-        f"{report.evaluation_data.sha256[:16]}…), {report.machine.processor or report.machine.system}, {report.machine.cores} "
-        f"cores, Python {report.machine.python}, {report.created}."
+        f"{task.name} · both measured in one run on {report.evaluation.examples} rows of {report.evaluation_data.name} "
+        f"(SHA-256 {report.evaluation_data.sha256[:16]}…) · {report.machine.processor or report.machine.system}, "
+        f"{report.machine.cores} cores, Python {report.machine.python} · {report.created}"
     )
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="soft">{escape(task.name)} · {escape(steps)}<br>{escape(ran)}</p>',
+        f"<p>compared with its parent <b>{escape(comparison.parent_name)}</b> · {escape(_ran(comparison))}</p>",
+        *_gate(broken),
         _heads(comparison),
+        f'<p class="soft">{escape(ran)}</p>',
         "<h2>Quality</h2>",
         "<p>Intervals are 95% bootstrap intervals of the difference, on the same resampled rows for both (paired).</p>",
-        _changes(comparison.metrics, "metric", comparison.primary),
+        changes_table(comparison.metrics, "metric", comparison.primary),
         *_rows(comparison),
-        *_classes(comparison),
         "<h2>Size and speed</h2>",
-        _speeds(comparison),
-        *_robustness(comparison),
+        speed_section(comparison),
+        *robustness_section(comparison),
+        *_classes(comparison),
         *_pictures(pictures),
         "<h2>How it was made</h2>",
         _steps(manifest),
@@ -72,58 +100,58 @@ def report_page(manifest: Manifest, report: Report, task: TaskPlugin[Any, Any, A
     )
 
 
+def _ran(comparison: Comparison) -> str:
+    before, after = (f"{side.plan.precision} with {side.plan.runtime}" for side in (comparison.before, comparison.after))
+    return f"{before} → {after}" if before != after else after
+
+
+def _gate(broken: Sequence[str] | None) -> list[str]:
+    if broken is None:
+        return []
+    if not broken:
+        told = "<b>✓ The gate lets it pass.</b> <span>It lost no more than the policy allowed when it was made.</span>"
+        return [f'<div class="gate better">{told}</div>']
+    items = "".join(f"<li>{escape(one)}</li>" for one in broken)
+    return [f'<div class="gate worse"><b>✕ The gate refuses it.</b><ul>{items}</ul></div>']
+
+
 def _heads(comparison: Comparison) -> str:
-    """What most people came for."""
+    """What most people came for: what was won and what was lost."""
     change = comparison.primary_change
-    kept = f"{change.candidate / change.parent:.1%} of the parent's" if change.parent > 0 and change.higher_is_better else ""
-    cells = [(f"{change.candidate:.4f}", f"{change.name}, {kept}" if kept else change.name)]
-    cells.append((f"{comparison.size_ratio:.2f} ×", "the parent's size"))
+    kept = f" ({change.candidate / change.parent:.1%} of it)" if change.parent > 0 and change.higher_is_better else ""
+    cells = [(f"{change.candidate:.4f}", f"{change.name}; the parent has {change.parent:.4f}{kept}", verdict(change))]
+    size = comparison.size_ratio
+    cells.append((f"{size:.2f} ×", "the parent's size", _judged(size)))
     for ratio in comparison.latency:
-        inputs = "" if ratio.inputs == "alike" else f", {ratio.inputs} inputs"
-        cells.append((f"{1 / ratio.p50:.2f} ×", f"as fast, batch of {ratio.batch}{inputs}"))
-    return '<div class="heads">' + "".join(f"<div><b>{escape(b)}</b>{escape(t)}</div>" for b, t in cells) + "</div>"
+        inputs = "" if ratio.inputs == "alike" else f"{ratio.inputs} "
+        calls = f"one {inputs}input" if ratio.batch == 1 else f"{ratio.batch} {inputs}inputs at once"
+        cells.append((f"{1 / ratio.p50:.2f} ×", f"as fast, {calls} (p50)", _judged_speed(ratio)))
+    one, other = comparison.before.performance, comparison.after.performance
+    if one is not None and other is not None:
+        memory = other.peak_rss_bytes / one.peak_rss_bytes
+        cells.append((f"{memory:.2f} ×", "the parent's memory (peak)", _judged(memory)))
+        if one.cpu_s_per_1000:  # a clock that is too coarse gives none
+            energy = other.cpu_s_per_1000 / one.cpu_s_per_1000
+            cells.append((f"{energy:.2f} ×", "the parent's processor time", _judged(energy)))
+    drawn = [
+        f'<div class="{how}"><b>{escape(figure)}</b><span>{escape(told)}</span><small>{MARKS[how]}</small></div>'
+        for figure, told, how in cells
+    ]
+    return f'<div class="heads">{"".join(drawn)}</div>'
 
 
-def _changes(changes: Sequence[Change], kind: str, primary: str = "", extra: Sequence[str] = ()) -> str:
-    """A row for each figure, with its interval drawn; all on one scale, which is what the widest needs."""
-    reach = max([abs(x) for own in changes for x in (own.low or 0.0, own.high or 0.0, own.difference)] or [0.0]) or 1.0
-    rows = []
-    for i, own in enumerate(changes):
-        interval = f"{own.low:+.4f} to {own.high:+.4f}" if own.low is not None and own.high is not None else ""
-        name = escape(own.name)
-        name = f"<b>{name}</b>" if own.name == primary else name
-        better = "" if own.higher_is_better else ' <span class="soft">lower is better</span>'
-        rows.append(
-            f"<tr><td>{name}{better}</td>{_numbers(f'{own.parent:.4f}', f'{own.candidate:.4f}')}"
-            f'<td class="n {_verdict(own)}">{own.difference:+.4f}</td><td class="n">{interval}</td>'
-            f"<td>{_drawn(own, reach)}</td>{_numbers(*(extra[i : i + 1]))}</tr>"
-        )
-    head = "".join(f'<th class="n">{name}</th>' for name in ("parent", "this", "change", "95% interval"))
-    tail = f"<th>−{reach:.3g} to +{reach:.3g}</th>{'<th class=n>rows</th>' if extra else ''}"
-    return f'<div class="scroll"><table><tr><th>{kind}</th>{head}{tail}</tr>{"".join(rows)}</table></div>'
+def _judged(ratio: float) -> str:
+    """Of a figure that should be small."""
+    if abs(ratio - 1) < NOTABLE:
+        return UNSURE
+    return BETTER if ratio < 1 else WORSE
 
 
-def _verdict(change: Change) -> str:
-    """Only what is more than chance has a colour."""
-    if change.low is None or change.high is None or change.low <= 0 <= change.high:
-        return ""
-    return "bad" if change.drop > 0 else "good"
-
-
-def _drawn(change: Change, reach: float) -> str:
-    """The difference as a point on a line from −reach to +reach, its interval as a bar."""
-
-    def at(value: float) -> float:
-        return round(WIDTH / 2 + HALF * value / reach, 1)
-
-    bar = ""
-    if change.low is not None and change.high is not None:
-        bar = f'<line x1="{at(change.low)}" x2="{at(change.high)}" y1="9" y2="9" stroke-width="3"/>'
-    return (
-        f'<svg width="{WIDTH}" height="18" class="{_verdict(change)}" role="img" aria-label="{change.difference:+.4f}">'
-        f'<line x1="{WIDTH / 2}" x2="{WIDTH / 2}" y1="0" y2="18" stroke-width="1" opacity=".4"/>{bar}'
-        f'<circle cx="{at(change.difference)}" cy="9" r="4"/></svg>'
-    )
+def _judged_speed(ratio: LatencyRatio) -> str:
+    """Of a p50 that has no interval of its own: the p99's must be on the same side as a whole."""
+    if ratio.p50 < 1 and ratio.p99_high < 1:
+        return BETTER
+    return WORSE if ratio.p50 > 1 and ratio.p99_low > 1 else UNSURE
 
 
 def _rows(comparison: Comparison) -> list[str]:
@@ -134,56 +162,22 @@ def _rows(comparison: Comparison) -> list[str]:
     parts = [f"<p>{escape(told)}</p>"]
     if rows.worst:
         lines = [(f"{row.path}, line {row.line}", f"{row.parent:.4f}", f"{row.candidate:.4f}") for row in rows.worst]
-        parts.append(f"<details><summary>The rows that lost most</summary>{_table(('row', 'parent', 'this'), lines)}</details>")
+        parts.append(
+            f"<details><summary>The rows that lost most</summary>{plain_table(('row', 'parent', 'this'), lines)}</details>"
+        )
     return parts
 
 
 def _classes(comparison: Comparison) -> list[str]:
+    """Those that lost most; the others are there for who opens them."""
     if not comparison.classes:
         return []
-    shown = comparison.classes[:CLASSES_SHOWN]
-    left = len(comparison.classes) - len(shown)
-    more = f'<p class="soft">{left} other classes lost less; report.json has them.</p>' if left else ""
-    return ["<h2>Classes, by F1</h2>", _changes(shown, "class", extra=[str(own.support) for own in shown]), more]
-
-
-def _speeds(comparison: Comparison) -> str:
-    rows = [pair.told() for pair in sizes_and_speeds(comparison)]
-    rows.append(("precision", precision(comparison.before), precision(comparison.after), ""))
-    certain = "; ".join(
-        f"batch of {ratio.batch}{'' if ratio.inputs == 'alike' else f', {ratio.inputs} inputs'}: × {ratio.p99:.2f} "
-        f"({ratio.p99_low:.2f} to {ratio.p99_high:.2f})"
-        for ratio in comparison.latency
-    )
-    told = f"<p>The p99 over the parent's, with its 95% interval: {escape(certain)}.</p>" if certain else ""
-    return (
-        _table(("", "parent", "this", "ratio"), rows)
-        + told
-        + '<p class="soft">Each in a fresh process that holds this model alone, by turns. Size counts a shared backbone.</p>'
-    )
-
-
-def _robustness(comparison: Comparison) -> list[str]:
-    if not comparison.robustness:
-        return [f"<p>{escape(note)}</p>" for note in comparison.notes]
-    rows = []
-    for own in comparison.robustness:
-        clean, changed = own.clean, own.changed
-        low, high = changed.low, changed.high
-        interval = f"{low:+.4f} to {high:+.4f}" if low is not None and high is not None else ""
-        rows.append(
-            (
-                f"{own.name}: {own.description}",
-                str(own.rows),
-                f"{clean.parent:.4f} → {changed.parent:.4f}",
-                f"{clean.candidate:.4f} → {changed.candidate:.4f}",
-                f"{changed.difference:+.4f}",
-                interval,
-            )
-        )
-    head = ("change to the input", "rows", "parent", "this", "this less parent, changed", "95% interval")
-    notes = [f'<p class="soft">{escape(note)}</p>' for note in comparison.notes]
-    return [f"<h2>Robustness, by {escape(comparison.primary)}</h2>", _table(head, rows), *notes]
+    first, others = comparison.classes[:CLASSES_SHOWN], comparison.classes[CLASSES_SHOWN:]
+    parts = ["<h2>Classes, by F1, those that lost most first</h2>", changes_table(first, "class")]
+    if others:
+        told = f"<summary>{len(others)} other classes, which lost less or won</summary>"
+        parts.append(f"<details>{told}{changes_table(others, 'class')}</details>")
+    return parts
 
 
 def _pictures(pictures: Sequence[Path]) -> list[str]:
@@ -202,13 +196,3 @@ def _steps(manifest: Manifest) -> str:
         facts = ", ".join(f"{key} {value}" for key, value in step.facts.items() if isinstance(value, str | int | float))
         items.append(f'<li><b>{escape(step.name)}</b> {escape(settings)}<br><span class="soft">{escape(facts)}</span></li>')
     return f"<ol>{''.join(items)}</ol>"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = f"<th>{escape(header[0])}</th>" + "".join(f'<th class="n">{escape(name)}</th>' for name in header[1:])
-    body = "".join(f"<tr><td>{escape(row[0])}</td>{_numbers(*row[1:])}</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _numbers(*cells: str) -> str:
-    return "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells)

@@ -183,6 +183,11 @@ class TaskModel(ABC, Generic[In, Out, Par]):
         """What a student of the same task imitates of the outputs, `logits` first. Rows are in the inputs' order."""
         raise UnsupportedError(f"{type(self).__name__} can't be distilled: it has no `distillation_targets`")
 
+    def as_target(self, output: Out) -> Any:
+        """An answer of this model in the form of `Example.target`: what a student learns from as if it were the row's own
+        (sequence-level distillation). For models that write, whose answers have no fixed form that could be imitated."""
+        raise UnsupportedError(f"{type(self).__name__} can't teach by whole answers: it has no `as_target`")
+
     def structures(self) -> Sequence[Structure]:
         """What can be taken out of the model, in the order of its forward pass; none if nothing can."""
         return ()
@@ -219,11 +224,11 @@ class TrainRun:
 
     work_folder: Path
     """Checkpoints go here; a training that finds its own goes on from there."""
-    start: Path | None = None
-    """The work folder of a finished training of the same model, whose weights this one starts from; None: from none."""
     resume: bool = True
     show_progress: bool = True
     on_event: Callable[[Mapping[str, Any]], None] = field(default=lambda _: None)
+    start: Path | None = None
+    """The work folder of a finished training of the same model, whose weights this one starts from; None: from none."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +288,12 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
     def load(self, artifact: Artifact, shared: SharedParts) -> TaskModel[In, Out, Par]:
         """The model of an artifact whose files have been verified, on the CPU in the precision that it was saved in. A
         backbone that `shared` wants by its digest is taken from there."""
+
+    def marked(self, example: Example[In]) -> Sequence[tuple[int, int]] | None:
+        """For a task whose answers are places in the text that robustness is measured on: where the row's target lies in it,
+        as (start, end) in code points, none if nowhere. Each character of such a text keeps its place when a row is changed,
+        and words at these places are not exchanged. None for any other task."""
+        return None
 
     def answer(self, output: Out) -> Any:
         """What of an output a user would call the answer: two models agree where theirs are equal. By default all of it but

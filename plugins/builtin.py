@@ -20,6 +20,7 @@ from taskloom.plugins.runtimes.openvino import OpenVinoRuntime
 from taskloom.plugins.runtimes.python import PythonRuntime
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
+from taskloom.plugins.tasks.embedding.plugin import EmbeddingTask
 from taskloom.plugins.tasks.ner.plugin import NerTask
 from taskloom.plugins.tasks.qa.plugin import QaTask
 from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
@@ -35,6 +36,7 @@ def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> Non
     register(NerTask())
     register(SummarizationTask())
     register(RecommendationTask())
+    register(EmbeddingTask())
 
 
 @hookimpl

@@ -16,11 +16,12 @@ from taskloom.core.comparing import Comparing, DrawPareto
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.errors import DataError
 from taskloom.core.model_card import told_in_card
-from taskloom.core.optimizing import Chain, Optimizing, StepRequest
+from taskloom.core.optimizing import Chain, Optimizing, StepRequest, digests_of, step_config
 from taskloom.core.performance import REGISTRY, Effort
 from taskloom.core.publishing import ModelStory, publish_model
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import RuntimeConfig
+from taskloom.core.settings import GateLimits
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, TaskPlugin, TrainRun
 from taskloom.plugins._shared.datasets import describe_data, file_label, stratified_split
@@ -59,6 +60,20 @@ class Rows:
     evaluation_data: DataInfo
 
 
+@dataclass(frozen=True)
+class Others:
+    """The published models and the files that the settings of a chain's steps name."""
+
+    models: tuple[Artifact, ...]
+    files: tuple[Path, ...]
+
+    @property
+    def data(self) -> tuple[DataInfo, ...]:
+        """What a model that was made with them knows of."""
+        own = (describe_data(path, _lines(path)) for path in self.files)
+        return (*(info for model in self.models for info in model.manifest.data), *own)
+
+
 def optimize_model(
     store: ModelStore,
     registry: Registry,
@@ -77,10 +92,12 @@ def optimize_model(
     on_event: Callable[[Mapping[str, Any]], None] = lambda _: None,
     record: Record = lambda *_: None,
     factory: str = REGISTRY,
+    limits: GateLimits | None = None,
 ) -> Artifact:
     """Runs the steps on `model` (NAME or NAME@VERSION), compares what they made with it and publishes that as a new version of
     the same name, or of `name`. `work_folder` keeps finished steps until that is done: the same call goes on where one was
-    interrupted. `seed` goes to every step that has such a setting, over its default.
+    interrupted. `seed` goes to every step that has such a setting, over its default. The report's page says what a gate with
+    `limits` makes of the new version.
 
     Raises `UnsupportedError` where a step makes no sense for what it is given, `ConfigError` for a setting that can't be,
     `DataError` for rows that can't be used, and for an evaluation file that the model was, or would be, trained on.
@@ -91,14 +108,15 @@ def optimize_model(
     parent = store.resolve(model)
     task = registry.tasks.get(parent.manifest.task)
     asked = seeded(registry, steps, seed)
-    refuse_known_rows(parent, data)
+    others = named_by(store, registry, asked)
+    refuse_known_rows(parent, data, others)
     rows = read_rows(task, data, SEED if seed is None else seed)
     digests = [info.sha256 for info in rows.seen]
     run = TrainRun(
         work_folder=shared_folder(work_folder, parent, rows), resume=resume, show_progress=show_progress, on_event=on_event
     )
     with shared_work(run.work_folder):
-        optimizing = chains(registry, parent, rows, run, seed=seed, runtime=runtime)
+        optimizing = chains(store, registry, parent, rows, run, seed=seed, runtime=runtime)
         optimizing.configs(asked)  # a setting that can't be is told before the first step is made
         asked_for = [step.model_dump(mode="json") for step in asked]
         record("model.optimize", task, {"parent": parent.digest, "steps": asked_for, "data": digests}, "")
@@ -111,6 +129,7 @@ def optimize_model(
             task=task,
             chain=chain,
             rows=rows,
+            others=others,
             story=_story(parent, task, name, _command(parent, asked, data, name)),
             comparing=Comparing(
                 store,
@@ -122,6 +141,7 @@ def optimize_model(
                 runtime=runtime,
                 factory=factory,
                 draw_pareto=_draw_pareto(),
+                limits=limits,
             ),
             aliases=aliases,
             runtime=runtime,
@@ -146,13 +166,14 @@ def _publish(
     task: TaskPlugin[Any, Any, Any],
     chain: Chain,
     rows: Rows,
+    others: Others,
     story: ModelStory,
     comparing: Comparing,
     aliases: Sequence[str],
     runtime: RuntimeConfig | None,
 ) -> Artifact:
     known = parent.manifest
-    old = {info.sha256 for info in known.data}
+    data = {info.sha256: info for info in (*known.data, *rows.seen, *others.data)}
     return publish_model(
         store,
         registry,
@@ -160,7 +181,7 @@ def _publish(
         chain.model,
         story,
         steps=(*known.steps, *chain.steps),
-        data=(*known.data, *(info for info in rows.seen if info.sha256 not in old)),
+        data=tuple(data.values()),
         evaluation=rows.evaluation,
         evaluation_data=rows.evaluation_data,
         parent=ParentInfo(model=known.model, version=known.version, digest=parent.digest),
@@ -173,11 +194,26 @@ def _publish(
     )
 
 
-def refuse_known_rows(parent: Artifact, data: DataFiles) -> None:
-    """Raises `DataError` for an evaluation file that the model was trained on, or that the optimizers would get: figures from
-    it would say nothing."""
-    given = {file_digest(path).sha256: path for path in (*data.train, *data.validation) if path.is_file()}
-    known = {info.sha256: info.name for info in parent.manifest.data}
+def named_by(store: ModelStore, registry: Registry, steps: Sequence[StepRequest]) -> Others:
+    """The models and files that the steps' settings name. Raises `NotFoundError` and `DataError` for what isn't there."""
+    plugins = [(registry.optimizers.get(step.name), step) for step in steps]
+    needs = [plugin.needs(step_config(plugin, step.config)) for plugin, step in plugins]
+    for need in needs:
+        digests_of(need, store.resolve)
+    models = [store.resolve(model) for need in needs for model in need.models]
+    return Others(tuple(models), tuple(path for need in needs for path in need.files))
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as stream:
+        return sum(bool(line.strip()) for line in stream)
+
+
+def refuse_known_rows(parent: Artifact, data: DataFiles, others: Others) -> None:
+    """Raises `DataError` for an evaluation file that the model was trained on, or a model that a step learns from, or that the
+    optimizers would get: figures from it would say nothing."""
+    given = {file_digest(path).sha256: path for path in (*data.train, *data.validation, *others.files) if path.is_file()}
+    known = {info.sha256: (model.name, info.name) for model in (*others.models, parent) for info in model.manifest.data}
     for path in data.evaluation:
         if not path.is_file():
             raise DataError(f"there is no data file {path}", path=str(path))
@@ -185,7 +221,7 @@ def refuse_known_rows(parent: Artifact, data: DataFiles) -> None:
         why = (
             f"it is the same as {given[digest]}, which the optimizers get"
             if digest in given
-            else f"{parent.name} was trained on it ({known[digest]})"
+            else f"{known[digest][0]} was trained on it ({known[digest][1]})"
             if digest in known
             else ""
         )
@@ -288,7 +324,14 @@ def shared_folder(work_folder: Path, parent: Artifact, rows: Rows) -> Path:
 
 
 def chains(
-    registry: Registry, parent: Artifact, rows: Rows, run: TrainRun, *, seed: int | None, runtime: RuntimeConfig | None
+    store: ModelStore,
+    registry: Registry,
+    parent: Artifact,
+    rows: Rows,
+    run: TrainRun,
+    *,
+    seed: int | None,
+    runtime: RuntimeConfig | None,
 ) -> Optimizing:
     return Optimizing(
         registry,
@@ -298,6 +341,7 @@ def chains(
         identity=[*(info.sha256 for info in rows.seen), str(seed)],
         run=run,
         runtime=runtime,
+        resolve=store.resolve,
     )
 
 

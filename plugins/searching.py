@@ -24,7 +24,16 @@ from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, TaskPlugin, TrainRun
 from taskloom.core.types import Frozen
-from taskloom.plugins.optimizing import DataFiles, chains, read_rows, refuse_known_rows, seeded, shared_folder, shared_work
+from taskloom.plugins.optimizing import (
+    DataFiles,
+    chains,
+    named_by,
+    read_rows,
+    refuse_known_rows,
+    seeded,
+    shared_folder,
+    shared_work,
+)
 
 DATABASE = "search.db"
 SEED = 13
@@ -166,13 +175,13 @@ def search_model(
     optuna = _optuna()
     parent = store.resolve(model)
     task = registry.tasks.get(parent.manifest.task)
-    refuse_known_rows(parent, data)
     asked = seeded(registry, steps, seed)
+    refuse_known_rows(parent, data, named_by(store, registry, asked))
     _check(asked, tried)
     rows = read_rows(task, data, SEED if seed is None else seed)
     run = TrainRun(work_folder=shared_folder(work_folder, parent, rows), show_progress=False, on_event=on_event)
     with shared_work(run.work_folder, keep=True):
-        optimizing = chains(registry, parent, rows, run, seed=seed, runtime=runtime)
+        optimizing = chains(store, registry, parent, rows, run, seed=seed, runtime=runtime)
         search = _Search(
             registry,
             task,

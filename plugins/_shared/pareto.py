@@ -12,6 +12,9 @@ from taskloom.core.comparison import ParetoPoint
 
 LARGEST = 900.0
 """The area of the largest version's dot, in square points."""
+NEWEST, OTHERS = "#d55e00", "#0072b2"
+"""Two colours that almost everybody tells apart (Okabe & Ito 2008, https://jfly.uni-koeln.de/color/); the newest version is a
+square as well."""
 
 
 def draw_pareto(points: Sequence[ParetoPoint], metric: str, path: Path) -> None:
@@ -23,13 +26,14 @@ def draw_pareto(points: Sequence[ParetoPoint], metric: str, path: Path) -> None:
     largest = max(point.size_bytes for point in points) or 1
     best = set(front(points))
     for i, point in enumerate(points):
-        colour = "tab:red" if point.newest else "tab:blue"
+        colour = NEWEST if point.newest else OTHERS
         axes.scatter(
             1000 * point.latency_s,
             point.quality,
             s=max(20.0, LARGEST * point.size_bytes / largest),
             facecolors=colour if i in best else "none",
             edgecolors=colour,
+            marker="s" if point.newest else "o",
             alpha=0.6,
         )
         axes.annotate(

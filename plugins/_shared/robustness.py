@@ -1,7 +1,8 @@
-"""Ways in which inputs go wrong: typing errors, letter case and wide letters in texts; noise, blur and a shift in pictures.
+"""Ways in which inputs go wrong or are put otherwise: typing errors, letter case, wide letters, synonyms and denial in texts;
+noise, blur and a shift in pictures.
 
-Changes to a text keep every character's place, so that targets which are offsets stay true. The same rows and seed give the
-same changes.
+Where a task's answers are places in the text (`TaskPlugin.marked`), every character keeps its place, so that they stay true:
+synonyms are then of the same length, and nothing is denied. The same rows and seed give the same changes.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from taskloom.core.comparing import Perturbation
+from taskloom.core.robustness import Perturbation
 from taskloom.core.task import Example, TaskPlugin
+from taskloom.plugins._shared.negation import negated
+from taskloom.plugins._shared.synonyms import read_lexicon, with_synonyms
 
 TYPO_SHARE = 0.05
 """Of the characters; a text of twenty letters has one."""
@@ -29,6 +32,7 @@ NARROW = {ord(wide): chr(code) for code, wide in WIDE.items()}
 NOISE, BLUR, SHIFT = 0.08, 0.03, 0.08
 """The noise's standard deviation as a share of the brightness; the blur's radius and the shift as shares of the side."""
 
+RowChange = Callable[[Example[Any], random.Random], Example[Any]]
 TextChange = Callable[[str, random.Random], str]
 PictureChange = Callable[[Any, random.Random], Any]
 
@@ -49,6 +53,22 @@ def perturbations(task: TaskPlugin[Any, Any, Any]) -> tuple[Perturbation, ...]:
         ("shift", f"moved by {SHIFT:.0%} of the side", shift),
     )
     found = [Perturbation(name, told, _on_texts(texts, change)) for name, told, change in text_changes if texts]
+    if texts:
+        found += [
+            Perturbation(
+                "synonyms",
+                "about half of the words that have one are exchanged for a synonym",
+                _on_words(task, texts),
+                capability="taxonomy",
+            ),
+            Perturbation(
+                "negation",
+                "the first verb is denied, or the first denial is taken back",
+                _denied(task, texts),
+                capability="negation",
+                keeps_answer=False,
+            ),
+        ]
     found += [Perturbation(name, told, _on_pictures(pictures, change)) for name, told, change in picture_changes if pictures]
     return tuple(found)
 
@@ -61,7 +81,26 @@ def _fields(task: TaskPlugin[Any, Any, Any]) -> tuple[tuple[str, ...], tuple[str
     return tuple(name for name in wanted if name not in pictures), pictures
 
 
-def _on_texts(fields: Sequence[str], change: TextChange) -> Callable[[Example[Any], random.Random], Example[Any]]:
+def _on_words(task: TaskPlugin[Any, Any, Any], fields: Sequence[str]) -> RowChange:
+    lexicon = read_lexicon()
+
+    def applied(row: Example[Any], chance: random.Random) -> Example[Any]:
+        marked = task.marked(row)
+
+        def change(text: str, chance: random.Random) -> str:
+            return with_synonyms(text, chance, lexicon, fixed=marked or (), same_length=marked is not None)
+
+        return _on_texts(fields, change)(row, chance)
+
+    return applied
+
+
+def _denied(task: TaskPlugin[Any, Any, Any], fields: Sequence[str]) -> RowChange:
+    deny = _on_texts(fields, lambda text, _: negated(text))
+    return lambda row, chance: deny(row, chance) if task.marked(row) is None else row
+
+
+def _on_texts(fields: Sequence[str], change: TextChange) -> RowChange:
     def applied(row: Example[Any], chance: random.Random) -> Example[Any]:
         changed: dict[str, Any] = {}
         for name in fields:
@@ -75,7 +114,7 @@ def _on_texts(fields: Sequence[str], change: TextChange) -> Callable[[Example[An
     return applied
 
 
-def _on_pictures(fields: Sequence[str], change: PictureChange) -> Callable[[Example[Any], random.Random], Example[Any]]:
+def _on_pictures(fields: Sequence[str], change: PictureChange) -> RowChange:
     def applied(row: Example[Any], chance: random.Random) -> Example[Any]:
         from PIL import Image
 

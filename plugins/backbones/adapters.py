@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from taskloom.core.errors import ArtifactError, UnsupportedError
 from taskloom.plugins.backbones.loading import Backbone, quiet_transformers
 from taskloom.plugins.backbones.settings import LoraSettings
+from taskloom.plugins.backbones.virtual_tokens import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 NOT_MIXABLE = (
     "use_dora",
     "alpha_pattern",
@@ -81,8 +80,11 @@ def load_adapter(backbone: Backbone, folder: Path) -> None:
 
 
 def mixable_adapter(folder: Path) -> bool:
-    """Whether the adapter is a plain low-rank addition to linear layers, which can be added per stretch of a batch."""
+    """Whether the adapter is virtual tokens, or a plain low-rank addition to linear layers, which can be added per stretch of a
+    batch."""
     config = _adapter_config(folder)
+    if "virtual_tokens" in config:
+        return True
     plain = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
     return plain and not any(config.get(name) for name in NOT_MIXABLE)
 

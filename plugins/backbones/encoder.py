@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -30,8 +31,11 @@ def can_pack(model: Any) -> bool:
 class TextEncoder(nn.Module):
     """The encoder's layers. Heads see `[T, H]` and `lengths`, never rows and padding.
 
-    `layout` is how batches lie in memory: packed where the architecture allows, else padded with length bucketing.
+    `layout` is how batches lie in memory: packed where the architecture allows, else padded with length bucketing. `prompt`
+    [n, E] are virtual tokens, read before each sequence; the states of real tokens alone come out.
     """
+
+    prompt: nn.Parameter | None
 
     def __init__(self, backbone: Backbone, layout: Layout | None = None) -> None:
         super().__init__()
@@ -47,14 +51,18 @@ class TextEncoder(nn.Module):
         self.hidden_size = backbone.hidden_size
         self.max_length = backbone.max_length
         self.position_offset = position_offset(config)
-        self.pad_token_id = int(config.pad_token_id or 0)
         self.takes_types = "token_type_ids" in inspect.signature(self.model.forward).parameters
         self.has_weights = self.model.device.type != "meta"
+        self.register_parameter("prompt", None)
         if self.layout == "packed":
             from transformers import AttentionInterface
 
             AttentionInterface.register(ATTENTION_NAME, packed_attention)
             self.model.set_attn_implementation(ATTENTION_NAME)
+
+    @property
+    def pad_token_id(self) -> int:
+        return int(self.model.config.pad_token_id or 0)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, lengths: Tensor) -> Tensor:
         """Hidden states [T, H] of N sequences that lie end to end in `input_ids` [T]; `lengths` [N] adds up to T. Raises
@@ -67,22 +75,30 @@ class TextEncoder(nn.Module):
         if self.layout == "padded":
             return self._padded(input_ids, token_type_ids, sizes)
         found = []
-        ends = [0, *accumulate(sizes)]
-        for first, end in passes(sizes):
-            part = slice(ends[first], ends[end])
-            found.append(self.run_row(input_ids[part], token_type_ids[part], plan_row(sizes[first:end])))
+        for part, plan in self.plans(sizes):
+            found.append(self.run_row(input_ids[part], token_type_ids[part], plan, self.prompt))
         return torch.cat(found)
 
-    def run_row(self, input_ids: Tensor, token_type_ids: Tensor, plan: PackedRow) -> Tensor:
-        """Hidden states [T, H] of flat tokens [T] that lie in a packed row as `plan` says."""
+    def plans(self, sizes: list[int]) -> Iterator[tuple[slice, PackedRow]]:
+        """The packed rows, one for each pass, of sequences of these lengths, and which of the flat tokens are in each."""
+        count = 0 if self.prompt is None else len(self.prompt)
+        ends = [0, *accumulate(sizes)]
+        for first, end in passes([size + count for size in sizes]):
+            yield slice(ends[first], ends[end]), plan_row(sizes[first:end], virtual=[count])
+
+    def run_row(self, input_ids: Tensor, token_type_ids: Tensor, plan: PackedRow, virtual: Tensor | None = None) -> Tensor:
+        """Hidden states [T, H] of flat tokens [T] that lie in a packed row as `plan` says; `virtual` [V, E] are the embeddings
+        of its virtual tokens."""
         row = plan.to(input_ids.device, self.model.dtype)
-        types = {"token_type_ids": token_type_ids[row.source].unsqueeze(0)} if self.takes_types else {}
-        found = self.model(
-            input_ids=input_ids[row.source].unsqueeze(0),
-            position_ids=(row.positions + self.position_offset).unsqueeze(0),
-            row=row,
-            **types,
-        )
+        if virtual is None:
+            given = {"input_ids": input_ids[row.source].unsqueeze(0)}
+        else:
+            own = self.model.get_input_embeddings()(input_ids)
+            given = {"inputs_embeds": torch.cat([own, virtual.to(own.dtype)])[row.source].unsqueeze(0)}
+            token_type_ids = torch.cat([token_type_ids, token_type_ids.new_zeros(len(virtual))])
+        if self.takes_types:
+            given["token_type_ids"] = token_type_ids[row.source].unsqueeze(0)
+        found = self.model(position_ids=(row.positions + self.position_offset).unsqueeze(0), row=row, **given)
         hidden: Tensor = found.last_hidden_state[0]
         return hidden[row.restore]
 

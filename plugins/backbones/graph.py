@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from taskloom.core.anatomy import Graph, GraphInput
@@ -32,6 +33,8 @@ class DenseEncoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Hidden states [N, L, H] of N sequences padded to L; `attention_mask` [N, L] is 1 for tokens, 0 for padding."""
         model = self.encoder.model
+        if self.encoder.prompt is not None:
+            return self._prompted(self.encoder.prompt, input_ids, attention_mask, token_type_ids)
         more: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         if self.encoder.layout == "packed":
             # The mask that transformers would make depends on the attention function, and packed attention wants none.
@@ -41,6 +44,22 @@ class DenseEncoder(nn.Module):
         else:
             more["attention_mask"] = attention_mask
         hidden: Tensor = model(input_ids=input_ids, **more).last_hidden_state
+        return hidden
+
+    def _prompted(self, prompt: Tensor, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """With virtual tokens before each sequence, at position 0, which only the packed layout has."""
+        model, count = self.encoder.model, len(prompt)
+        own = model.get_input_embeddings()(input_ids)
+        more: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": pad(token_type_ids, (count, 0))}
+        mask = (1 - pad(attention_mask, (count, 0), value=1)) * MASKED
+        positions = pad(torch.arange(input_ids.shape[1], device=input_ids.device), (count, 0)) + self.encoder.position_offset
+        found = model(
+            inputs_embeds=torch.cat([prompt.to(own.dtype).expand(len(input_ids), -1, -1), own], dim=1),
+            attention_mask=mask[:, None, None, :].to(model.dtype),
+            position_ids=positions.unsqueeze(0),
+            **more,
+        )
+        hidden: Tensor = found.last_hidden_state[:, count:]
         return hidden
 
 

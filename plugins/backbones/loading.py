@@ -14,6 +14,7 @@ import torch
 
 from taskloom.core.artifact import BackboneInfo
 from taskloom.core.errors import ArtifactError, MissingDependencyError, NotFoundError, UnsupportedError
+from taskloom.plugins.backbones.packing import PREFIX
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
 from taskloom.plugins.backbones.shape import apply_shape, read_shape, read_shaped, save_shape
 from taskloom.plugins.backbones.tokenizer import TextTokenizer
@@ -133,9 +134,9 @@ def find_backbone(name: str) -> Path:
 
 def save_backbone(backbone: Backbone, folder: Path, model: Any = None, *, weights: bool = True) -> None:
     """Writes weights, configuration and tokenizer, from which `load_backbone(str(folder))` makes the same again; without
-    `weights` what `blank_backbone` needs. An adapter that PEFT put into the model is left out."""
+    `weights` what `blank_backbone` needs. An adapter that PEFT put into the model is left out, and so are virtual tokens."""
     saved = model if model is not None else backbone.model
-    adapted = any(name.endswith(".base_layer") for name, _ in saved.named_modules())
+    adapted = any(name.endswith((".base_layer", f".{PREFIX}")) for name, _ in saved.named_modules())
     with quiet_transformers():
         if weights:
             saved.save_pretrained(folder, state_dict=plain_weights(saved) if adapted else None)
@@ -147,12 +148,15 @@ def save_backbone(backbone: Backbone, folder: Path, model: Any = None, *, weight
 
 
 def plain_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The weights of a model by their own names, without those of an adapter that is in it."""
+    """The weights of a model by their own names, without those of an adapter or of virtual tokens that are in it."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     adapted = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    prefixes = tuple(f"{name}." for name, _ in model.named_modules() if name.endswith(f".{PREFIX}"))
     found: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
+        if name.startswith(prefixes):
+            continue
         layer = next((layer for layer in adapted if name.startswith(f"{layer}.")), None)
         rest = name.removeprefix(f"{layer}.")
         if layer is None:

@@ -15,9 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 ATTENTION_NAME = "taskloom_packed"
+PREFIX = "virtual_prefix"
+"""Name, in an attention module, of the module that says which learnt keys and values all tokens of a sequence see: its
+`at(start)` gives those [heads, n, d] of the sequences that lie from `start` on in the row, or None."""
 BLOCK = 64
 """Tokens in a block; sequences that are shorter share blocks."""
 FILLING = 4
@@ -42,7 +45,10 @@ class Span:
 @dataclass(frozen=True)
 class PackedRow:
     """Where every token lies. With flat tokens `x` [T], `x[source]` [R] is the row, and `row[restore]` is [T] again;
-    `positions` [R] counts from 0 in each sequence. Filling repeats token 0 and is dropped by `restore`."""
+    `positions` [R] counts from 0 in each sequence. Filling repeats a token and is dropped by `restore`.
+
+    In a row with virtual tokens `x` is [T + V]: behind the flat tokens are the virtual ones, once each. They have the position
+    0, the real ones the positions that they have without them, and `restore` drops them."""
 
     source: Tensor
     positions: Tensor
@@ -85,15 +91,35 @@ def passes(sizes: Sequence[int], limit: int = PASS_TOKENS) -> list[tuple[int, in
     return [*found, (first, len(sizes))] if sizes else []
 
 
-def plan_row(*groups: Sequence[int]) -> PackedRow:
-    """The row for sequences of these lengths (each at least 1). The sequences of a group lie side by side."""
+def plan_row(*groups: Sequence[int], virtual: Sequence[int] = ()) -> PackedRow:
+    """The row for sequences of these lengths (each at least 1). The sequences of a group lie side by side. `virtual` says, for
+    each group, how many virtual tokens of its own stand before each of its sequences; the tokens of all groups lie end to end
+    in the table of V."""
+    counts = virtual or [0] * len(groups)
     builder = _RowBuilder()
-    for lengths in groups:
+    for sizes, count in zip(groups, counts, strict=True):
+        lengths = [size + count for size in sizes]
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         blocks, rest = _fill_blocks([i for i in order if lengths[i] < BLOCK], lengths)
         singles = sorted([*rest, *(i for i in order if lengths[i] >= BLOCK)], key=lengths.__getitem__)
         builder.add(blocks, singles, lengths)
-    return builder.row()
+    row = builder.row()
+    return _with_virtual(row, groups, counts) if any(counts) else row
+
+
+def _with_virtual(row: PackedRow, groups: Sequence[Sequence[int]], counts: Sequence[int]) -> PackedRow:
+    """`row` is of sequences that their virtual tokens are part of; in what is returned these are in a table of their own."""
+    sizes = torch.tensor([size for group in groups for size in group])
+    before = torch.tensor([count for group, count in zip(groups, counts, strict=True) for _ in group])
+    tables = accumulate(counts, initial=0)
+    table = torch.tensor([first for group, first in zip(groups, tables, strict=False) for _ in group])
+    whole = sizes + before
+    owner = torch.repeat_interleave(torch.arange(len(whole)), whole)
+    place = torch.arange(len(owner)) - (whole.cumsum(0) - whole)[owner]
+    real = place >= before[owner]
+    index = torch.where(real, real.cumsum(0) - 1, sizes.sum() + table[owner] + place)
+    positions = (row.positions - before[owner][row.source]).clamp(min=0)
+    return dataclasses.replace(row, source=index[row.source], positions=positions, restore=row.restore[real])
 
 
 def _fill_blocks(ascending: list[int], lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
@@ -170,7 +196,7 @@ def _additive(mask: Tensor) -> Tensor:
 
 
 def packed_attention(  # the signature is transformers'
-    module: Any,  # noqa: ARG001
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -184,7 +210,9 @@ def packed_attention(  # the signature is transformers'
     """An attention function for `transformers.AttentionInterface`: [1, heads, R, d] each, to [1, R, heads, d]. The row
     comes down through the model's keyword arguments, so that calls in several threads keep apart. Without one, rows are padded
     [N, heads, L, d], and `attention_mask` [N, 1, 1, L] is added to the scores."""
+    prefix = getattr(module, PREFIX, None)
     if row is None:
+        key, value, attention_mask = _prefixed(prefix and prefix.at(0), key, value, attention_mask)
         out = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling)
         return out.transpose(1, 2), None
     found = []
@@ -193,6 +221,18 @@ def packed_attention(  # the signature is transformers'
         shape = (query.shape[1], span.count, span.length, query.shape[3])
         q, k, v = (x[0, :, span.start : end].view(shape).transpose(0, 1) for x in (query, key, value))
         mask = None if span.mask is None else span.mask.to(query.dtype)  # autocast may have changed the dtype on the way
+        k, v, mask = _prefixed(prefix and prefix.at(span.start), k, v, mask)
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
         found.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(found).unsqueeze(0), None
+
+
+def _prefixed(
+    pair: tuple[Tensor, Tensor] | None, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys and values [count, heads, L, d] with a pair of learnt ones [heads, n, d] before them, which no mask hides."""
+    if pair is None:
+        return key, value, mask
+    wide = (*key.shape[:2], -1, -1)
+    k, v = (torch.cat([own.to(x.dtype).expand(wide), x], dim=2) for own, x in zip(pair, (key, value), strict=True))
+    return k, v, None if mask is None else pad(mask, (pair[0].shape[1], 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,14 @@ from taskloom.plugins.backbones.loading import Backbone, blank_backbone, load_ba
 from taskloom.plugins.backbones.settings import Layout, LoraSettings, SavedEncoder
 from taskloom.plugins.backbones.tokenizer import TextTokenizer
 from taskloom.plugins.backbones.trunk import EncoderBranch, EncoderTrunk
+from taskloom.plugins.backbones.virtual_tokens import (
+    VirtualTokens,
+    read_virtual_tokens,
+    save_virtual_tokens,
+    take_virtual_tokens,
+    virtual_tokens,
+)
+from taskloom.plugins.backbones.vocabulary import WordPieces, keep_embeddings, without_pieces
 
 ADAPTER_FOLDER = "adapter"
 BACKBONE_FOLDER = "backbone"
@@ -87,7 +96,8 @@ class EncoderParts:
         layout: Layout | None = None,
     ) -> EncoderParts:
         """The encoder of an artifact. If `shared` wants its backbone, it is a branch of the one copy there. Else its adapter is
-        merged into a copy of its own: it costs nothing then, and saving such a model saves all of it."""
+        merged into a copy of its own: it costs nothing then, and saving such a model saves all of it. Virtual tokens, which
+        can't be merged, stay an adapter."""
         info = BackboneInfo(id=saved.backbone, digest=saved.backbone_digest, licence=saved.backbone_licence)
         kept = SavedEncoder(**{name: getattr(saved, name) for name in SavedEncoder.model_fields})
         if saved.form != "adapter":
@@ -100,10 +110,9 @@ class EncoderParts:
             else:
                 base = load_backbone(str(folder), dtype="auto", max_length=saved.max_length, auto_class=reader)
             base.info = info
-            if saved.has_adapter:
-                load_adapter(base, artifact.folder / ADAPTER_FOLDER)
-                kept = kept.model_copy(update={"has_adapter": False})
-            return cls._imported(base, kept, layout) if saved.form == "imported" else cls(base, TextEncoder(base, layout), kept)
+            if saved.form == "imported":
+                return cls._imported(base, kept, layout)
+            return cls._adapted(base, kept, layout, artifact.folder / ADAPTER_FOLDER if saved.has_adapter else None)
         folder_of_adapter = artifact.folder / ADAPTER_FOLDER if saved.has_adapter else None
         if layout is None and shared.wants(info.digest) and (folder_of_adapter is None or mixable_adapter(folder_of_adapter)):
             whole = shared.get(info.digest, lambda: load_backbone(saved.backbone, expect=info))
@@ -112,11 +121,19 @@ class EncoderParts:
                 own = Backbone(info, whole.model, whole.tokenizer.cut_at(saved.max_length))
                 return cls(own, trunk.grow(folder_of_adapter), kept)
         base = load_backbone(saved.backbone, max_length=saved.max_length, expect=info)
-        if folder_of_adapter is not None:
-            load_adapter(base, folder_of_adapter)
+        return cls._adapted(base, kept, layout, folder_of_adapter)
+
+    @classmethod
+    def _adapted(cls, base: Backbone, saved: SavedEncoder, layout: Layout | None, adapter: Path | None) -> EncoderParts:
+        virtual = None if adapter is None else read_virtual_tokens(adapter)
+        if adapter is not None and virtual is None:
+            load_adapter(base, adapter)
             # A merged backbone is no longer the named one: what is saved from now on must hold it.
-            kept = kept.model_copy(update={"form": "full", "has_adapter": False})
-        return cls(base, TextEncoder(base, layout), kept)
+            saved = saved.model_copy(update={"form": "full", "has_adapter": False})
+        encoder = TextEncoder(base, layout)
+        if virtual is not None:
+            take_virtual_tokens(encoder, virtual)
+        return cls(base, encoder, saved)
 
     @classmethod
     def _imported(cls, checkpoint: Backbone, saved: SavedEncoder, layout: Layout | None) -> EncoderParts:
@@ -132,6 +149,8 @@ class EncoderParts:
             raise UnsupportedError(WEIGHTS_APART)
         if self.adapted is not None:
             save_adapter(self.adapted, self.backbone, folder / ADAPTER_FOLDER)
+        elif virtual := virtual_tokens(self.encoder):
+            save_virtual_tokens(virtual, self.backbone.info.id, folder / ADAPTER_FOLDER)
         if self.saved.form != "adapter":
             save_backbone(self.backbone, folder / BACKBONE_FOLDER, self.whole)
 
@@ -142,6 +161,17 @@ class EncoderParts:
         if self.saved.form == "adapter":
             self.saved = self.saved.model_copy(update={"form": "full"})
 
+    def keep_pieces(self, pieces: Iterable[int]) -> list[int]:
+        """Takes other pieces than these and those that `WordPieces.needed` adds out of the vocabulary, from the tokenizer and
+        from the embeddings; returns the old ids of those that stay, of which the first is now 0. Raises `UnsupportedError` for
+        a tokenizer that is no WordPiece."""
+        kept = WordPieces.of(self.tokenizer).needed(pieces)
+        tokenizer = without_pieces(self.tokenizer, kept)
+        self.own_backbone()
+        keep_embeddings(self.backbone.model if self.whole is None else self.whole, kept)
+        self.backbone.tokenizer = tokenizer
+        return kept
+
     def keep_adapter(self, adapted: Any) -> None:
         """`adapted` is a PEFT model of the backbone; from now on its adapter is saved beside the backbone, not in it."""
         if self.whole is not None:
@@ -149,8 +179,26 @@ class EncoderParts:
                 "a model that was imported with its head is saved as one checkpoint, with no place for an adapter beside it; "
                 "set merge = true"
             )
+        if isinstance(self.encoder, TextEncoder) and virtual_tokens(self.encoder):
+            raise UnsupportedError(
+                "this model has virtual tokens beside its backbone, and there is place for one adapter only; set merge = true, "
+                "or start = 'backbone'"
+            )
         self.adapted = adapted
         self.saved = self.saved.model_copy(update={"has_adapter": True})
+
+    def keep_virtual_tokens(self, tokens: VirtualTokens) -> list[nn.Parameter]:
+        """The encoder reads each text with these, which are saved beside the backbone. Returns what can be trained of them."""
+        if isinstance(self.encoder, EncoderBranch):
+            raise UnsupportedError(SHARED)
+        if self.whole is not None:
+            raise UnsupportedError(
+                "a model that was imported with its head is saved as one checkpoint, with no place for virtual tokens beside "
+                "it; use lora with merge = true"
+            )
+        found = take_virtual_tokens(self.encoder, tokens)
+        self.saved = self.saved.model_copy(update={"has_adapter": True})
+        return found
 
     def restart(self) -> None:
         """Puts the backbone as it was pretrained, found by its name, in the place of this model's own."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from taskloom.core.errors import ArtifactError
 from taskloom.core.types import Frozen
+from taskloom.plugins.backbones.packing import PREFIX
 
 STRUCTURE_FILE = "structure.json"
 
@@ -60,6 +61,19 @@ _DISTILBERT = _Ports(
     first="ffn.lin1",
     second="ffn.lin2",
 )
+_VIT = _Ports(
+    stack="layers",
+    attention="attention",
+    inputs=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    output="attention.o_proj",
+    first="mlp.fc1",
+    second="mlp.fc2",
+)
+_PORTS = {
+    **dict.fromkeys(("bert", "ernie", "electra", "roberta", "xlm-roberta", "camembert"), _BERT),
+    "distilbert": _DISTILBERT,
+    **dict.fromkeys(("vit", "deit"), _VIT),
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,8 @@ class EncoderLayer:
 
     @property
     def head_size(self) -> int:
-        return int(self.attention.attention_head_size)  # type: ignore[arg-type]  # torch types attributes as modules
+        attention: Any = self.attention
+        return int(attention.head_dim if hasattr(attention, "head_dim") else attention.attention_head_size)
 
     @property
     def shape(self) -> LayerShape:
@@ -87,6 +102,8 @@ class EncoderLayer:
         for linear in self.inputs:
             keep_outputs(linear, rows)
         keep_inputs(self.output, rows)
+        if prefix := getattr(self.attention, PREFIX, None):
+            prefix.keep_heads(heads)
         for name, value in (("num_attention_heads", len(heads)), ("n_heads", len(heads)), ("all_head_size", len(rows))):
             if hasattr(self.attention, name):
                 setattr(self.attention, name, value)
@@ -145,9 +162,7 @@ def encoder_layers(model: Any, *, through_adapters: bool = False) -> list[Encode
 
 
 def _ports(base: Any) -> _Ports | None:
-    if base.config.model_type in {"bert", "ernie", "electra", "roberta", "xlm-roberta", "camembert"}:
-        return _BERT
-    return _DISTILBERT if base.config.model_type == "distilbert" else None
+    return _PORTS.get(base.config.model_type)
 
 
 def _configured(config: Any) -> LayerShape:
@@ -155,11 +170,17 @@ def _configured(config: Any) -> LayerShape:
     return LayerShape(heads=config.num_attention_heads, units=units)
 
 
+def is_plain(model: Any) -> bool:
+    """Whether the configuration says all of a model's shape."""
+    shapes = {layer.shape for layer in encoder_layers(model, through_adapters=True)}
+    return not shapes or shapes == {_configured(model.config)}
+
+
 def save_shape(model: Any, folder: Path) -> None:
     """Writes `structure.json` if the configuration can't say what the model's layers are, and removes one that is no longer
     true."""
     shapes = tuple(layer.shape for layer in encoder_layers(model, through_adapters=True))
-    if set(shapes) <= {_configured(model.config)}:
+    if is_plain(model):
         (folder / STRUCTURE_FILE).unlink(missing_ok=True)
     else:
         (folder / STRUCTURE_FILE).write_text(EncoderShape(layers=shapes).model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -1,8 +1,5 @@
-"""What can be taken out of a text encoder: layers, attention heads, units of the feed-forward parts.
-
-The vocabulary is left out: a tokenizer without a piece splits words anew, and transformers builds some tokenizers again from
-their class and vocabulary when it reads them, so that a rewritten one isn't sure to come back.
-"""
+"""What can be taken out of a text encoder: layers, attention heads, units of the feed-forward parts. Its vocabulary is no
+structure: see `vocabulary`."""
 
 from __future__ import annotations
 
@@ -52,7 +49,7 @@ class Layers(Structure):
         self.weights = sum(parameter.numel() for parameter in stack.parameters()) // len(stack)
 
     def gated(self, gate: Tensor) -> AbstractContextManager[None]:
-        return hooked([layer.register_forward_hook(_passing(gate, i)) for i, layer in enumerate(self._stack)])
+        return hooked([layer.register_forward_hook(passing(gate, i)) for i, layer in enumerate(self._stack)])
 
     def keep(self, parts: Sequence[int]) -> None:
         kept = checked_parts(self, parts)
@@ -120,7 +117,7 @@ def scaling(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, .
     return hook
 
 
-def _passing(gate: Tensor, part: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+def passing(gate: Tensor, part: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
     """A hook behind a layer that gives its output for a gate of 1, its input for a gate of 0."""
 
     def hook(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:

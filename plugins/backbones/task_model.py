@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import SavedEncoder
 from taskloom.plugins.backbones.structure import encoder_structures
 from taskloom.plugins.backbones.trunk import EncoderBranch
+from taskloom.plugins.backbones.virtual_tokens import VirtualTokens
 
 HEAD_FILE = "head.safetensors"
+READ_AT_ONCE = 256
 
 
 class EncoderModule(nn.Module):
@@ -77,6 +79,27 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
         """`EncoderParts.keep_adapter`."""
         self.parts.keep_adapter(adapted)
         self._note_parts()
+
+    def keep_pieces(self, pieces: Iterable[int]) -> list[int]:
+        """`EncoderParts.keep_pieces`."""
+        kept = self.parts.keep_pieces(pieces)
+        self._note_parts()
+        return kept
+
+    def pieces_read(self, inputs: Sequence[In]) -> Tensor:
+        """How often each piece of the vocabulary is read in inputs [V]."""
+        rows = self.parts.backbone.model.get_input_embeddings().num_embeddings
+        found = torch.zeros(rows, dtype=torch.long)
+        for start in range(0, len(inputs), READ_AT_ONCE):
+            ids = self.encode(inputs[start : start + READ_AT_ONCE])["input_ids"]
+            found += torch.bincount(ids, minlength=rows)
+        return found
+
+    def keep_virtual_tokens(self, tokens: VirtualTokens) -> list[nn.Parameter]:
+        """`EncoderParts.keep_virtual_tokens`."""
+        found = self.parts.keep_virtual_tokens(tokens)
+        self._note_parts()
+        return found
 
     def restart(self) -> None:
         """`EncoderParts.restart`; the head stays."""

@@ -66,6 +66,10 @@ class TextTokenizer:
         """The same tokenizer with another maximum, no longer than this one's."""
         return TextTokenizer(self.processor, min(max_length, self.max_length), self._type_vocab_size)
 
+    def replaced(self, processor: Any) -> TextTokenizer:
+        """Another tokenizer that cuts where this one does."""
+        return TextTokenizer(processor, self.max_length, self._type_vocab_size)
+
     def encode(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> EncodedTexts:
         """Raises `InvalidInputError` for a text that is no Unicode (lone surrogates)."""
         rows: list[Any] = list(texts)

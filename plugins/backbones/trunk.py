@@ -2,7 +2,7 @@
 
 The tokens of a branch lie side by side in the packed row, so each linear layer runs once over all of them, and then adds each
 branch's low-rank part to that branch's stretch (the idea of Punica, Chen et al. 2023, https://arxiv.org/abs/2310.18547, for
-rows of any lengths).
+rows of any lengths). Attention gives each branch's sequences the prefix of that branch; a prompt is part of the row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from taskloom.core.task import Batch, Branch, Trunk
 from taskloom.plugins.backbones.adapters import read_adapter
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.loading import Backbone
-from taskloom.plugins.backbones.packing import passes, plan_row
+from taskloom.plugins.backbones.packing import PREFIX, passes, plan_row
+from taskloom.plugins.backbones.virtual_tokens import PROMPT, VirtualTokens, checked_shape, prefixed_layers, read_virtual_tokens
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class AdaptedLinear(nn.Module):
 
     def __init__(self, base: nn.Linear, layout: _Layout) -> None:
         super().__init__()
-        self.base = base
+        self.base_layer = base
         self.layout = layout
         self.down = nn.ParameterDict()
         self.up = nn.ParameterDict()
@@ -58,7 +59,7 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[1, R, in] to [1, R, out]."""
-        found: Tensor = self.base(x)
+        found: Tensor = self.base_layer(x)
         for stretch in self.layout.stretches:
             if stretch.branch in self.down:
                 low = linear(x[0, stretch.start : stretch.end], self.down[stretch.branch])
@@ -66,23 +67,59 @@ class AdaptedLinear(nn.Module):
         return found
 
 
+class BranchedPrefix(nn.Module):
+    """The learnt keys and values of one layer, for any number of branches: what `packing.packed_attention` asks for."""
+
+    def __init__(self, layout: _Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.key = nn.ParameterDict()
+        self.value = nn.ParameterDict()
+
+    def grow(self, branch: str, key: Tensor, value: Tensor) -> None:
+        """[heads, n, d] each."""
+        self.key[branch] = nn.Parameter(key, requires_grad=False)
+        self.value[branch] = nn.Parameter(value, requires_grad=False)
+
+    def at(self, start: int) -> tuple[Tensor, Tensor] | None:
+        for stretch in self.layout.stretches:
+            if stretch.start <= start < stretch.end and stretch.branch in self.key:
+                return self.key[stretch.branch], self.value[stretch.branch]
+        return None
+
+
 class EncoderTrunk(nn.Module, Trunk):
     """An encoder that branches stand on. It changes the backbone's model in place: linear layers that an adapter touches
-    become `AdaptedLinear`. For inference only."""
+    become `AdaptedLinear`, and attention gets a `BranchedPrefix`. For inference only."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.encoder = TextEncoder(backbone, "packed")
         self._layout = _Layout()
         self._branches = 0
+        self.prompts = nn.ParameterDict()
 
     def grow(self, adapter: Path | None) -> EncoderBranch:
         """A new branch, with the adapter in a folder or, without one, with the backbone as it is."""
         branch = f"branch{self._branches}"
         self._branches += 1
-        for path, (down, up) in (read_adapter(adapter) if adapter is not None else {}).items():
-            self._adapted(path).grow(branch, down, up)
+        virtual = None if adapter is None else read_virtual_tokens(adapter)
+        if virtual is not None:
+            self._take(branch, virtual)
+        elif adapter is not None:
+            for path, (down, up) in read_adapter(adapter).items():
+                self._adapted(path).grow(branch, down, up)
         return EncoderBranch(self, Branch(self, branch))
+
+    def _take(self, branch: str, virtual: VirtualTokens) -> None:
+        checked_shape(self.encoder, virtual)
+        if virtual.method == "prompt":
+            self.prompts[branch] = nn.Parameter(virtual.weights[PROMPT], requires_grad=False)
+            return
+        for number, layer in enumerate(prefixed_layers(self.encoder)):
+            if not hasattr(layer.attention, PREFIX):
+                layer.attention.add_module(PREFIX, BranchedPrefix(self._layout))
+            getattr(layer.attention, PREFIX).grow(branch, *virtual.pair(number))
 
     def _adapted(self, path: str) -> AdaptedLinear:
         outer, _, last = path.rpartition(".")
@@ -100,15 +137,19 @@ class EncoderTrunk(nn.Module, Trunk):
         groups: list[list[int]] = [batch["lengths"].tolist() for _, batch in parts]
         if not any(groups):
             return [self.encoder(ids, types, batch["lengths"]) for _, batch in parts]
+        prompts = [self.prompts.get(name) for name, _ in parts]
+        counts = [0 if prompt is None else len(prompt) for prompt in prompts]
+        virtual = torch.cat([prompt for prompt in prompts if prompt is not None]) if any(counts) else None
         sizes = [size for group in groups for size in group]
+        whole = [size + count for group, count in zip(groups, counts, strict=True) for size in group]
         tokens, owned = [0, *accumulate(sizes)], list(pairwise(accumulate(map(len, groups), initial=0)))
         found = []
-        for first, end in passes(sizes):
-            plan = plan_row(*(sizes[max(first, low) : min(end, high)] for low, high in owned))
+        for first, end in passes(whole):
+            plan = plan_row(*(sizes[max(first, low) : min(end, high)] for low, high in owned), virtual=counts)
             stretches = tuple(Stretch(name, a, b) for (name, _), (a, b) in zip(parts, plan.stretches, strict=True) if b > a)
             part = slice(tokens[first], tokens[end])
             with self._running(stretches):
-                found.append(self.encoder.run_row(ids[part], types[part], plan))
+                found.append(self.encoder.run_row(ids[part], types[part], plan, virtual))
         return list(torch.split(torch.cat(found), [sum(group) for group in groups]))
 
     @contextmanager

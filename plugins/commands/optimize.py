@@ -69,6 +69,7 @@ def optimize(
     no more than the policy allows. What was interrupted goes on where it was when the same command is given again.
     """
     from taskloom.core.performance import QUICK, Effort
+    from taskloom.core.types import ModelRef
     from taskloom.plugins.commands.optimize_recipe import settled_recipe
     from taskloom.plugins.optimizing import optimize_model
 
@@ -104,6 +105,7 @@ def optimize(
         show_progress=show,
         on_event=partial(say_optimizing, show_progress=show),
         record=_recorder(cli, asked, name),
+        limits=cli.settings.gate.limits(name or ModelRef.parse(asked.model).name),
     )
     _tell(cli, artifact, as_json=as_json)
 

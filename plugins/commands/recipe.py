@@ -27,7 +27,8 @@ Files = Annotated[tuple[Path, ...], BeforeValidator(_listed)]
 class RecipeData(Frozen):
     """Data files, relative to the recipe. Without `validation`, the task holds a part of `train` out."""
 
-    train: Files = Field(min_length=1)
+    train: Files = ()
+    """Empty for a model that is taken as it is: its `[config]` says `pretrained = true`."""
     evaluation: Files = Field(min_length=1)
     """Never trained on: the report is made from it."""
     validation: Files = ()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from taskloom.core.comparison import Comparison
+from taskloom.core.comparison import Change, Comparison
 from taskloom.core.figures_told import sizes_and_speeds
 from taskloom.core.task import EvaluationResult, TaskPlugin
 
@@ -51,7 +51,30 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         speed.add_column(name, justify="right")
     for pair in sizes_and_speeds(comparison):
         speed.add_row(*pair.told())
-    return [quality, speed]
+    return [quality, speed, *(robustness_tables(comparison) if comparison.robustness else [])]
+
+
+def robustness_tables(comparison: Comparison) -> list[Table]:
+    """In the style of CheckList: how often answers change, and the metric on changed rows. Both fit eighty columns."""
+    names = ("parent", "this", "change", "95% interval")
+    title = "answers that change; INV: none should, rate: nobody knows how many should"
+    answers = Table("change to the input", "test", "rows", title=title, title_justify="left")
+    metric = Table("change to the input", title=f"{comparison.primary} on changed rows", title_justify="left")
+    for name in names:
+        answers.add_column(name, justify="right")
+        metric.add_column(name, justify="right")
+    for row in comparison.robustness:
+        if row.answers is not None:
+            answers.add_row(row.name, "INV" if row.keeps_answer else "rate", str(row.rows), *_told(row.answers, ".1%"))
+        if row.changed is not None:
+            metric.add_row(row.name, *_told(row.changed, ".4f"))
+    return [answers, metric]
+
+
+def _told(change: Change, form: str) -> tuple[str, str, str, str]:
+    known = change.low is not None and change.high is not None
+    interval = f"{change.low:+{form}} to {change.high:+{form}}" if known else ""
+    return f"{change.parent:{form}}", f"{change.candidate:{form}}", f"{change.difference:+{form}}", interval
 
 
 def front_table(found: SearchResult) -> Table:

@@ -62,6 +62,7 @@ def train(
 
     A training that was interrupted goes on from its last checkpoint when the same command is given again.
     """
+    from taskloom.core.errors import ConfigError
     from taskloom.core.publishing import read_report
     from taskloom.plugins.commands.recipe import load_recipe, need_files, train_configs
 
@@ -70,6 +71,8 @@ def train(
     asked = asked.model_copy(update={"data": asked.data.model_copy(update=files), **({"name": name} if name else {})})
     task = cli.registry.tasks.get(asked.task)
     configs = train_configs(task.TrainConfig, asked, changes, seed)
+    if not asked.data.train and not all(getattr(config, "pretrained", False) for config in configs):
+        raise ConfigError(f"recipe {recipe} names no rows to train on; set data.train, or give a file with --data")
     need_files(asked)
     command = _command(recipe, changes, name, seed)
     show = sys.stderr.isatty() if progress is None else progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,16 @@ from taskloom.core.runtime import ExecutionPlan, RuntimeConfig
 from taskloom.core.task import Batch, Outputs, TaskModel
 from taskloom.plugins.runtimes.machine import usable_cores
 
-Engine = Callable[[Mapping[str, Any]], Sequence[Any]]
-"""One pass: numpy arrays by name in, numpy arrays in the order of the graph's outputs out."""
+Pass = Callable[[Mapping[str, Any]], Sequence[Any]]
+"""Numpy arrays by name in, numpy arrays in the order of the graph's outputs out."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A graph that can be run. `quantized` says whether layers of it compute in int8."""
+
+    run: Pass
+    quantized: bool
 
 
 class GraphExecutor:
@@ -26,9 +35,9 @@ class GraphExecutor:
     def __init__(self, model: TaskModel[Any, Any, Any], graph: Graph, engine: Engine, plan: ExecutionPlan) -> None:
         import torch
 
-        self.plan = plan
+        self.plan = effective(plan, engine)
         self._graph = graph
-        self._engine: Engine | None = engine
+        self._run: Pass | None = engine.run
         torch.set_num_threads(plan.threads)
         model.module.eval()
         for weights in model.module.parameters():
@@ -40,16 +49,25 @@ class GraphExecutor:
 
         from taskloom.plugins._shared.graph_export import arrays
 
-        assert self._engine is not None, "closed"
+        assert self._run is not None, "closed"
         with torch.inference_mode():
             found = [
-                dict(zip(self._graph.outputs, (torch.from_numpy(array) for array in self._engine(arrays(feed))), strict=True))
+                dict(zip(self._graph.outputs, (torch.from_numpy(array) for array in self._run(arrays(feed))), strict=True))
                 for feed in self._graph.feeds(batch)
             ]
             return self._graph.results(found, batch)
 
     def close(self) -> None:
-        self._engine = None
+        self._run = None
+
+
+def effective(plan: ExecutionPlan, engine: Engine) -> ExecutionPlan:
+    """The plan with the precision that the engine computes in: int8 where layers of its graph are quantized, whatever the
+    others do."""
+    if not engine.quantized:
+        return plan
+    reason = f"int8 where the graph is quantized, {plan.precision} elsewhere"
+    return plan.model_copy(update={"precision": "int8", "reasons": (*plan.reasons, reason)})
 
 
 def graph_of(model: TaskModel[Any, Any, Any], runtime: str) -> Graph:

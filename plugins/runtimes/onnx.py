@@ -16,6 +16,10 @@ from taskloom.plugins.runtimes.machine import usable_cores
 from taskloom.plugins.runtimes.torch import REPLICA_ENVIRONMENT
 
 ERRORS_ONLY = 3
+INTEGER_OPERATORS = ("MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "QuantizeLinear", "DynamicQuantizeLinear")
+"""Of https://onnx.ai/onnx/operators; a graph that has one of them computes in int8 there."""
+OP_TYPE = 0x22
+"""The tag of `NodeProto.op_type`: field 4, with a length before the text."""
 
 
 class OnnxRuntime(RuntimePlugin):
@@ -62,7 +66,8 @@ def _engine(path: Path, threads: int) -> Engine:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         # From memory: a file could name others beside it, which nothing vouches for.
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        graph = path.read_bytes()
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as exc:
         raise ArtifactError(f"ONNX Runtime can't read {path.name}: {str(exc).splitlines()[0]}") from exc
 
@@ -70,4 +75,10 @@ def _engine(path: Path, threads: int) -> Engine:
         found: Sequence[Any] = session.run(None, dict(feed))
         return found
 
-    return run
+    return Engine(run, quantized=_is_quantized(graph))
+
+
+def _is_quantized(graph: bytes) -> bool:
+    """By the names of its operators, as they stand in the file: a session doesn't tell them, and reading the file as a graph
+    would take the package `onnx`."""
+    return any(bytes((OP_TYPE, len(name))) + name.encode() in graph for name in INTEGER_OPERATORS)

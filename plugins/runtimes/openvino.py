@@ -73,7 +73,8 @@ def _engine(paths: Sequence[Path], plan: ExecutionPlan) -> Engine:
     }
     core = import_openvino().Core()
     try:
-        compiled = core.compile_model(core.read_model(*paths), "CPU", options)
+        model = core.read_model(*paths)
+        compiled = core.compile_model(model, "CPU", options)
     except RuntimeError as exc:
         raise ArtifactError(f"OpenVINO can't read {paths[0].name}: {str(exc).strip().splitlines()[-1]}") from exc
     request = compiled.create_infer_request()
@@ -82,4 +83,4 @@ def _engine(paths: Sequence[Path], plan: ExecutionPlan) -> Engine:
         found = request.infer(dict(feed))
         return [found[place].copy() for place in range(len(compiled.outputs))]
 
-    return run
+    return Engine(run, quantized=any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()))

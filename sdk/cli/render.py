@@ -37,6 +37,8 @@ EXCERPT_CHARACTERS = 70
 """As much of a context is shown on each side of an answer."""
 SHORT_CELLS = 60
 """Inputs up to this width stand beside their answers."""
+NUMBERS = 6
+"""So many numbers are shown of a vector."""
 LINE_CELLS = 100
 """Longer lines of text are hard to read."""
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
@@ -89,18 +91,27 @@ def indented(shown: RenderableType, cells: int) -> RenderableType:
 
 
 def output_lines(output: Mapping[str, Any]) -> list[str]:
-    """Any output: a list of objects is one line each, anything else `name: value`.
+    """Any output: a list of objects is one line each, a vector its first numbers, anything else `name: value`.
 
     >>> output_lines({"labels": [{"score": 0.98321, "label": "lost_card"}], "truncated": False})
     ['lost_card 0.983']
+    >>> output_lines({"vector": [0.6, -0.64, 0.48]})
+    ['vector: 0.600 -0.640 0.480']
     """
     lines: list[str] = []
     for name, value in output.items():
         if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
             lines.extend(" ".join(_short(part) for part in _words_first(item.values())) for item in value)
+        elif _is_vector(value):
+            shown = " ".join(f"{number:.3f}" for number in value[:NUMBERS])
+            lines.append(f"{name}: {shown}" + (f" {_CUT} ({len(value):,} numbers)" if len(value) > NUMBERS else ""))
         elif value not in (None, False, [], ()):
             lines.append(f"{name}: {_short(value)}")
     return lines
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, float) for item in value)
 
 
 def plain(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,22 @@ WORDS = ["where", "is", "my", "card", "lost", "order", "refund", "hello", "the",
 CHINESE = list("我的银行卡在哪里请帮你好")
 
 
-def make_checkpoint(folder: Path, kind: str = "bert", *, head: list[str] | None = None, seed: int = 0, **options: Any) -> Path:
+def make_checkpoint(
+    folder: Path,
+    kind: str = "bert",
+    *,
+    head: list[str] | None = None,
+    seed: int = 0,
+    pieces: Sequence[str] = (),
+    **options: Any,
+) -> Path:
     """A two-layer model of a kind and its tokenizer, as `save_pretrained` writes them; with `head`, a classifier of these
-    labels."""
+    labels. `pieces` are in its vocabulary beside the usual ones."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *CHINESE, *"abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *CHINESE, *"abcdefghijklmnopqrstuvwxyz", *pieces]
     fast = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     fast.normalizer = normalizers.BertNormalizer(lowercase=True)
     fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

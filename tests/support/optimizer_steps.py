@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taskloom.core.artifact import Artifact, Manifest
+from taskloom.core.artifact import Artifact, DataInfo, Manifest
 from taskloom.core.loader import load_registry
 from taskloom.core.optimizing import Optimizing, StepRequest
 from taskloom.core.predictor import Predictor, load_predictor
@@ -23,35 +23,37 @@ def registry() -> Any:
     return load_registry()
 
 
-def published(task: str, model: Any, folder: Path) -> Artifact:
+def published(task: str, model: Any, folder: Path, name: str = "small", data: Sequence[DataInfo] = ()) -> Artifact:
     """A model as an artifact that can be loaded."""
     store = ModelStore([folder])
-    with store.draft("small") as draft:
+    with store.draft(name) as draft:
         config = write_model(draft, model, {})
         manifest = Manifest(
-            model="small",
+            model=name,
             version="draft",
             task=task,
             created="2026-01-01T00:00:00Z",
             backbone=model.backbone,
             config=config,
             labels=model.labels,
+            data=tuple(data),
         )
         return store.publish(draft, manifest, (), reason="test")
 
 
 class Steps:
-    """Runs chains on one parent."""
+    """Runs chains on one parent; steps find other models in the store that it is in."""
 
     def __init__(self, parent: Artifact, rows: Sequence[Example[Any]], folder: Path, held: Sequence[Example[Any]] = ()) -> None:
         self.registry = registry()
+        self.store = ModelStore([parent.folder.parent.parent])
         self.parent = parent
         self.folder = folder
         self.rows = rows
         self.held = held
 
     def optimizing(self, on_event: Callable[[Mapping[str, Any]], None] = lambda _: None) -> Optimizing:
-        run = TrainRun(self.folder, True, False, on_event)
+        run = TrainRun(self.folder, show_progress=False, on_event=on_event)
         return Optimizing(
             self.registry,
             self.parent,
@@ -60,6 +62,7 @@ class Steps:
             identity=["rows"],
             run=run,
             runtime=FP32,
+            resolve=self.store.resolve,
         )
 
     def run(self, name: str, **config: Any) -> Any:

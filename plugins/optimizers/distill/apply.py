@@ -1,69 +1,122 @@
-"""Distillation: make the student, ask the teacher, train, and say what was done."""
+"""Distillation: make the student, ask the teachers, train, and say what was done."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from taskloom.core.anatomy import SoftTarget
 from taskloom.core.errors import UnsupportedError
 from taskloom.core.optimizer import OptimizeContext, Optimized
-from taskloom.core.task import SharedParts, TaskModel
+from taskloom.core.task import TaskModel
 from taskloom.plugins._shared.training import pick_device, seed_everything
 from taskloom.plugins._shared.tuning import tune, tuning_fingerprint
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
 from taskloom.plugins.optimizers.distill.config import DistillConfig
 from taskloom.plugins.optimizers.distill.learner import Learner, Weights
+from taskloom.plugins.optimizers.distill.lessons import has_target, lessons, read_lesson
+from taskloom.plugins.optimizers.distill.panel import Panel, averaged, check_labels, fits, named_model, panel_of
+from taskloom.plugins.optimizers.distill.sequence import distill_writer
 from taskloom.plugins.optimizers.distill.student import keep_layers, matched_layers, parameters
-from taskloom.plugins.optimizers.distill.teacher import Teacher
-from taskloom.plugins.optimizers.distill.watching import HIDDEN, RELATION, Views, Watched, projections, watchable_layers
+from taskloom.plugins.optimizers.distill.teacher import Reading, Teacher, reading_of, run_watched
+from taskloom.plugins.optimizers.distill.watching import HIDDEN, RELATION, TARGET, Views, Watched, projections, watchable_layers
 
 CHECKED_ROWS = 32
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """A student and its teacher, watched at the places that are compared."""
+class _Watching:
+    """A student and its teachers, watched at the places that are compared."""
 
     student: Watched
-    teacher: Watched
+    teachers: tuple[Watched, ...]
     weights: Weights
 
 
 def distill(model: TaskModel[Any, Any, Any], config: DistillConfig, context: OptimizeContext) -> Optimized:
-    """`model`, with the layers that it keeps, trained to answer as `context.parent` does."""
+    """The student (`model`, or the one that the settings name), with the layers that it keeps, trained to answer as its
+    teachers do."""
     seed_everything(config.seed)
-    teacher = context.task.load(context.parent, SharedParts())
+    panel = panel_of(config, context)
+    facts: dict[str, Any] = {"teachers": dict(zip(panel.names, panel.digests, strict=True))}
+    if config.student:
+        named = context.resolve(config.student)
+        model = named_model(named, context, "student")
+        facts["student"] = {named.name: named.digest}
+    check_labels(model, panel)
+    if model.streams:
+        return distill_writer(model, panel, config, context, facts)
+    if config.decoder_layers is not None:
+        raise UnsupportedError("distill: `decoder_layers` is for models that write their answers; this one has no decoder")
     if isinstance(model, EncoderTaskModel):
         model.own_backbone()
         model.parts.backbone.model.requires_grad_(True)  # merging an adapter leaves the layers frozen
     kept = keep_layers(model, config)
-    teacher.module.to(pick_device(config.device)).requires_grad_(False)
-    pair = watched_pair(model, teacher, config)
-    asked = Teacher(pair.teacher, model, context.train)
-    fingerprint = tuning_fingerprint(model, context, config)
+    for teacher in panel.models:
+        teacher.module.to(pick_device(config.device)).requires_grad_(False)
+    taught = dataclasses.replace(context, train=lessons(context.task, context.train, config, _mask_token(model, panel)))
+    reading = reading_of(model, panel, context.train, some_untold=len(taught.train) > len(context.train))
+    watching = watched_places(model, panel, reading, config)
+    compared = compared_targets(watching, panel, reading, context)
+    asked = Teacher(watching.teachers, reading, taught.train, _together(panel, compared, config))
+    fingerprint = " ".join([tuning_fingerprint(model, taught, config), *panel.digests])
     told = asked.keep_answers(context.run.work_folder / "answers", fingerprint, config.cache_gb * 1e9)
-    learner = Learner(pair.student, asked, config, pair.weights)
+    learner = Learner(watching.student, asked, config, watching.weights)
     if kept:
         check_reached(learner, context)
-    result = tune(learner, model, context, config, fingerprint=fingerprint)
-    facts = {
-        **result.facts,
-        **told,
-        "kept_layers": kept,
-        "parameters": parameters(model.module),
-        "teacher_parameters": parameters(teacher.module),
-        "hidden_weight": pair.weights.hidden,
-        "history": [dict(row) for row in result.history],
+    result = tune(learner, model, taught, config, fingerprint=fingerprint)
+    return Optimized(
+        model,
+        {
+            **result.facts,
+            **told,
+            **facts,
+            "compared": sorted(compared),
+            "rows_without_target": sum(not has_target(row) for row in taught.train),
+            "kept_layers": kept,
+            "parameters": parameters(model.module),
+            "teacher_parameters": sum(parameters(teacher.module) for teacher in panel.models),
+            "hidden_weight": watching.weights.hidden,
+            "history": [dict(row) for row in result.history],
+        },
+    )
+
+
+def _mask_token(student: TaskModel[Any, Any, Any], panel: Panel) -> str | None:
+    """The token that means an unknown word to all of them; None if there is none such."""
+    found = {
+        getattr(model.parts.tokenizer.processor, "mask_token", None) if isinstance(model, EncoderTaskModel) else None
+        for model in (student, *panel.models)
     }
-    return Optimized(model, facts)
+    return found.pop() if len(found) == 1 else None
 
 
-def watched_pair(student: TaskModel[Any, Any, Any], teacher: TaskModel[Any, Any, Any], config: DistillConfig) -> _Pair:
-    """Raises `UnsupportedError` where states or relations are asked for and the two models have none that can be compared."""
+def watched_places(student: TaskModel[Any, Any, Any], panel: Panel, reading: Reading, config: DistillConfig) -> _Watching:
+    """Raises `UnsupportedError` where states or relations are asked for and there are none that can be compared."""
+    alone = len(panel.models) == 1 and all(reading.alike)
+    if not alone and (config.hidden_weight or config.relation_weight):
+        raise UnsupportedError(
+            "distill: hidden_weight and relation_weight compare a student with one teacher that reads the same tokens; with "
+            "several teachers, or one with another tokenizer, leave them open"
+        )
+    pairs, hidden = (_pairs(student, panel.models[0], config)) if alone else ({}, 0.0)
+    weights = Weights(config.alpha, 1 - config.alpha, hidden, config.relation_weight)
+    if not pairs:
+        return _Watching(Watched(student, None), tuple(Watched(model, None) for model in panel.models), weights)
+    own, others = (Views({name: pair[side] for name, pair in pairs.items()}) for side in (0, 1))
+    return _Watching(Watched(student, own), (Watched(panel.models[0], others),), weights)
+
+
+def _pairs(
+    student: TaskModel[Any, Any, Any], teacher: TaskModel[Any, Any, Any], config: DistillConfig
+) -> tuple[dict[str, tuple[nn.Module, nn.Module]], float]:
+    """Modules of both whose outputs are compared, by name; and what states weigh."""
     own, others = watchable_layers(student), watchable_layers(teacher)
     same_width = bool(own and others) and _encoder(student).hidden_size == _encoder(teacher).hidden_size
     if config.hidden_weight and not same_width:
@@ -84,17 +137,56 @@ def watched_pair(student: TaskModel[Any, Any, Any], teacher: TaskModel[Any, Any,
                 "encoder, or one whose layer has other parts, has none. Leave it at 0"
             )
         pairs |= {f"{RELATION}/{name}": (ends[0][name], ends[1][name]) for name in ends[0]}
-    weights = Weights(config.alpha, 1 - config.alpha, hidden, config.relation_weight)
-    if not pairs:
-        return _Pair(Watched(student, None), Watched(teacher, None), weights)
-    views = [Views({name: pair[side] for name, pair in pairs.items()}) for side in (0, 1)]
-    return _Pair(Watched(student, views[0]), Watched(teacher, views[1]), weights)
+    return pairs, hidden
 
 
 def _encoder(model: TaskModel[Any, Any, Any]) -> TextEncoder:
     assert isinstance(model, EncoderTaskModel)
     assert isinstance(model.parts.encoder, TextEncoder)
     return model.parts.encoder
+
+
+def compared_targets(watching: _Watching, panel: Panel, reading: Reading, context: OptimizeContext) -> frozenset[str]:
+    """Which of the student's soft targets its teachers have as well, seen on some rows. Vectors of another model than the
+    chain's parent, or of several, lie in spaces of their own and are left out. Raises `UnsupportedError` if not even the first
+    of the targets, the answer itself, can be compared."""
+    rows = context.train[:CHECKED_ROWS]
+    with torch.random.fork_rng():
+        batch = read_lesson(watching.student.model, rows)
+        own = _targets(run_watched(watching.student, batch))
+        others = [
+            _targets(run_watched(watched, batch if alike else read_lesson(watched.model, rows)))
+            for watched, alike in zip(watching.teachers, reading.alike, strict=True)
+        ]
+    found = set()
+    for i, (name, target) in enumerate(own.items()):
+        reasons = [fits(target, other[name]) if name in other else "it has no such answer" for other in others]
+        if i == 0 and any(reasons):
+            who, why = next((n, reason) for n, reason in zip(panel.names, reasons, strict=True) if reason)
+            raise UnsupportedError(
+                f"distill: what {who} and the student answer can't be compared: {why}. A teacher must have its student's "
+                "labels and, where each token or word has an answer, its tokenizer"
+            )
+        if not any(reasons) and not (target.kind == "vectors" and panel.foreign):
+            found.add(name)
+    return frozenset(found)
+
+
+def _targets(seen: Mapping[str, SoftTarget]) -> dict[str, SoftTarget]:
+    return {name: target for name, target in seen.items() if name.startswith(TARGET)}
+
+
+def _together(panel: Panel, compared: frozenset[str], config: DistillConfig) -> Any:
+    """What the teachers say as one, of what is compared; states and relations are those of the only one."""
+
+    def together(said: Sequence[Mapping[str, SoftTarget]]) -> dict[str, SoftTarget]:
+        return {
+            name: averaged([other[name] for other in said], panel.weights, config.temperature)
+            for name in said[0]
+            if name in compared or not name.startswith(TARGET)
+        }
+
+    return together
 
 
 def check_reached(learner: Learner, context: OptimizeContext) -> None:

@@ -11,6 +11,9 @@ from taskloom.core.errors import UnsupportedError
 from taskloom.core.task import TaskModel
 from taskloom.plugins.optimizers.distill.config import DistillConfig
 
+DECODER = "decoder."
+"""How the names of a decoder's stacks begin."""
+
 
 def evenly_spaced(size: int, count: int) -> list[int]:
     """So many of 0 to `size` - 1, the first and the last among them; of one, the last.
@@ -27,7 +30,7 @@ def evenly_spaced(size: int, count: int) -> list[int]:
 
 def keep_layers(model: TaskModel[Any, Any, Any], config: DistillConfig) -> dict[str, list[int]]:
     """Takes the other layers out; returns which ones stay, by the names of their stacks."""
-    if config.layers is None and not config.keep:
+    if config.layers is None and config.decoder_layers is None and not config.keep:
         return {}
     stacks = [structure for structure in model.structures() if structure.kind == "layers"]
     if not stacks:
@@ -37,13 +40,16 @@ def keep_layers(model: TaskModel[Any, Any, Any], config: DistillConfig) -> dict[
         )
     chosen = {stack.name: _chosen(stack, stacks, config) for stack in stacks}
     for stack in stacks:
-        stack.keep(chosen[stack.name])
+        if len(chosen[stack.name]) < stack.size:
+            stack.keep(chosen[stack.name])
     return chosen
 
 
 def _chosen(stack: Structure, stacks: list[Structure], config: DistillConfig) -> list[int]:
-    if config.layers is not None:
-        return evenly_spaced(stack.size, config.layers)
+    if not config.keep:
+        decodes = stack.name.startswith(DECODER) and config.decoder_layers is not None
+        count = config.decoder_layers if decodes else config.layers
+        return evenly_spaced(stack.size, stack.size if count is None else count)
     if len(stacks) > 1:
         raise UnsupportedError(
             f"distill: `keep` names layers of one stack, and there are {len(stacks)} ({', '.join(s.name for s in stacks)}); "

@@ -1,53 +1,88 @@
-"""The teacher: what it says to the rows of a batch, from disk where that can be right, else by running on the batch."""
+"""The teachers: what they say to the rows of a batch, from disk where that can be right, else by running on the batch."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from taskloom.core.anatomy import SoftTarget
 from taskloom.core.errors import UnsupportedError
 from taskloom.core.task import Batch, Example, TaskModel
 from taskloom.plugins._shared.tuning import on_device
 from taskloom.plugins.optimizers.distill.answers import AnswerFile, Rows
+from taskloom.plugins.optimizers.distill.lessons import read_lesson
+from taskloom.plugins.optimizers.distill.panel import Panel
 from taskloom.plugins.optimizers.distill.watching import TARGET, Watched
 
 log = logging.getLogger(__name__)
+
+SayTogether = Callable[[Sequence[Mapping[str, SoftTarget]]], dict[str, SoftTarget]]
+"""What several teachers say to the same rows, as one; only what the student is to imitate."""
 
 COMPARED_ROWS = 64
 """Rows on which it is seen whether two models read alike, and whether one always reads alike."""
 ASKED_AT_ONCE = 32
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a student and its teachers read the same rows. `repeatable`: the student always reads a row alike. `alike`: which
+    teachers make the same batch of the same rows, with the same random numbers."""
+
+    repeatable: bool
+    alike: tuple[bool, ...]
+
+
+def reading_of(student: TaskModel[Any, Any, Any], panel: Panel, rows: Sequence[Example[Any]], *, some_untold: bool) -> Reading:
+    """Seen on some of the `rows`, which have targets. Raises `UnsupportedError` where teachers can't be asked about what the
+    student reads, and, with `some_untold`, where rows without targets would be read in another way than these."""
+    some = rows[:: max(1, len(rows) // COMPARED_ROWS)]
+    found = Reading(not draws(student, some), tuple(reads_alike(student, model, some) for model in panel.models))
+    if not found.repeatable and not all(found.alike):
+        raise UnsupportedError(
+            "distill: the student reads its inputs otherwise than its teacher, and draws what it reads at random: what the "
+            "teacher says belongs to other tokens. Distil first, and prune the vocabulary afterwards"
+        )
+    if some_untold and not (found.repeatable and _reads_untold_alike(student, some)):
+        raise UnsupportedError(
+            "distill: a model of this task reads a row with its target in another way than an input alone, so that inputs "
+            "without targets can't be learnt beside rows that have one; leave `unlabelled` and `augment` open"
+        )
+    return found
+
+
+def _reads_untold_alike(model: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]]) -> bool:
+    told, untold = model.collate(rows), model.encode([row.input for row in rows])
+    return same_batch({name: told.get(name) for name in untold}, untold)
+
+
 class Teacher:
-    """Answers for a student. `rows` are all that it may be asked about; they are known by identity.
+    """What the teachers say to a student, together. `rows` are all that they may be asked about; they are known by identity.
 
     If the student always reads a row alike, answers are kept on disk by row, as long as they take at most `cache_bytes`. A
     student that draws at random what it reads (a window of a long text) gets answers to the very batch that it has drawn.
     """
 
-    def __init__(self, watched: Watched, student: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]]) -> None:
+    def __init__(
+        self, watched: Sequence[Watched], reading: Reading, rows: Sequence[Example[Any]], say_together: SayTogether
+    ) -> None:
         self.watched = watched
         self.rows = rows
         self._places = {id(row): i for i, row in enumerate(rows)}
         self._answers: AnswerFile | None = None
-        some = rows[:: max(1, len(rows) // COMPARED_ROWS)]
-        self.repeatable = not draws(student, some)
-        self._same_batch = reads_alike(student, watched.model, some)
-        if not self.repeatable and not self._same_batch:
-            raise UnsupportedError(
-                "distill: the student reads its inputs otherwise than its teacher, and draws what it reads at random: what the "
-                "teacher says belongs to other tokens. Distil first, and prune the vocabulary afterwards"
-            )
+        self._reading = reading
+        self._say_together = say_together
 
     def keep_answers(self, folder: Path, fingerprint: str, cache_bytes: float) -> dict[str, Any]:
         """Writes the answers to all rows, if they can be kept; returns what was done, for the facts."""
-        if not self.repeatable:
+        if not self._reading.repeatable:
             return {"answers": "asked in each step: rows are read at random places"}
         first = self._asked(range(min(ASKED_AT_ONCE, len(self.rows))))
         if first is None:
@@ -62,21 +97,17 @@ class Teacher:
         return {"answers": "kept on disk", "answers_bytes": int(size)}
 
     def say(self, examples: Sequence[Example[Any]], batch: Batch) -> dict[str, Tensor]:
-        """What the teacher says to `batch`, which the student made of `examples`; by the names of `watching`."""
+        """What the teachers say to `batch`, which the student made of `examples`; by the names of `watching`."""
         if self._answers is not None:
             return {name: values for name, (values, _) in self._answers.of([self._places[id(x)] for x in examples]).items()}
-        return {
-            name: target.values for name, target in self._run(batch if self._same_batch else self._collated(examples)).items()
-        }
+        return {name: target.values for name, target in self._seen(examples, batch).items()}
 
-    def _collated(self, examples: Sequence[Example[Any]]) -> Batch:
-        return self.watched.model.collate(examples)
-
-    def _run(self, batch: Batch) -> dict[str, Any]:
-        module = self.watched.model.module.eval()
-        device = next(module.parameters()).device
-        with torch.no_grad():
-            return self.watched.see(on_device(batch, device))
+    def _seen(self, examples: Sequence[Example[Any]], batch: Batch | None) -> dict[str, SoftTarget]:
+        said = []
+        for watched, alike in zip(self.watched, self._reading.alike, strict=True):
+            mine = batch if alike and batch is not None else read_lesson(watched.model, examples)
+            said.append(run_watched(watched, mine))
+        return self._say_together(said)
 
     def _asked_in_parts(self, numbers: Sequence[int]) -> Rows:
         parts: list[Rows] = []
@@ -89,9 +120,10 @@ class Teacher:
     def _asked(self, numbers: Sequence[int]) -> Rows | None:
         """Answers to some rows with what belongs to each; None if that can't be told."""
         examples = [self.rows[i] for i in numbers]
-        seen = self._run(self._collated(examples))
+        seen = self._seen(examples, None)
         states = any(not name.startswith(TARGET) for name in seen)
-        tokens = torch.tensor([int(self._collated([row])["lengths"].sum()) for row in examples]) if states else None
+        reader = self.watched[0].model
+        tokens = torch.tensor([int(read_lesson(reader, [row])["lengths"].sum()) for row in examples]) if states else None
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for name, target in seen.items():
             sizes = target.sizes if target.sizes is not None else torch.ones(len(examples), dtype=torch.long)
@@ -101,6 +133,14 @@ class Teacher:
                 return None
             found[name] = (target.values.cpu(), sizes.cpu())
         return found
+
+
+def run_watched(watched: Watched, batch: Batch) -> dict[str, SoftTarget]:
+    """What is seen of a model, which is not trained by it."""
+    module = watched.model.module.eval()
+    device = next(module.parameters()).device
+    with torch.no_grad():
+        return watched.see(on_device(batch, device))
 
 
 def reads_alike(one: TaskModel[Any, Any, Any], other: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]]) -> bool:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from taskloom.core.anatomy import SoftTarget
 from taskloom.core.task import Batch, TaskModel
 from taskloom.plugins.backbones.encoder import TextEncoder
-from taskloom.plugins.backbones.packing import passes, plan_row
 from taskloom.plugins.backbones.shape import layer_stack
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
 
@@ -37,10 +36,15 @@ class Views:
 
 def watchable_layers(model: TaskModel[Any, Any, Any]) -> list[nn.Module]:
     """The layers of a model's text encoder, bottom first; none of a model whose states can't be watched."""
-    encoder = model.parts.encoder if isinstance(model, EncoderTaskModel) else None
-    if not isinstance(encoder, TextEncoder) or encoder.layout != "packed":
+    encoder = _encoder(model)
+    if encoder is None or encoder.layout != "packed":
         return []
     return list(layer_stack(encoder.model) or [])
+
+
+def _encoder(model: TaskModel[Any, Any, Any]) -> TextEncoder | None:
+    encoder = model.parts.encoder if isinstance(model, EncoderTaskModel) else None
+    return encoder if isinstance(encoder, TextEncoder) else None
 
 
 def projections(layer: nn.Module) -> dict[str, nn.Module]:
@@ -66,9 +70,10 @@ class Watched:
         with self._recording(states):
             outputs = self.model.forward(batch)
         found = {f"{TARGET}/{name}": target for name, target in self.model.distillation_targets(outputs).items()}
-        if self.views is not None:
+        encoder = _encoder(self.model)
+        if self.views is not None and encoder is not None:
             sizes: list[int] = batch["lengths"].tolist()
-            orders = [plan_row(sizes[first:end]).restore for first, end in passes(sizes)]
+            orders = [plan.restore for _, plan in encoder.plans(sizes)]
             for name, rows in states.items():
                 flat = [row[0][order.to(row.device)] for row, order in zip(rows, orders, strict=True)]
                 found[name] = SoftTarget(torch.cat(flat), "vectors")

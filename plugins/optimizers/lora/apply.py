@@ -14,31 +14,39 @@ from taskloom.plugins._shared.training import seed_everything
 from taskloom.plugins._shared.tuning import tune, tuning_fingerprint
 from taskloom.plugins.backbones.loading import quiet_transformers
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
-from taskloom.plugins.optimizers.lora.config import LoraConfig
+from taskloom.plugins.optimizers.lora.config import VIRTUAL, LoraConfig
+from taskloom.plugins.optimizers.lora.extract import extract_adapter
 from taskloom.plugins.optimizers.lora.layers import Adaptable, adaptable, ia3_layers, rank_for
-from taskloom.plugins.optimizers.lora.memory import PeakMemory, training_bytes
+from taskloom.plugins.optimizers.lora.memory import PeakMemory, checkpointing, training_bytes
+from taskloom.plugins.optimizers.lora.virtual import add_virtual_tokens
 
 
 def train_adapter(model: TaskModel[Any, Any, Any], config: LoraConfig, context: OptimizeContext) -> Optimized:
     """`model` trained on `context.train`, with few of its weights or all."""
     seed_everything(config.seed)
+    if config.method == "extract":
+        return _extracted(model, config)
     fingerprint = tuning_fingerprint(model, context, config)
     if config.start == "backbone" and isinstance(model, EncoderTaskModel):
         model.restart()
     total = sum(p.numel() for p in model.module.parameters())
     facts: dict[str, Any] = {"method": config.method, "parameters": total}
     adapted: Any = None
+    most = int(config.budget * total)
     if config.method == "full":
         if isinstance(model, EncoderTaskModel):
             model.own_backbone()
             model.parts.backbone.model.requires_grad_(True)
+    elif config.method in VIRTUAL:
+        facts |= {"merged": False, "adapter_bytes": add_virtual_tokens(model, config, most, context.train, facts)}
     else:
-        adapted = add_adapter(model, config, int(config.budget * total), facts)
+        adapted = add_adapter(model, config, most, facts)
         if isinstance(model, EncoderTaskModel) and not config.merge:
             model.keep_adapter(adapted)
     trainable = sum(p.numel() for p in model.module.parameters() if p.requires_grad)
     facts |= {"trainable_parameters": trainable, "trainable_share": trainable / total}
-    with PeakMemory() as memory:
+    wanted = False if config.method == "full" and config.gradient_checkpointing is None else config.gradient_checkpointing
+    with checkpointing(model, wanted) as facts["gradient_checkpointing"], PeakMemory() as memory:
         result = tune(model, model, context, config, fingerprint=fingerprint)
     facts["memory"] = {**training_bytes(total, trainable, averaged=bool(config.ema_decay)), **memory.facts()}
     if adapted is not None:
@@ -48,6 +56,15 @@ def train_adapter(model: TaskModel[Any, Any, Any], config: LoraConfig, context: 
                 model.own_backbone()
             adapted.merge_and_unload()
     return Optimized(model, {**result.facts, **facts, "history": [dict(row) for row in result.history]})
+
+
+def _extracted(model: TaskModel[Any, Any, Any], config: LoraConfig) -> Optimized:
+    facts: dict[str, Any] = {"method": config.method}
+    adapted = extract_adapter(model, config, facts)
+    if isinstance(model, EncoderTaskModel):
+        model.keep_adapter(adapted)
+    model.module.eval()
+    return Optimized(model, {**facts, "merged": False, "adapter_bytes": adapter_bytes(adapted)})
 
 
 def add_adapter(model: TaskModel[Any, Any, Any], config: LoraConfig, most: int, facts: dict[str, Any]) -> Any:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from taskloom.plugins._shared.loop_config import TuneConfig
 
-Method = Literal["lora", "rslora", "dora", "ia3", "full", "prompt", "prefix"]
+Method = Literal["lora", "rslora", "dora", "ia3", "full", "prompt", "prefix", "extract"]
+VIRTUAL = ("prompt", "prefix")
+"""Methods that learn virtual tokens, which can't be merged into weights."""
+LEARNING_RATES: Mapping[str, float] = {"ia3": 3e-3, "full": 1e-4, "prompt": 1e-2, "prefix": 1e-2}
+"""Where another than 5e-4 is the better default. The fewer the weights, the higher."""
 
 
 class LoraConfig(TuneConfig):
@@ -16,19 +21,25 @@ class LoraConfig(TuneConfig):
 
     `lora` (Hu et al. 2021, https://arxiv.org/abs/2106.09685), `rslora` (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732),
     `dora` (Liu et al. 2024, https://arxiv.org/abs/2402.09353) and `ia3` (Liu et al. 2022, https://arxiv.org/abs/2205.05638)
-    train an adapter; `full` trains all weights.
+    train an adapter; `prompt` (Lester et al. 2021, https://arxiv.org/abs/2104.08691) and `prefix` (Li & Liang 2021,
+    https://arxiv.org/abs/2101.00190) train virtual tokens; `full` trains all weights. `extract` trains
+    nothing: it unmerges, by what the weights differ in from those of the backbone.
     """
 
     method: Method = "lora"
     start: Literal["model", "backbone"] = "model"
     """Train the model's own encoder further, or begin again from the pretrained one that it was made from (the head stays)."""
     r: int | None = Field(default=None, ge=1, le=512)
-    """Rank; left open, the largest that `budget` allows, at most 64."""
+    """Rank; left open, the largest that `budget` allows, for `extract` the smallest that keeps 99.99% of the squared
+    difference; at most 64."""
     budget: float = Field(default=0.01, gt=0, le=1)
     """Of all parameters, how many may be trained: adapter, and head where there is room for it. Not for `full`."""
+    virtual_tokens: int | None = Field(default=None, ge=1, le=512)
+    """How many, for `prompt` and `prefix`; left open, as many as `budget` allows, at most 20."""
     alpha: float | None = Field(default=None, gt=0)
     """Scale of what the adapter adds (alpha / r; for `rslora` alpha / sqrt(r)); left open, 2 r (2 sqrt(r))."""
-    dropout: float = Field(default=0.05, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Before what the adapter adds, beside the encoder's own. It keeps the input of each layer once more, which is memory."""
     target_modules: tuple[str, ...] = ()
     """Ends of the names of linear or convolution layers; left open, all in the numbered layers of the network (for `ia3`: keys,
     values and the feed-forward layers)."""
@@ -36,6 +47,22 @@ class LoraConfig(TuneConfig):
     """Left open, the head is trained if that leaves room for an adapter in the budget."""
     merge: bool = True
     """Add the adapter to the weights at the end, so that it costs nothing. Unmerged it is a file of its own beside its
-    backbone, and models on one backbone are served together."""
+    backbone, and models on one backbone are served together. Left open, this is false for virtual tokens, which can't be
+    added, and for `extract`."""
+    gradient_checkpointing: bool | None = None
+    """Keep what goes into each layer alone, and compute the layer again for its gradient (Chen et al. 2016,
+    https://arxiv.org/abs/1604.06174): most of a batch's memory for a third more time. Left open, where the model is a text
+    encoder, but not for `full`."""
     learning_rate: float = Field(default=5e-4, gt=0)
+    """Left open, 3e-3 for `ia3`, 1e-2 for `prompt` and `prefix`, 1e-4 for `full`."""
     head_learning_rate: float = Field(default=1e-3, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_method(cls, given: Any) -> Any:
+        """What is left open depends on the method."""
+        if not isinstance(given, Mapping):
+            return given
+        method = str(given.get("method"))
+        rate = {"learning_rate": LEARNING_RATES[method]} if method in LEARNING_RATES else {}
+        return {**rate, **({"merge": False} if method in {*VIRTUAL, "extract"} else {}), **given}

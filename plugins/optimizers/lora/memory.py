@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
+
+from taskloom.core.errors import UnsupportedError
+from taskloom.core.task import TaskModel
+from taskloom.plugins.backbones.shape import layer_stack
+from taskloom.plugins.backbones.task_model import EncoderTaskModel
 
 FLOAT = 4
 STATUS = Path("/proc/self/status")
@@ -21,6 +29,30 @@ def training_bytes(parameters: int, trainable: int, *, averaged: bool) -> dict[s
         "optimizer_bytes": 2 * FLOAT * trainable,
         "average_bytes": FLOAT * trainable if averaged else 0,
     }
+
+
+@contextmanager
+def checkpointing(model: TaskModel[Any, Any, Any], wanted: bool | None) -> Iterator[bool]:
+    """While it is open, a text encoder in training keeps what goes into its layers and nothing else of them; gives whether that
+    is so. `wanted` None is where it can be; raises `UnsupportedError` where it can't be and is wanted."""
+    layers = list(layer_stack(model.parts.backbone.model) or []) if isinstance(model, EncoderTaskModel) else []
+    if wanted and not layers:
+        raise UnsupportedError("lora: gradient_checkpointing is for text encoders whose layers are known; leave it open")
+    chosen = [] if wanted is False else layers
+    for layer in chosen:
+        layer.forward = _computed_again(layer.forward)
+    try:
+        yield bool(chosen)
+    finally:
+        for layer in chosen:
+            del layer.forward
+
+
+def _computed_again(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*given: Any, **more: Any) -> Any:
+        return checkpoint(forward, *given, use_reentrant=False, **more) if torch.is_grad_enabled() else forward(*given, **more)
+
+    return run
 
 
 class PeakMemory:

@@ -8,7 +8,7 @@ from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ConfigError, UnsupportedError
 from taskloom.core.optimizer import OptimizeContext, Optimized, OptimizerPlugin
 from taskloom.core.task import TaskModel, TaskPlugin
-from taskloom.plugins.optimizers.lora.config import LoraConfig
+from taskloom.plugins.optimizers.lora.config import VIRTUAL, LoraConfig
 
 
 class LoraOptimizer(OptimizerPlugin):
@@ -16,19 +16,29 @@ class LoraOptimizer(OptimizerPlugin):
 
     name: ClassVar[str] = "lora"
     description: ClassVar[str] = (
-        "A small adapter (LoRA, rsLoRA, DoRA, IA3) trained on new rows, merged or apart; or all weights."
+        "A small adapter (LoRA, rsLoRA, DoRA, IA3, prompt, prefix) trained on new rows, merged or apart; or all weights."
     )
     Config = LoraConfig
 
     def check(self, task: TaskPlugin[Any, Any, Any], artifact: Artifact, config: LoraConfig) -> None:
         saved = artifact.manifest.config
-        if config.method in {"prompt", "prefix"}:
+        virtual = config.method in VIRTUAL
+        if virtual and config.merge:
             raise UnsupportedError(
-                f"lora: {config.method} tuning puts learnt vectors before every text as virtual tokens, and packed batches lay "
-                "texts end to end by their real tokens, with no place for others; use lora, rslora, dora or ia3"
+                f"lora: {config.method} tuning learns virtual tokens, which every text is read with; there are no weights that "
+                "they could be added to. Leave merge open, or use lora, rslora, dora or ia3"
             )
-        if config.method == "ia3" and config.r is not None:
-            raise ConfigError("lora: ia3 learns one factor for each output and has no rank; leave r open")
+        if config.method == "extract" and (config.merge or saved.get("form") not in {"adapter", "full"}):
+            raise UnsupportedError(
+                "lora: extract takes an adapter out of a text model's weights and keeps it beside the backbone that they came "
+                f"from; {artifact.name} must be a model on a backbone, and merge open"
+            )
+        if config.virtual_tokens is not None and not virtual:
+            raise ConfigError(
+                f"lora: {config.method} has no virtual tokens; leave virtual_tokens open, or use prompt or prefix"
+            )
+        if config.r is not None and (virtual or config.method == "ia3"):
+            raise ConfigError(f"lora: {config.method} has no rank; leave r open")
         if saved.get("zero_shot"):
             raise UnsupportedError(
                 f"lora: {artifact.name} compares texts with names of labels and learns no task; train a classifier"
@@ -40,7 +50,8 @@ class LoraOptimizer(OptimizerPlugin):
             )
         if not config.merge and config.method != "full" and saved.get("form") not in {"adapter", "full"}:
             raise UnsupportedError(
-                f"lora: {artifact.name} is saved as one network, which has no place for an adapter beside it; set merge = true"
+                f"lora: {artifact.name} is saved as one network, which has no place for an adapter beside it; "
+                + ("use lora with merge = true" if virtual else "set merge = true")
             )
 
     def apply(self, model: TaskModel[Any, Any, Any], config: LoraConfig, context: OptimizeContext) -> Optimized:

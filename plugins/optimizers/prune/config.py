@@ -20,10 +20,15 @@ class PruneConfig(Frozen):
     kind: Literal["structured", "magnitude", "2:4"] = "structured"
     target: Literal["latency", "parameters"] = "latency"
     """What is brought down (structured): the time of a batch by a table measured on this machine, or the parameters."""
-    share: float = Field(default=0.55, gt=0, lt=1)
-    """The share of it that may be left."""
+    share: float = Field(default=0.55, gt=0, le=1)
+    """The share of it that may be left; 1 takes out nothing but `layers` and the `vocabulary` that are asked for."""
     layers: int = Field(default=0, ge=0)
     """So many whole layers go first, the least important ones."""
+    vocabulary: Literal["whole", "seen"] = "whole"
+    """`seen` takes pieces that the training rows don't have out of a text encoder's vocabulary, and their embeddings: smaller,
+    no faster. Words that had one are read in smaller pieces."""
+    seen_at_least: int = Field(default=1, ge=1)
+    """How often a piece must be read in the training rows to stay."""
     importance: Literal["fisher", "gradient"] = "fisher"
     """What a part is worth: the mean over rows of its gate's squared gradient, or of the absolute one."""
     importance_rows: int = Field(default=256, ge=1)
@@ -41,5 +46,5 @@ class PruneConfig(Frozen):
     epochs: int = Field(default=3, ge=0)
     """Of training what is left, on all training rows; 0 leaves it as it is."""
     batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
     seed: int = Field(default=13, ge=0)

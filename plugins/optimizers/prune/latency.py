@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from taskloom.core.anatomy import Structure
 from taskloom.core.task import Batch, TaskModel
 from taskloom.core.types import Frozen
+from taskloom.plugins.optimizers.prune.vocabulary import keep_pieces
 
 ROUNDS = 9
 
@@ -60,7 +63,7 @@ def measure_table(
         measured = _spread(sorted(sizes[names[0]]))
         plans.append((names, measured))
         variants += [shrunk(model, {name: range(size) for name in names}) for size in measured[:-1]]
-    seconds = times(variants, batch)
+    seconds = times(variants, [batch] * len(variants))
     whole, rest = seconds[0], iter(seconds[1:])
     curves = []
     for names, measured in plans:
@@ -76,28 +79,43 @@ def _spread(sizes: Sequence[int]) -> list[int]:
     return [sizes[place] for place in places]
 
 
-def shrunk(model: TaskModel[Any, Any, Any], kept: Mapping[str, Sequence[int]]) -> TaskModel[Any, Any, Any]:
-    """A copy that keeps these parts of each structure; it shares the weights that are not cut."""
+def shrunk(
+    model: TaskModel[Any, Any, Any], kept: Mapping[str, Sequence[int]], pieces: Sequence[int] | None = None
+) -> TaskModel[Any, Any, Any]:
+    """A copy that keeps these parts of each structure, and these pieces of its vocabulary; it shares the weights that are not
+    cut."""
     # `keep` puts new tensors in the place of those that it cuts, so a copy may share its parameters.
     shared: dict[int, Any] = {id(parameter): parameter for parameter in model.module.parameters()}
     other = copy.deepcopy(model, shared)
     for structure in other.structures():
         if structure.name in kept:
             structure.keep(kept[structure.name])
+    if pieces is not None:
+        keep_pieces(other, pieces)
     return other
 
 
-def times(models: Sequence[TaskModel[Any, Any, Any]], batch: Batch, rounds: int = ROUNDS) -> list[float]:
-    """Seconds that each model takes for a batch: the least of several rounds in which all have their turn, so that what else
+def runs_through(model: TaskModel[Any, Any, Any], structures: Sequence[Structure], batch: Batch) -> bool:
+    """Whether any of the structures has a part in what comes out for a batch: with gates that are no numbers, it is none."""
+    model.module.eval()
+    with ExitStack() as stack, torch.inference_mode():
+        for structure in structures:
+            stack.enter_context(structure.gated(torch.full((structure.size,), torch.nan)))
+        found = model.forward(batch)
+    return any(bool(v.isnan().any()) for v in found.values() if isinstance(v, Tensor) and v.is_floating_point())
+
+
+def times(models: Sequence[TaskModel[Any, Any, Any]], batches: Sequence[Batch], rounds: int = ROUNDS) -> list[float]:
+    """Seconds that each model takes for its batch: the least of several rounds in which all have their turn, so that what else
     the machine does hits all alike."""
     best = [float("inf")] * len(models)
     for model in models:
         model.module.eval()
     with torch.inference_mode():
-        for model in models:
+        for model, batch in zip(models, batches, strict=True):
             model.forward(batch)
         for _ in range(rounds):
-            for place, model in enumerate(models):
+            for place, (model, batch) in enumerate(zip(models, batches, strict=True)):
                 began = time.perf_counter()
                 model.forward(batch)
                 best[place] = min(best[place], time.perf_counter() - began)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from taskloom.core.artifact import Artifact
-from taskloom.core.errors import UnsupportedError
+from taskloom.core.errors import ConfigError, UnsupportedError
 from taskloom.core.optimizer import OptimizeContext, Optimized, OptimizerPlugin
 from taskloom.core.task import TaskModel, TaskPlugin
 from taskloom.plugins.optimizers.prune.config import PruneConfig
@@ -25,6 +25,8 @@ class PruneOptimizer(OptimizerPlugin):
                 "multiplied like any number and buy nothing. Use kind 'structured', or device 'cuda' where the model will be "
                 "served on such a GPU"
             )
+        if config.kind != "structured" and (config.layers or config.vocabulary != "whole"):
+            raise ConfigError(f"prune: kind {config.kind!r} makes zeros and takes nothing out; leave out layers and vocabulary")
         if artifact.manifest.runtime not in {"", "torch"}:
             raise UnsupportedError(
                 f"prune: {artifact.name} demands runtime {artifact.manifest.runtime!r}: it has no weights that could be "

@@ -12,6 +12,7 @@ from taskloom.core.optimizer import OptimizeContext, Optimized
 from taskloom.core.task import Example, TaskModel
 from taskloom.plugins._shared.loop_config import LoopConfig
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
+from taskloom.plugins.backbones.task_model import EncoderTaskModel
 from taskloom.plugins.optimizers.prune.config import PruneConfig
 
 
@@ -32,6 +33,7 @@ def recover(model: TaskModel[Any, Any, Any], config: PruneConfig, context: Optim
     facts: dict[str, Any] = {"validation_pruned": {spec.name: before[spec.name]}}
     if not config.epochs:
         return facts
+    _thaw(model)
     weights = {name: tensor.detach().clone() for name, tensor in model.module.state_dict().items()}
     seed_everything(config.seed)
     params = context.task.Params()
@@ -66,3 +68,12 @@ def recover(model: TaskModel[Any, Any, Any], config: PruneConfig, context: Optim
     facts |= {"recovery": dict(done.facts), "history": [dict(row) for row in done.history], "recovery_kept": better}
     facts["validation_recovered"] = {spec.name: after[spec.name]}
     return facts
+
+
+def _thaw(model: TaskModel[Any, Any, Any]) -> None:
+    """Merging an adapter leaves a text encoder frozen, and then its layers could not learn to do without what was taken out.
+    Its embeddings stay as they are: most rows of the table are in no batch, and training it costs as much as the layers."""
+    if isinstance(model, EncoderTaskModel):
+        backbone = model.parts.backbone.model
+        backbone.requires_grad_(True)
+        backbone.get_input_embeddings().requires_grad_(False)

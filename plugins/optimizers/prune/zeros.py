@@ -41,7 +41,7 @@ def apply_zeros(model: TaskModel[Any, Any, Any], config: PruneConfig, context: O
         for handle in held:
             handle.remove()
     zeros = sum(int((weights[name] == 0).sum()) for name in masks)
-    parent_s, own_s = times([dense, model], batch)
+    parent_s, own_s = times([dense, model], [batch, batch])
     return Optimized(
         model,
         {

@@ -62,6 +62,13 @@ class NerTask(TaskPlugin[NerInput, NerOutput, NerParams]):
 
         return NerModel.load(artifact, shared)
 
+    def marked(self, example: Example[NerInput]) -> tuple[tuple[int, int], ...]:
+        return tuple((start, end) for start, end, _ in example.target)
+
+    def answer(self, output: NerOutput) -> tuple[tuple[int, int, str], ...]:
+        """Places and labels: the text at a place is the input's, however it is written."""
+        return tuple(sorted((entity.start, entity.end, entity.label) for entity in output.entities))
+
     def evaluate(
         self,
         predictor: Predictor[NerInput, NerOutput, NerParams],

@@ -213,6 +213,12 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
                 found[rows] = pooled(hidden, read.lengths).float()
         return found
 
+    def pieces_read(self, inputs: Sequence[RecommendationInput]) -> Tensor:
+        """Those of the inputs' words and of the items' texts: users and new items are told of in the same words."""
+        found = super().pieces_read(inputs)
+        read = self.parts.tokenizer.encode([item.text() for item in self.catalogue.items])
+        return found + torch.bincount(read.input_ids, minlength=len(found))
+
     def learn_to_read(self, embedded: Tensor) -> None:
         """Sets how texts are compressed: the leading principal components of the items' embeddings [I, E]."""
         middle = embedded.mean(0)
@@ -294,16 +300,18 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         )
 
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
-        """`user` [N, D]."""
+        """`user` [N, D]; `texts` [L, E], the embeddings of what users said in words, `text_counts` [N] of them each."""
         towers = self.towers
         weight = towers.user.out.weight
         table = self._told.to(weight.device, weight.dtype)
-        liked = self._liked(pooled(hidden, batch["lengths"]).to(weight.dtype), table)
+        texts = pooled(hidden, batch["lengths"]).to(weight.dtype)
+        liked = self._liked(texts, table)
         history = torch.cat([table[batch["history"]], liked.repeat_interleave(WORDS_COUNT, dim=0)])
         rows = torch.cat([batch["history_rows"], batch["text_rows"].repeat_interleave(WORDS_COUNT)])
         from_end = torch.cat([batch["from_end"], torch.zeros_like(rows[len(batch["from_end"]) :])])
         known = {"users": batch["users"], "features": batch["features"], "owners": batch["feature_rows"]}
-        return {"user": towers.user(history, rows, from_end, **known)}
+        user = towers.user(history, rows, from_end, **known)
+        return {"user": user, "texts": texts, "text_counts": torch.bincount(batch["text_rows"], minlength=len(user))}
 
     def _liked(self, embedded: Tensor, table: Tensor) -> Tensor:
         """Texts as items of a history [L, D]: in the direction of the items whose texts are like them, each by its share, and
@@ -389,7 +397,10 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
             return self.learning.collate([Choices(row.history, row.user, row.features) for row in known])
         cuts = [cut_history(row.history) for row in known]
         texts = [[self.catalogue.items[place].text() for place in cut.in_words] for cut in cuts]
-        told = [replace(row, history=cut.told, texts=text) for row, cut, text in zip(known, cuts, texts, strict=True)]
+        told = [
+            replace(row, history=cut.told, texts=text, user=0 if text else row.user)
+            for row, cut, text in zip(known, cuts, texts, strict=True)
+        ]
         return {
             **self._batch(told),
             "targets": torch.tensor([place for cut in cuts for place in cut.wanted], dtype=torch.long),
@@ -420,9 +431,15 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         self.learning = self.towers.ids = None
 
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
-        """Scores of every item [N, items], and the user's vector [N, D]."""
-        user = outputs["user"]
-        return {"logits": SoftTarget(self._scores(user)), "user": SoftTarget(user, "vectors")}
+        """Scores of every item [N, items], the user's vector [N, D], and the vectors of a user's words [L, E]: the scores alone
+        say little of how words are to be read, since the items that a text is most like are chosen before they are mixed."""
+        user, texts = outputs["user"], outputs["texts"]
+        items = tuple(item.item for item in self.catalogue.items)
+        return {
+            "logits": SoftTarget(self._scores(user), columns=items),
+            "user": SoftTarget(user, "vectors"),
+            "texts": SoftTarget(texts, "vectors", outputs["text_counts"]),
+        }
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)

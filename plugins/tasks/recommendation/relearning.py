@@ -13,14 +13,16 @@ TARGET_SHARE = 0.2
 """Of a history, what must be found from the rest; `TrainConfig.target_share` is the same by default."""
 MOST_TARGETS = 64
 IN_WORDS = 0.5
-"""Users of whom the latest item is told in words, so that the encoder has something to read."""
+"""Users of whom the latest items are told in words, and nothing else: so that the encoder has something to read, and what it
+says is not drowned out by the rest of a history."""
+MOST_IN_WORDS = 3
 NEVER = -1e9
 """The logit of an item that is chosen already."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A history cut in two, by places: what is told (oldest first), of that what is told in words, and what is to be found."""
+    """A history cut in two, by places: what is told (oldest first), or else what is told in words, and what is to be found."""
 
     told: list[int]
     in_words: list[int]
@@ -35,8 +37,9 @@ def cut_history(history: Sequence[int]) -> Cut:
     cut = min(max(1, round(2 * TARGET_SHARE * share * len(places))), len(places))
     told: list[int] = places[order[cut:].sort().values].tolist()
     wanted: list[int] = places[order[:cut]][:MOST_TARGETS].tolist()
-    in_words = told[-1:] if words < IN_WORDS else []
-    return Cut(told[: len(told) - len(in_words)], in_words, wanted)
+    if words < IN_WORDS:
+        return Cut([], told[-MOST_IN_WORDS:], wanted)
+    return Cut(told, [], wanted)
 
 
 def choice_loss(scores: Tensor, *, targets: Tensor, target_rows: Tensor, chosen: Tensor, chosen_rows: Tensor) -> Tensor:

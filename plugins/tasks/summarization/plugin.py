@@ -84,6 +84,14 @@ class SummarizationTask(TaskPlugin[SummarizationInput, SummarizationOutput, Summ
             return SummaryWriter.load(artifact)
         raise ArtifactError(f"{artifact.name} is a summarizer of kind {kind!r}; there are 'extractive' and 'seq2seq'")
 
+    def marked(self, example: Example[SummarizationInput]) -> tuple[tuple[int, int], ...]:
+        """References lie nowhere in the document, but summaries that are chosen from it do."""
+        return ()
+
+    def answer(self, output: SummarizationOutput) -> str | tuple[tuple[int, int], ...]:
+        """The places that were chosen, whatever is written there; the summary of a model that writes."""
+        return tuple((own.start, own.end) for own in output.sentences) or output.summary
+
     def evaluate(
         self,
         predictor: Predictor[SummarizationInput, SummarizationOutput, SummarizationParams],

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taskloom.core.anatomy import Structure
 from taskloom.core.artifact import Artifact, BackboneInfo
 from taskloom.core.errors import ArtifactError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, Run, TaskModel
@@ -24,6 +25,7 @@ from taskloom.plugins.tasks.summarization.schema import (
     SummarizationParams,
 )
 from taskloom.plugins.tasks.summarization.streaming import WordPieces
+from taskloom.plugins.tasks.summarization.structure import writer_structures
 
 MODEL_FOLDER = "model"
 SETTINGS = ("num_beams", "min_tokens", "max_tokens", "length_penalty", "no_repeat_ngram_size")
@@ -228,7 +230,15 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
             self.tokenizer.processor.save_pretrained(folder / MODEL_FOLDER)
         return self.saved.model_dump(mode="json")
 
+    def structures(self) -> Sequence[Structure]:
+        """Layers of the encoder and of the decoder."""
+        return writer_structures(self.module)
+
     # -- training -----------------------------------------------------------------------------------------------------
+
+    def as_target(self, output: SummarizationOutput) -> tuple[str, ...]:
+        """The summary as the only reference."""
+        return (output.summary,)
 
     def collate(self, examples: Sequence[Example[SummarizationInput]]) -> Batch:
         """Trained on the first reference of each document."""

@@ -11,6 +11,7 @@ import torch
 
 from taskloom.core.errors import ArtifactError, UnsupportedError
 from taskloom.plugins.backbones.loading import find_backbone, quiet_transformers, weights_digest
+from taskloom.plugins.backbones.shape import apply_shape, is_plain, read_shape, read_shaped, save_shape
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,11 @@ def load_checkpoint(
                 names = dict(enumerate(labels))
                 options |= {"num_labels": len(names), "id2label": names, "label2id": {x: i for i, x in names.items()}}
                 options["ignore_mismatched_sizes"] = True
-            model = AutoModelForImageClassification.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+            shape = read_shape(folder)
+            if shape is None:
+                model = AutoModelForImageClassification.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+            else:
+                model = read_shaped(AutoModelForImageClassification, folder, shape, dtype)
             processor = processors.from_pretrained(folder, backend="pil", local_files_only=True)
         except (OSError, KeyError, RuntimeError, ImportError) as exc:
             raise ArtifactError(f"checkpoint {name!r} can't be read: {str(exc).strip().splitlines()[0]}") from exc
@@ -69,6 +74,9 @@ def blank_model(folder: Path) -> Any:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             with torch.device("meta"):
                 model = classes.from_config(config, dtype=torch.float32)
+            shape = read_shape(folder)
+            if shape is not None:
+                apply_shape(model, shape)
         except (OSError, KeyError, ValueError, RuntimeError) as exc:
             raise ArtifactError(f"checkpoint {folder.name!r} can't be read: {str(exc).strip().splitlines()[0]}") from exc
     return model.eval()
@@ -89,5 +97,11 @@ def save_checkpoint(model: Any, processor: Any, folder: Path, *, weights: bool =
     """Writes what `load_checkpoint(str(folder))` makes the same again from; without `weights` what `blank_model` and
     `read_processor` need."""
     with quiet_transformers():
-        (model if weights else model.config).save_pretrained(folder)
+        if weights:
+            # Names of earlier transformers are understood by `from_pretrained` alone, which can't read a pruned model.
+            model.save_pretrained(folder, save_original_format=is_plain(model))
+        else:
+            model.config.architectures = [type(model).__name__]
+            model.config.save_pretrained(folder)
+        save_shape(model, folder)
         processor.save_pretrained(folder)

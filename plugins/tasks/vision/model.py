@@ -16,6 +16,7 @@ from taskloom.core.artifact import Artifact, BackboneInfo
 from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, TaskModel
 from taskloom.plugins._shared.label_scores import best_labels
+from taskloom.plugins.backbones.structure import encoder_structures
 from taskloom.plugins.tasks.vision.checkpoints import blank_model, load_checkpoint, read_processor, save_checkpoint
 from taskloom.plugins.tasks.vision.graph import groups_of, in_places, network_graph
 from taskloom.plugins.tasks.vision.network import CheckpointNetwork, ImageNetwork
@@ -194,8 +195,10 @@ class VisionModel(TaskModel[VisionInput, VisionOutput, VisionParams]):
         return {"logits": SoftTarget(outputs["logits"], "flags" if self.saved.multi_label else "classes")}
 
     def structures(self) -> Sequence[Structure]:
-        """Those of a network of our own; none of an imported checkpoint, whose parts have other names in each architecture."""
-        return () if isinstance(self.module, CheckpointNetwork) else network_structures(self.module, self._note_network)
+        """Those of a network of our own, or of an imported ViT; none of a checkpoint of another kind."""
+        if isinstance(self.module, CheckpointNetwork):
+            return encoder_structures(self.module.checkpoint, lambda: None)
+        return network_structures(self.module, self._note_network)
 
     def _note_network(self) -> None:
         if isinstance(self.module, ImageNetwork):

@@ -13,12 +13,14 @@ from guessing_task import FACTORY, GuessModel, Nature
 
 from taskloom.core import comparing
 from taskloom.core.artifact import Artifact, DataInfo, LineageStep, ParentInfo
-from taskloom.core.comparing import Comparing, Perturbation, class_changes, metric_changes
+from taskloom.core.comparing import Comparing, class_changes, metric_changes
 from taskloom.core.comparison import Comparison, difference_interval
 from taskloom.core.errors import ArtifactError
 from taskloom.core.performance import QUICK
 from taskloom.core.publishing import ModelStory, publish_model, read_report
 from taskloom.core.registry import Registry
+from taskloom.core.robustness import Perturbation, answer_changes
+from taskloom.core.settings import GateLimits
 from taskloom.core.store import ModelStore
 from taskloom.core.task import EvaluationResult, Example, Pairing
 
@@ -76,6 +78,7 @@ def worse(bench: Bench) -> Artifact:
         Nature(wrong=0.1, bulk_bytes=10_000, sleep_s=0.03, fragile=True),
         Perturbation("typos", "number is misspelt", without_number),
         Perturbation("nothing", "nothing to change here", unchanged),
+        Perturbation("negation", "the number's name is denied", without_number, capability="negation", keeps_answer=False),
     )
 
 
@@ -125,10 +128,36 @@ def test_rows_that_changed_are_counted_and_the_worst_are_named(comparison: Compa
 
 
 def test_robustness_is_of_both_and_what_changes_nothing_is_left_out(comparison: Comparison) -> None:
-    (row,) = comparison.robustness
-    assert (row.name, row.rows) == ("typos", QUICK.robustness_rows)
+    row, denied = comparison.robustness
+    assert (row.name, row.rows, row.capability) == ("typos", QUICK.robustness_rows, "robustness")
+    assert row.changed is not None
     assert row.clean.parent == row.changed.parent
     assert row.changed.candidate < row.clean.candidate - 0.2
+    assert (denied.name, denied.changed, denied.keeps_answer) == ("negation", None, False), "nobody knows what should come out"
+
+
+def test_answers_that_a_change_makes_others_are_counted_in_both(comparison: Comparison) -> None:
+    for row in comparison.robustness:
+        answers = row.answers
+        assert answers is not None
+        assert answers.parent == 0.0
+        assert answers.candidate > 0.8, "misled in all rows but those that it got wrong before"
+        assert answers.parent_interval == (0.0, pytest.approx(0.138, abs=0.001))
+        assert answers.candidate_interval[0] < answers.candidate < answers.candidate_interval[1] <= 1.0
+        assert answers.low is not None
+        assert answers.high is not None
+        assert 0 < answers.low <= answers.difference <= answers.high
+        assert answers.agreed < 0.2
+
+
+def test_the_interval_of_two_shares_is_paired() -> None:
+    before = [1.0, 0.0] * 100
+    same = answer_changes(before, before, agreed=1.0)
+    assert (same.low, same.high) == (0.0, 0.0)
+    other = answer_changes(before, before[1:] + before[:1], agreed=0.0)
+    assert other.low is not None
+    assert other.high is not None
+    assert other.low < -0.1 < 0.1 < other.high
 
 
 def test_speed_size_and_memory_are_those_of_a_process_of_its_own(comparison: Comparison) -> None:
@@ -157,12 +186,32 @@ def test_the_memory_is_not_that_of_the_process_that_measures(bench: Bench) -> No
 
 def test_the_page_stands_alone_and_is_safe(worse: Artifact) -> None:
     page = worse.path("report.html").read_text(encoding="utf-8")
-    for told in ("guess-en@1", "accuracy", "typos: number is misspelt", "latency p99", "peak memory", "24 int8, 1 fp32"):
+    for told in ("guess-en@1", "accuracy", "number is misspelt", "latency of a call", "peak memory", "24 int8, 1 fp32"):
         assert told in page
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "http" not in page
     assert "src=" not in page.replace('src="data:image/png;base64,', "")
+
+
+def test_the_page_says_what_the_gate_makes_of_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "measure", guessing_task.imagined_speed)
+
+    def page(wrong: float, limits: GateLimits | None) -> str:
+        return bench.publish(Nature(wrong=wrong), limits=limits).path("report.html").read_text(encoding="utf-8")
+
+    assert "✓ The gate lets it pass" in page(0.05, GateLimits())
+    refused = page(0.1, GateLimits())
+    assert "✕ The gate refuses it" in refused
+    assert "accuracy went from 0.9500 to 0.9000: a drop of 0.05" in refused
+    assert "The gate" not in page(0.1, None)
+    assert '<div class="better"><b>2.00 ×</b>' in refused, "p50 and the p99's whole interval are below the parent's"
+    unsure = (
+        guessing_task.imagined_speed()[0],
+        [ratio.model_copy(update={"p99_high": 1.2}) for ratio in guessing_task.imagined_speed()[1]],
+    )
+    monkeypatch.setattr(comparing, "measure", lambda *_, **__: unsure)
+    assert '<div class="unsure"><b>2.00 ×</b>' in page(0.1, None)
 
 
 def test_the_card_has_the_comparison_in_short(worse: Artifact, bench: Bench) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -153,9 +153,9 @@ def test_a_long_document_goes_in_several_passes_with_the_same_result(
     monkeypatch.setattr("taskloom.plugins.backbones.encoder.passes", partial(passes, limit=130))
     calls: list[int] = []
 
-    def noted(sizes: list[int]) -> PackedRow:
+    def noted(sizes: list[int], virtual: Sequence[int] = ()) -> PackedRow:
         calls.append(sum(sizes))
-        return plan_row(sizes)
+        return plan_row(sizes, virtual=virtual)
 
     monkeypatch.setattr("taskloom.plugins.backbones.encoder.plan_row", noted)
     torch.testing.assert_close(run(encoders[0], batch), expected, atol=1e-5, rtol=1e-5)

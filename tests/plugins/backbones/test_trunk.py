@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -111,9 +111,9 @@ def test_a_batch_of_several_passes_is_the_same(
     monkeypatch.setattr("taskloom.plugins.backbones.trunk.passes", partial(passes, limit=40))
     rows: list[int] = []
 
-    def noted(*groups: list[int]) -> PackedRow:
+    def noted(*groups: list[int], virtual: Sequence[int] = ()) -> PackedRow:
         rows.append(sum(map(sum, groups)))
-        return plan_row(*groups)
+        return plan_row(*groups, virtual=virtual)
 
     monkeypatch.setattr("taskloom.plugins.backbones.trunk.plan_row", noted)
     assert_same_in_one_pass(*both, [[3, 9, 1], [2], [5, 5, 5, 4]])

@@ -64,7 +64,7 @@ def test_a_classifier_that_forgot_a_label_is_found_out(tmp_path: Path, tiny_bert
         store,
         registry,
         task,
-        task.train(config, examples, [], TrainRun(tmp_path / "train", True, False)),
+        task.train(config, examples, [], TrainRun(tmp_path / "train", show_progress=False)),
         ModelStory(name="toy"),
         config=config.model_dump(mode="json"),
         data=[DataInfo(name="d.jsonl", sha256="a" * 64, rows=len(examples))],

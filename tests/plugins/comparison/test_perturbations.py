@@ -27,7 +27,7 @@ from taskloom.plugins.tasks.summarization.plugin import SummarizationTask
 from taskloom.plugins.tasks.vision.plugin import VisionTask
 from taskloom.plugins.tasks.vision.schema import VisionInput
 
-TEXTS = ["typos", "upper case", "lower case", "full width", "half width"]
+TEXTS = ["typos", "upper case", "lower case", "full width", "half width", "synonyms", "negation"]
 
 
 def changed(task: TaskPlugin[Any, Any, Any], name: str, given_input: Any, seed: int = 1) -> Any:

@@ -158,7 +158,11 @@ def test_a_finished_recommender_learns_further_from_what_it_is_not_told(world: A
     assert wanted
     assert not told & wanted
     assert told | wanted < chosen
-    assert len(chosen) - len(told | wanted) == len(batch["lengths"]), "the rest is told in words"
+    in_words = batch["text_rows"].tolist()
+    assert in_words
+    assert not {row for row, _ in told} & set(in_words), "who is told in words is told nothing else"
+    assert len(told | wanted) + len(in_words) <= len(chosen)
+    assert max(in_words.count(row) for row in in_words) <= 3
     loss = model.loss(batch)
     loss.backward()
     assert bool(loss.isfinite())

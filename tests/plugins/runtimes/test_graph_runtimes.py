@@ -92,7 +92,7 @@ def test_an_ordinary_model_answers_as_by_torch(
     registry: Registry, store: ModelStore, by_torch: list[Any], runtime: str
 ) -> None:
     predictor = load_predictor(registry, store.resolve("tiny@1"), FP32.model_copy(update={"runtime": runtime}))
-    assert predictor.executor.plan.runtime == runtime
+    assert (predictor.executor.plan.runtime, predictor.executor.plan.precision) == (runtime, "fp32")
     assert_close(answers(predictor), by_torch, 1e-4)
     for item, answer in zip(INPUTS, by_torch, strict=True):
         assert_close(plain(predictor.predict_one(item)), answer, 1e-4)

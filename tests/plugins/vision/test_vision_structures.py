@@ -1,7 +1,8 @@
-"""What can be taken out of our own image network."""
+"""What can be taken out of our own image network, and out of an imported transformer."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from taskloom.core.artifact import Manifest
 from taskloom.core.publishing import draft_artifact
+from taskloom.plugins.backbones.structure import encoder_structures
 from taskloom.plugins.tasks.vision.model import VisionModel
 from taskloom.plugins.tasks.vision.schema import NetworkSettings
 
@@ -86,3 +88,26 @@ def test_everything_cut_is_read_again_and_can_be_trained(settings: NetworkSettin
             logits(model).square().sum().backward()
         assert gate.grad is not None
         assert gate.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit"])
+def test_a_transformer_computes_without_a_part_what_a_gate_of_zero_shows(kind: str) -> None:
+    import transformers
+
+    shape = {"image_size": 16, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.AutoConfig.for_model(kind, num_labels=2, intermediate_size=64, **shape)
+    classes = {"vit": transformers.ViTForImageClassification, "deit": transformers.DeiTForImageClassification}
+    pixels = torch.rand(2, 3, 16, 16)
+    for name, kept in {"layers": [1], "layers.0.heads": [0, 3], "layers.1.units": [1, 5, 40]}.items():
+        torch.manual_seed(1)
+        model = classes[kind](copy.deepcopy(config)).eval()  # a cut changes it
+        part = next(s for s in encoder_structures(model, lambda: None) if s.name == name)
+        gate = torch.zeros(part.size)
+        gate[kept] = 1
+        with torch.no_grad():
+            plain = model(pixels).logits
+            with part.gated(gate):
+                shown = model(pixels).logits
+            part.keep(kept)
+            assert not torch.equal(shown, plain)
+            assert torch.allclose(model(pixels).logits, shown, atol=1e-5)

@@ -108,6 +108,13 @@ def test_other_outputs_are_lines(task, output):
     assert shown(show_answer(result(task, **output), {})).startswith("a")
 
 
+def test_a_vector_is_its_first_numbers():
+    vector = [0.123456, *[-0.05] * 383]
+    lines = shown(show_answer(result("embedding", vector=vector, truncated=True), {})).splitlines()
+    told = "vector: 0.123 -0.050 -0.050 -0.050 -0.050 -0.050 … (384 numbers)"
+    assert [line.rstrip() for line in lines] == [told, "truncated: True"]
+
+
 def test_inputs_are_shortened_and_files_are_sizes():
     asked = {"question": "Who?", "context": "长" * 1000, "image": "A" * 682 + "==", "history": ["1", "2"], "user": ""}
     kinds = {"question": Kind.TEXT, "context": Kind.TEXT, "image": Kind.BINARY, "history": Kind.LIST, "user": Kind.TEXT}

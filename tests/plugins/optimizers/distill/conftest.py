@@ -42,6 +42,32 @@ def rows_of(model: ClassificationModel, count: int, seed: int) -> list[Example[A
     return [Example(input=item, target=LABELS[i]) for item, i in zip(inputs, best, strict=True)]
 
 
+def telling(model: ClassificationModel, rows: list[Example[Any]]) -> ClassificationModel:
+    """The model with logits that differ from text to text: 0 on average, with a standard deviation of 3."""
+    with torch.no_grad():
+        logits = model.forward(model.encode([row.input for row in rows]))["logits"]
+        last = next(part for part in model.module.head.modules() if isinstance(part, torch.nn.Linear))
+        scale = 3 / logits.std(0)
+        last.weight.mul_(scale.unsqueeze(1))
+        last.bias.sub_(logits.mean(0)).mul_(scale)
+    return model
+
+
+@pytest.fixture
+def telling_steps(tiny_bert: str, tmp_path: Path) -> Callable[..., Steps]:
+    """Chains on a classifier that says something else of each text, `small`, beside which there is another, `other`."""
+    made = []
+    for seed in (2, 7):
+        torch.manual_seed(seed)
+        model = sharp(ClassificationModel.build(LABELS, backbone=tiny_bert, dropout=0.0))
+        model.parts.backbone.model.config.hidden_dropout_prob = 0.0
+        made.append(telling(model, rows_of(model, 96, 3)))
+    parent = published("classification", made[0], tmp_path / "store")
+    published("classification", made[1], tmp_path / "store", "other")
+    rows, held = rows_of(made[0], 96, 3), rows_of(made[0], 24, 4)
+    return lambda name: Steps(parent, rows, tmp_path / name, held)
+
+
 @pytest.fixture
 def steps(classifier: ClassificationModel, tmp_path: Path) -> Callable[..., Steps]:
     """Chains on the small classifier, each in a folder of its own: `steps("first")`."""

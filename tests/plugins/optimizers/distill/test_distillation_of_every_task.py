@@ -130,9 +130,7 @@ def test_a_student_with_half_the_layers_learns_what_the_task_says(name: str, tin
     steps = Steps(published(task, model, tmp_path / "store"), rows, tmp_path / "work", rows[:6])
     taught = steps.run("distill", layers=1, alpha=0.0, **{**FAST, "batch_size": 4})
     history = taught.steps[0].facts["history"]
-    # How a recommender of random items reads words hardly matters to its answers, so there is little to fall.
-    most = 1.0 if name == "recommendation" else 0.8
-    assert history[-1]["loss"] < most * history[0]["loss"]
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     facts = taught.steps[0].facts
     assert facts["kept_layers"] == {"layers": [1]}
     random_reading = name in {"qa", "recommendation"}

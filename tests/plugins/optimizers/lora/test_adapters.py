@@ -15,6 +15,7 @@ from taskloom.core.errors import ConfigError, UnsupportedError
 from taskloom.core.optimizing import StepRequest
 from taskloom.core.task import Example, SharedParts
 from taskloom.plugins.backbones.settings import LoraSettings
+from taskloom.plugins.optimizers.lora.memory import checkpointing
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.schema import ClassificationInput
 from taskloom.plugins.tasks.classification.zero_shot import ZeroShotModel
@@ -115,6 +116,46 @@ def test_all_weights_are_the_reference(steps: Callable[..., Steps]) -> None:
     assert "adapter_bytes" not in facts
 
 
+def test_a_merged_adapter_is_taken_out_of_the_weights_again(steps: Callable[..., Steps]) -> None:
+    here = steps("unmerged")
+    train = StepRequest(name="lora", config={**FAST, "r": 3, "start": "backbone", "epochs": 1})
+    merged = here.optimizing().run([train])
+    apart = here.optimizing().run([train, StepRequest(name="lora", config={"method": "extract"})])
+    facts = apart.steps[1].facts
+    assert facts["r"] == 3
+    assert facts["kept_difference"] > 0.9999
+    files = {path.relative_to(apart.artifact.folder).as_posix() for path in apart.artifact.folder.rglob("*.safetensors")}
+    assert files == {"adapter/adapter_model.safetensors", "head.safetensors"}
+    assert torch.allclose(answers(merged.model, here.held), answers(apart.model, here.held), atol=1e-4)
+    less = here.optimizing().run([train, StepRequest(name="lora", config={"method": "extract", "r": 1})])
+    assert less.steps[1].facts["kept_difference"] < 0.9999
+    with pytest.raises(UnsupportedError, match="merge open"):
+        here.run("lora", method="extract", merge=True)
+
+
+def test_checkpointing_keeps_less_of_a_batch_and_changes_no_gradient(parent: Any, steps: Callable[..., Steps]) -> None:
+    found, kept = [], []
+    for wanted in (False, True):
+        model = steps("unused").registry.tasks.get("classification").load(parent, SharedParts())
+        model.module.requires_grad_(True).train()
+        bytes_kept = 0
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal bytes_kept
+            bytes_kept += tensor.nbytes
+            return tensor
+
+        torch.manual_seed(5)
+        with checkpointing(model, wanted), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model.loss(model.collate(card_or_order(16, 3))).backward()
+        kept.append(bytes_kept)
+        found.append([parameter.grad for parameter in model.module.parameters() if parameter.grad is not None])
+    assert kept[1] < kept[0] / 4
+    assert len(found[0]) > 20
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 class Interrupted(Exception):
     pass
 
@@ -156,8 +197,11 @@ def test_convolutions_take_adapters_that_are_merged(method: str, tmp_path: Path)
 def test_what_makes_no_sense_is_refused_with_the_reason(steps: Callable[..., Steps], tiny_bert: str, tmp_path: Path) -> None:
     here = steps("refused")
     for settings, error, told in [
-        ({"method": "prompt"}, UnsupportedError, "virtual tokens"),
-        ({"method": "prefix"}, UnsupportedError, "virtual tokens"),
+        ({"method": "prompt", "merge": True}, UnsupportedError, "no weights that they could be added to"),
+        ({"method": "prefix", "merge": True}, UnsupportedError, "no weights that they could be added to"),
+        ({"method": "lora", "virtual_tokens": 4}, ConfigError, "prompt or prefix"),
+        ({"method": "prefix", "r": 4}, ConfigError, "no rank"),
+        ({"method": "prefix", "budget": 1e-3}, ConfigError, "one virtual token has 128; raise it"),
         ({"method": "ia3", "r": 4}, ConfigError, "no rank"),
         ({"budget": 1e-4}, ConfigError, "raise it"),
         ({"target_modules": ["nothing"]}, UnsupportedError, "attention.self.query"),

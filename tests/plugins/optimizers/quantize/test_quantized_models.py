@@ -128,6 +128,7 @@ def test_a_fresh_process_would_measure_the_same(world: World, made: Mapping[str,
     assert artifact.manifest.runtime == {"static": "openvino", "dynamic": "onnx", "bf16": ""}[mode]
     predictor = load_predictor(world.registry, artifact, CPU)
     assert predictor.executor.plan.runtime == (artifact.manifest.runtime or "torch")
+    assert predictor.executor.plan.precision == {"static": "int8", "dynamic": "int8", "bf16": "fp32"}[mode]
     assert predictor.task.evaluate(predictor, world.rows).metrics == artifact.manifest.metrics
     assert artifact.manifest.metrics["accuracy"] > 0.9, "the labels are what the parent said"
     alone = [predictor.predict_one(row.input).labels[0].score for row in world.rows[:6]]
