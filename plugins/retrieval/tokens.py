@@ -46,6 +46,8 @@ class Tokenizer:
                 found += self._wide(piece["wide"])
             elif piece["word"].isalpha():
                 words.append(piece["word"])
+            elif piece["word"].isalnum():
+                found.append(piece["word"])
             else:
                 self._compound(piece["word"], found, words)
         found += self._stemmer.analyze(" ".join(words))
