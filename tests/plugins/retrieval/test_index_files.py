@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from small_knowledge import SPACE, drawn_vector, ids, numbered, put
+from small_knowledge import SPACE, drawn_vector, embedded, ids, numbered, put
 
 from taskloom.core.knowledge import KnowledgeBase, Query
 from taskloom.plugins.retrieval.plugin import FaissRetriever
@@ -111,6 +111,31 @@ def test_small_updates_do_not_build_again_and_compacting_twice_writes_once(creat
         info = view.stats().indexes[0]
         assert (info.kind, info.recall) == ("flat", 1.0)
         assert "d0001#0" not in ids(view.search(Query("number", {SPACE: drawn_vector("x")}, limit=100)))
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "ivf-rabitq"])
+def test_what_only_grew_is_added_to_and_not_built_anew(create: Create, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = create(delta_limit=0, index=kind, keep_versions=1)
+    prepared = base.prepare(numbered(60))
+    base.put(prepared, embedded(prepared))
+    base.compact()
+    query = Query("", {SPACE: drawn_vector(numbered(100)[70].text)}, mode="dense", limit=3)
+
+    def unwanted(*_: Any) -> None:
+        raise AssertionError("built anew")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("taskloom.plugins.retrieval.building.build", unwanted)
+        put(base, *numbered(30, start=60))
+        base.compact()
+    with base.view() as view:
+        assert ids(view.search(query))[0] == "d0070#0"
+        assert view.stats().indexes[0].vectors == 90
+    base.remove(["d0070"])
+    base.compact()
+    with base.view() as view:
+        assert "d0070#0" not in ids(view.search(query))
+        assert view.stats().indexes[0].vectors == 89
 
 
 def test_old_indexes_are_released_when_no_view_holds_them(create: Create) -> None:
