@@ -152,7 +152,7 @@ class PassageStore:
     def document(self, document_id: str, version: int) -> Document | None:
         found = self._read(
             "select d.body from documents d join lives l on l.document = d.row "
-            "where d.document_id = ?1 and l.added <= ?2 and (l.removed is null or l.removed > ?2)",
+            "where d.document_id = ?1 and +l.added <= ?2 and (+l.removed is null or +l.removed > ?2)",
             (document_id, version),
         )
         return Document.model_validate_json(found[0][0]) if found else None
@@ -163,7 +163,7 @@ class PassageStore:
         for part in _parts(values):
             found += self._read(
                 f"select d.document_id, d.digest, d.content from documents d join lives l on l.document = d.row "  # noqa: S608
-                f"where d.{column} in ({_marks(part)}) and l.removed is null",
+                f"where d.{column} in ({_marks(part)}) and +l.removed is null",
                 part,
             )
         return found
@@ -268,7 +268,7 @@ class PassageStore:
             version = self._next(connection)
             ended, back = sorted(now - then), sorted(then - now)
             connection.executemany(
-                "update lives set removed = ? where document = ? and removed is null", ((version, row) for row in ended)
+                "update lives set removed = ? where document = ? and +removed is null", ((version, row) for row in ended)
             )
             connection.executemany("insert into lives values (?, ?, null)", ((row, version) for row in back))
             return close_version(connection, version, "rollback")
