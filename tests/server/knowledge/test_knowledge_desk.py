@@ -1,0 +1,250 @@
+"""Bases that are changed while they are asked, on the built-in retriever, with models that need no weights."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from taskloom.core.errors import InputTooLargeError, InvalidInputError, NotFoundError, UnavailableError
+from taskloom.core.knowledge import Document
+from taskloom.core.knowledge_calls import AskCall, BaseSpec, KnowledgeAnswer, SearchCall, Turn
+from taskloom.core.registry import Registry
+from taskloom.core.settings import KnowledgeSettings, LanguageModels
+from taskloom.core.types import InferCall, InferResult
+from taskloom.plugins.retrieval.plugin import FaissRetriever
+from taskloom.server.knowledge.desk import KnowledgeDesk
+
+DIMENSIONS = 64
+LANGUAGES = {"en": LanguageModels(embedding="words-en", reader="numbers-en")}
+
+
+class Engine:
+    """Embeds a text by its words, and reads the first number of a passage whose words the question has."""
+
+    def __init__(self) -> None:
+        self.version = "1"
+        self.calls: list[InferCall] = []
+
+    async def infer(self, call: InferCall, send: Any = None) -> InferResult:
+        self.calls.append(call)
+        await asyncio.sleep(0)
+        output = _vector(call.input["text"]) if call.model.name == "words-en" else _number(**call.input)
+        return InferResult(request_id=call.request_id, model=call.model.name, version=self.version, task="fake", output=output)
+
+    def embedded(self) -> list[str]:
+        return [call.input["text"] for call in self.calls if call.input.get("kind") == "passage"]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]{4,}", text.lower())
+
+
+def _vector(text: str) -> dict[str, Any]:
+    found = np.zeros(DIMENSIONS)
+    for word in _words(text):
+        found[int.from_bytes(hashlib.sha256(word.encode()).digest()[:2], "big") % DIMENSIONS] += 1.0
+    norm = float(np.linalg.norm(found)) or 1.0
+    return {"vector": [float(value) for value in found / norm]}
+
+
+def _number(question: str, context: str) -> dict[str, Any]:
+    shared = set(_words(question)) & set(_words(context))
+    number = re.search(r"\d+", context)
+    if number is None or not shared:
+        return {"answers": [], "no_answer_score": 0.9}
+    score = min(0.95, 0.3 * len(shared))
+    answer = {"text": number.group(), "start": number.start(), "end": number.end(), "score": score}
+    return {"answers": [answer], "no_answer_score": 1 - score}
+
+
+def make_desk(folder: Path, engine: Engine, **settings: Any) -> KnowledgeDesk:
+    registry = Registry()
+    registry.retrievers.add(FaissRetriever(), "test")
+    return KnowledgeDesk(folder, registry, engine, KnowledgeSettings(**{"languages": LANGUAGES, **settings}))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+async def documents(*given: Document) -> AsyncIterator[Document]:
+    for document in given:
+        yield document
+
+
+def document(name: str, text: str, **more: Any) -> Document:
+    return Document(document_id=name, text=text, **more)
+
+
+NILE = document("nile", "The river Nile has a length of 6650 kilometres.", title="Nile", metadata={"continent": "africa"})
+DANUBE = document(
+    "danube", "The river Danube has a length of 2850 kilometres.", title="Danube", metadata={"continent": "europe"}
+)
+OPENING = document("opening", "From 8 to 18 on every working day.", question="When does the office open?")
+
+
+async def filled(folder: Path, engine: Engine, **settings: Any) -> KnowledgeDesk:
+    desk = make_desk(folder, engine, **settings)
+    await desk.create("north", BaseSpec(base="rivers"))
+    await desk.upsert("north", "rivers", documents(NILE, DANUBE, OPENING))
+    return desk
+
+
+async def ask(desk: KnowledgeDesk, question: str, **more: Any) -> KnowledgeAnswer:
+    return await desk.ask("north", AskCall(base="rivers", question=question, **more))
+
+
+async def test_an_answer_has_its_source_and_the_version_that_it_was_found_in(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    told = await ask(desk, "What length has the river Danube?")
+    assert (told.kind, told.answer, told.version) == ("span", "2850", 1)
+    source = told.sources[0]
+    assert (source.document_id, source.title) == ("danube", "Danube")
+    assert DANUBE.text[source.start : source.end] == "2850"
+    assert told.models == ("words-en@1", "numbers-en@1")
+    await desk.close()
+
+
+async def test_a_faq_entry_answers_by_its_question(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    told = await ask(desk, "When does the office open")
+    assert (told.kind, told.answer) == ("faq", OPENING.text)
+    assert told.confidence > 0.9
+    await desk.close()
+
+
+async def test_what_nothing_answers_has_no_answer(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    told = await ask(desk, "Who painted the ceiling?")
+    assert (told.kind, told.answer) == ("none", "")
+    always = await ask(desk, "What length has the river Danube?", threshold=0.99)
+    assert always.kind == "none"
+    assert any(source.document_id == "danube" for source in always.sources)
+    await desk.close()
+
+
+async def test_a_question_that_goes_on_is_searched_with_the_one_before(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    turns = (Turn(question="What length has the river Nile?", answer="6650"),)
+    told = await ask(desk, "Is it in kilometres?", turns=turns)
+    assert told.understood_as == "What length has the river Nile? Is it in kilometres?"
+    assert told.answer == "6650"
+    await desk.close()
+
+
+async def test_a_filter_and_an_older_version_are_kept_to(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    longer = NILE.model_copy(update={"text": "The river Nile has a length of 7000 kilometres."})
+    assert (await desk.upsert("north", "rivers", documents(longer))).version == 2
+    assert (await ask(desk, "What length has the river Nile?")).answer == "7000"
+    assert (await ask(desk, "What length has the river Nile?", version=1)).answer == "6650"
+    found = await desk.search("north", SearchCall(base="rivers", query="length of the river", where={"continent": "europe"}))
+    assert [hit.passage.document_id for hit in found.hits] == ["danube"]
+    assert await desk.rollback("north", "rivers", 1) == 3
+    assert (await ask(desk, "What length has the river Nile?")).answer == "6650"
+    with pytest.raises(NotFoundError):
+        await ask(desk, "What length?", version=99)
+    await desk.close()
+
+
+async def test_what_has_not_changed_is_not_embedded_again(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    before = len(engine.embedded())
+    result = await desk.upsert("north", "rivers", documents(NILE, document("rhine", "The Rhine has 1233 kilometres.")))
+    assert (result.changed, result.unchanged, result.version) == (("rhine",), ("nile",), 2)
+    assert len(engine.embedded()) == before + 1
+    again = await desk.upsert("north", "rivers", documents(NILE))
+    assert (again.changed, again.version) == ((), 2)
+    await desk.close()
+
+
+async def test_removed_documents_answer_no_more(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    assert await desk.delete("north", "rivers", ["danube"]) == 2
+    found = await desk.search("north", SearchCall(base="rivers", query="river Danube length"))
+    assert "danube" not in [hit.passage.document_id for hit in found.hits]
+    with pytest.raises(NotFoundError):
+        await desk.delete("north", "rivers", ["danube"])
+    await desk.close()
+
+
+async def test_tenants_do_not_see_each_others_bases(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    await desk.create("north", BaseSpec(base="news", shared=True))
+    assert [info.base for info in await desk.bases("south")] == ["news"]
+    with pytest.raises(NotFoundError, match="rivers"):
+        await desk.search("south", SearchCall(base="rivers", query="Nile"))
+    with pytest.raises(NotFoundError, match="not changed"):
+        await desk.upsert("south", "news", documents(NILE))
+    await desk.close()
+
+
+async def test_everything_is_there_after_a_restart(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    await desk.close()
+    with pytest.raises(UnavailableError):
+        await ask(desk, "What length has the river Nile?")
+    again = make_desk(tmp_path, engine)
+    assert (await ask(again, "What length has the river Nile?")).answer == "6650"
+    info = await again.stats("north", "rivers")
+    assert (info.stats.documents, info.stats.version) == (3, 1)
+    await again.drop("north", "rivers")
+    assert await again.bases("north") == []
+    await again.close()
+
+
+async def test_a_base_that_another_model_version_embedded_says_so(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    engine.version = "2"
+    with pytest.raises(UnavailableError, match=r"words-en@1.*words-en@2"):
+        await ask(desk, "What length has the river Nile?")
+    found = await desk.search("north", SearchCall(base="rivers", query="Nile", mode="sparse"))
+    assert found.hits[0].passage.document_id == "nile"
+    await desk.close()
+
+
+async def test_a_language_without_models_is_found_by_its_words(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    await desk.upsert("north", "rivers", documents(document("changjiang", "长江全长6300公里,是亚洲最长的河流。")))
+    told = await ask(desk, "长江全长多少公里?")
+    assert (told.kind, told.language) == ("none", "zh")
+    assert told.sources[0].document_id == "changjiang"
+    await desk.close()
+
+
+async def test_limits_and_bad_settings_are_told(tmp_path: Path, engine: Engine) -> None:
+    desk = make_desk(tmp_path, engine, max_upsert_bytes=1024)
+    await desk.create("north", BaseSpec(base="rivers"))
+    with pytest.raises(InputTooLargeError, match="max_upsert_bytes"):
+        await desk.upsert("north", "rivers", documents(document("long", "word " * 1000)))
+    with pytest.raises(InvalidInputError, match="config of other"):
+        await desk.create("north", BaseSpec(base="other", config={"no-such": 1}))
+    assert [info.base for info in await desk.bases("north")] == ["rivers"]
+    await desk.close()
+
+
+async def test_questions_are_answered_whole_while_documents_change(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    seen: set[tuple[int, str]] = set()
+
+    async def asking() -> None:
+        for _ in range(30):
+            told = await ask(desk, "What length has the river Nile?")
+            seen.add((told.version, told.answer))
+
+    async def writing() -> None:
+        for number in range(15):
+            await desk.upsert("north", "rivers", documents(document("nile", f"The river Nile has a length of {number} km.")))
+
+    await asyncio.gather(asking(), asking(), writing())
+    assert len(seen) > 2
+    assert all(answer == ("6650" if version == 1 else str(version - 2)) for version, answer in seen)
+    await desk.close()
