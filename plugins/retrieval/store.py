@@ -287,9 +287,15 @@ class PassageStore:
                 "delete from lives where removed is not null and not exists "
                 "(select 1 from kept where number >= lives.added and number < lives.removed)"
             )
+            connection.execute(
+                "create temp table dead as select row from documents where row not in (select document from lives)"
+            )
+            connection.execute(
+                "delete from vectors where passage in (select row from passages where document in (select row from dead))"
+            )
             for table, column in (("passages", "document"), ("facts", "document"), ("documents", "row")):
-                connection.execute(f"delete from {table} where {column} not in (select document from lives)")  # noqa: S608
-            connection.execute("delete from vectors where passage not in (select row from passages)")
+                connection.execute(f"delete from {table} where {column} in (select row from dead)")  # noqa: S608
+            connection.execute("drop table dead")
             connection.execute("drop table kept")
 
     @staticmethod
