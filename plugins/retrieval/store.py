@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,16 +51,20 @@ class PassageStore:
         self.folder = folder
         self._closed = False
         self._lock = _locked(folder)
+        self._idle: list[sqlite3.Connection] = []
         try:
             path = folder / DATABASE
             if not path.is_file():
                 raise ArtifactError(f"there is no knowledge base in {folder.name}: {DATABASE} is missing")
             self._writer = _opened(path)
-            self._idle: list[sqlite3.Connection] = []
+        except BaseException:
+            self._lock.close()
+            raise
+        try:
             self.config = KnowledgeConfig.model_validate_json(self._setting("config"))
             self.dtype = np.dtype(self.config.dtype)
         except BaseException:
-            self._lock.close()
+            self.close()
             raise
 
     @classmethod
@@ -69,13 +74,18 @@ class PassageStore:
             raise AlreadyExistsError(f"{folder.name} is there already; open it, or choose another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         connection = connect(aside / DATABASE, writes=True)
         create_tables(connection)
         connection.execute("insert into settings values ('config', ?)", (config.model_dump_json(),))
         connection.execute("insert into versions values (0, ?, 'create', 0, 0, null)", (now(),))
         connection.close()
-        aside.rename(folder)
+        try:
+            aside.rename(folder)
+        except OSError as exc:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise AlreadyExistsError(f"{folder.name} has just been made by somebody else; open it") from exc
         sync_folder(folder)
         sync_folder(folder.parent)
         return cls(folder)
