@@ -1,6 +1,6 @@
 """What breaks knowledge bases: index files with flipped bits or cut short, and writers killed in the middle of anything.
 
-    python benchmarks/knowledge_faults.py                 # 1 000 damaged files, 100 killed writers
+    python benchmarks/knowledge_faults.py  # 1 000 damaged files, every tenth of a base that is opened; 100 killed writers
     python benchmarks/knowledge_faults.py --damages 60 --kills 6
 
 It exits with 1 if a damaged file was used, an answer was wrong after it was refused, an acknowledged document was lost or a
@@ -28,7 +28,10 @@ import numpy as np
 
 from taskloom.core.knowledge import Document, Embedded, KnowledgeBase, Passage, Query
 from taskloom.plugins.retrieval.config import KnowledgeConfig
+from taskloom.plugins.retrieval.files import SPARSE, DamagedIndexError, IndexFiles
+from taskloom.plugins.retrieval.incoming import vector_source
 from taskloom.plugins.retrieval.plugin import FaissRetriever
+from taskloom.plugins.retrieval.store import PassageStore
 
 SPACE = "drawn"
 SIZE = 32
@@ -95,13 +98,37 @@ def damage(path: Path, rng: random.Random) -> str:
     return f"{path.name} byte {place}"
 
 
-def damaged_indexes(folder: Path, times: int, seed: int = 0, kind: str = "hnsw", passages: int = 60) -> list[str]:
-    """Damages an index file again and again; each time the knowledge base must refuse it and answer as it did. Returns what
-    went wrong."""
+def index_files(folder: Path) -> list[Path]:
+    """Those that have content; lock files come and go."""
+    files = [path for path in sorted((folder / "indexes").rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    return [path for path in files if path.stat().st_size]
+
+
+def used(folder: Path) -> bool:
+    """Whether all index files would be read."""
+    store = PassageStore(folder)
+    files, sizes = IndexFiles(folder), dict(store.spaces().values())
+    try:
+        for target, record in store.indexes().items():
+            if target == SPARSE:
+                files.read_sparse(record)
+            else:
+                space = int(target.removeprefix("dense:"))
+                files.read_dense(record, vector_source(store, space, record.rows, sizes[space]), store.config)
+    except DamagedIndexError:
+        return False
+    finally:
+        store.close()
+    return True
+
+
+def damaged_indexes(folder: Path, times: int, seed: int = 0, kind: str = "hnsw", *, open_every: int = 1) -> list[str]:
+    """Damages an index file again and again; each time it must be refused. Every so often the knowledge base is opened with it,
+    which must build it anew and answer as before; else the file is put back. Returns what went wrong."""
     rng, failures = random.Random(seed), []
     retriever = FaissRetriever(whole)
     base = retriever.create(folder, KnowledgeConfig(delta_limit=0, index=kind))  # type: ignore[arg-type]
-    put(base, [Document(document_id=f"d{n:04}", text=f"passage {n} of topic{n % 5}") for n in range(passages)])
+    put(base, [Document(document_id=f"d{n:04}", text=f"passage {n} of topic{n % 5}") for n in range(60)])
     base.compact()
     before = answers(base)
     base.close()
@@ -109,9 +136,14 @@ def damaged_indexes(folder: Path, times: int, seed: int = 0, kind: str = "hnsw",
     logger = logging.getLogger("taskloom.plugins.retrieval")
     logger.addHandler(refusals)
     try:
-        for _ in range(times):
-            files = [path for path in sorted((folder / "indexes").rglob("*")) if path.is_file() and path.suffix != ".lock"]
-            what = damage(rng.choice([path for path in files if path.stat().st_size]), rng)
+        for number in range(times):
+            path = rng.choice(index_files(folder))
+            sound = path.read_bytes()
+            what = damage(path, rng)
+            if number % open_every:
+                failures += [f"{what}: used"] if used(folder) else []
+                path.write_bytes(sound)
+                continue
             refused = refusals.count
             base = retriever.open(folder)
             if refusals.count == refused:
@@ -208,7 +240,7 @@ def main() -> int:
         for at, kind in enumerate(kinds):
             times = arguments.damages // len(kinds)
             began = time.perf_counter()
-            bad = damaged_indexes(folder / kind, times, seed=at, kind=kind)
+            bad = damaged_indexes(folder / kind, times, seed=at, kind=kind, open_every=10)
             print(f"{kind}: {times} damaged files, {len(bad)} failures, {time.perf_counter() - began:.0f} s", flush=True)
             failures += bad
         began = time.perf_counter()

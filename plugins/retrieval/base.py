@@ -231,9 +231,11 @@ class StoredKnowledgeBase(KnowledgeBase):
 
     def compact(self) -> None:
         with self._compacting:
-            with self._writing, self._pinning:
+            with self._writing:
                 self._check_open()
-                self._store.prune({info.number for info in self._store.versions()} | self._pinned())
+                with self._pinning:  # a view that is taken later is of a version that is kept in any case
+                    kept = {info.number for info in self._store.versions()} | self._pinned()
+                self._store.prune(kept)
             records = self._builder.build(self._state.catalog)
             with self._writing:
                 self._check_open()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from taskloom.plugins.retrieval.dense import DenseIndex, build, flat, kind_for
+from taskloom.plugins.retrieval.dense import DenseIndex, VectorSource, build, extended, flat, kind_for
 from taskloom.plugins.retrieval.files import SPARSE, DamagedIndexError, IndexFiles
 from taskloom.plugins.retrieval.filters import Ints
 from taskloom.plugins.retrieval.incoming import vector_source
@@ -20,6 +20,9 @@ from taskloom.plugins.retrieval.tokens import Tokenizer
 logger = logging.getLogger(__name__)
 
 Index = DenseIndex | SparseIndex
+
+MOST_GROWTH = 2
+"""How many times as many vectors as it was built of an index may have: its clusters are those of the first ones."""
 
 
 class IndexBuilder:
@@ -68,12 +71,28 @@ class IndexBuilder:
             target = f"dense:{space}"
             rows = self._store.vector_rows(space)
             if target not in records and len(rows) > config.delta_limit:
-                index = build(vector_source(self._store, space, rows, size), config)
+                source = vector_source(self._store, space, rows, size)
+                index = self._extended(target, source) or build(source, config)
                 records[target], indexes[target] = self._files.write_dense(target, index), index
         rows, _ = self._store.catalog()
         if SPARSE not in records and len(rows) > config.delta_limit:
             records[SPARSE] = self._files.write_sparse(self._tokens(0, int(rows[-1])), rows)
             indexes[SPARSE] = self._read(records[SPARSE])
+
+    def _extended(self, target: str, source: VectorSource) -> DenseIndex | None:
+        """The index file there is, read anew and added to: where nothing went that it has, and its kind and training still suit
+        the number of vectors. It costs what came in."""
+        record = self._store.indexes().get(target)
+        if record is None or not len(record.rows) <= len(source.rows) <= MOST_GROWTH * record.facts["trained"]:
+            return None
+        suits = record.facts["kind"] == kind_for(len(source.rows), self._store.config)
+        if not suits or not np.array_equal(source.rows[: len(record.rows)], record.rows):
+            return None
+        try:
+            index = self._read(record)
+        except DamagedIndexError:
+            return None
+        return extended(index, source, self._store.config) if isinstance(index, DenseIndex) else None
 
     def _tokens(self, after: int, upto: int | None = None) -> Iterator[tuple[int, Sequence[str]]]:
         for row, text in self._store.texts(after):

@@ -32,8 +32,9 @@ class Revision:
 
 
 def end_lives(connection: sqlite3.Connection, version: int, document_ids: Sequence[str]) -> None:
+    """The plus keeps SQLite from going through everything that lives, by the other index."""
     connection.executemany(
-        "update lives set removed = ? where removed is null and document in (select row from documents where document_id = ?)",
+        "update lives set removed = ? where document in (select row from documents where document_id = ?) and +removed is null",
         ((version, document_id) for document_id in document_ids),
     )
 

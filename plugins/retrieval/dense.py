@@ -52,10 +52,19 @@ class VectorSource:
 
 
 class DenseIndex:
-    """The vectors of `rows`, by place. Thread-safe. `effort` is efSearch of HNSW and the number of lists that IVF probes."""
+    """The vectors of `rows`, by place. Thread-safe. `effort` is efSearch of HNSW and the number of lists that IVF probes;
+    `trained` how many vectors it was built of, before others were added."""
 
     def __init__(
-        self, kind: str, index: Any, source: VectorSource, *, effort: int = 0, recall: float = 1.0, half: bool = True
+        self,
+        kind: str,
+        index: Any,
+        source: VectorSource,
+        *,
+        effort: int = 0,
+        recall: float = 1.0,
+        half: bool = True,
+        trained: int = 0,
     ) -> None:
         self.kind = kind
         self.index = index
@@ -64,6 +73,7 @@ class DenseIndex:
         self.recall = recall
         self._codes = library.downcast_index(index.storage) if kind == "hnsw" else index
         self._half = half
+        self.trained = trained or len(source.rows)
 
     def __len__(self) -> int:
         return len(self.source.rows)
@@ -131,7 +141,9 @@ class DenseIndex:
         return np.asarray(places[places >= 0], np.int64)
 
     def with_effort(self, effort: int, recall: float) -> DenseIndex:
-        return DenseIndex(self.kind, self.index, self.source, effort=effort, recall=recall, half=self._half)
+        return DenseIndex(
+            self.kind, self.index, self.source, effort=effort, recall=recall, half=self._half, trained=self.trained
+        )
 
 
 def exact_scores(vectors: Floats, query: Floats) -> Floats:
@@ -165,6 +177,16 @@ def build(source: VectorSource, config: KnowledgeConfig) -> DenseIndex:
     for vectors in source.chunks():
         index.add(vectors)
     return _tuned(DenseIndex(kind, index, source, half=half), config.recall)
+
+
+def extended(index: DenseIndex, source: VectorSource, config: KnowledgeConfig) -> DenseIndex:
+    """An index with the vectors of `source` that it hasn't got; it begins with those that it has. Takes the index over."""
+    fresh = VectorSource(source.rows[len(index) :], source.dimensions, source.read)
+    for vectors in fresh.chunks():
+        index.index.add(vectors)
+    return _tuned(
+        DenseIndex(index.kind, index.index, source, half=config.dtype == "float16", trained=index.trained), config.recall
+    )
 
 
 def _empty(kind: str, source: VectorSource, *, half: bool) -> Any:

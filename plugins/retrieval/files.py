@@ -45,7 +45,7 @@ class IndexFiles:
             os.fsync(file.fileno())
         aside.rename(self.folder / name)
         sync_folder(self.folder)
-        facts = {"kind": index.kind, "effort": index.effort, "recall": index.recall}
+        facts = {"kind": index.kind, "effort": index.effort, "recall": index.recall, "trained": index.trained}
         return IndexRecord(target, name, hashlib.sha256(content).hexdigest(), index.source.rows, facts)
 
     def read_dense(self, record: IndexRecord, source: VectorSource, config: KnowledgeConfig) -> DenseIndex:
@@ -59,7 +59,8 @@ class IndexFiles:
         index = library.deserialize_index(np.frombuffer(content, np.uint8))
         facts = record.facts
         half = config.dtype == "float16"
-        return DenseIndex(facts["kind"], index, source, effort=facts["effort"], recall=facts["recall"], half=half)
+        known = {name: facts[name] for name in ("effort", "recall", "trained")}
+        return DenseIndex(facts["kind"], index, source, half=half, **known)
 
     def write_sparse(self, passages: Iterable[tuple[int, Sequence[str]]], rows: Ints) -> IndexRecord:
         name = f"sparse-{secrets.token_hex(8)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,16 +51,20 @@ class PassageStore:
         self.folder = folder
         self._closed = False
         self._lock = _locked(folder)
+        self._idle: list[sqlite3.Connection] = []
         try:
             path = folder / DATABASE
             if not path.is_file():
                 raise ArtifactError(f"there is no knowledge base in {folder.name}: {DATABASE} is missing")
             self._writer = _opened(path)
-            self._idle: list[sqlite3.Connection] = []
+        except BaseException:
+            self._lock.close()
+            raise
+        try:
             self.config = KnowledgeConfig.model_validate_json(self._setting("config"))
             self.dtype = np.dtype(self.config.dtype)
         except BaseException:
-            self._lock.close()
+            self.close()
             raise
 
     @classmethod
@@ -69,13 +74,18 @@ class PassageStore:
             raise AlreadyExistsError(f"{folder.name} is there already; open it, or choose another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         connection = connect(aside / DATABASE, writes=True)
         create_tables(connection)
         connection.execute("insert into settings values ('config', ?)", (config.model_dump_json(),))
         connection.execute("insert into versions values (0, ?, 'create', 0, 0, null)", (now(),))
         connection.close()
-        aside.rename(folder)
+        try:
+            aside.rename(folder)
+        except OSError as exc:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise AlreadyExistsError(f"{folder.name} has just been made by somebody else; open it") from exc
         sync_folder(folder)
         sync_folder(folder.parent)
         return cls(folder)
@@ -152,7 +162,7 @@ class PassageStore:
     def document(self, document_id: str, version: int) -> Document | None:
         found = self._read(
             "select d.body from documents d join lives l on l.document = d.row "
-            "where d.document_id = ?1 and l.added <= ?2 and (l.removed is null or l.removed > ?2)",
+            "where d.document_id = ?1 and +l.added <= ?2 and (+l.removed is null or +l.removed > ?2)",
             (document_id, version),
         )
         return Document.model_validate_json(found[0][0]) if found else None
@@ -163,7 +173,7 @@ class PassageStore:
         for part in _parts(values):
             found += self._read(
                 f"select d.document_id, d.digest, d.content from documents d join lives l on l.document = d.row "  # noqa: S608
-                f"where d.{column} in ({_marks(part)}) and l.removed is null",
+                f"where d.{column} in ({_marks(part)}) and +l.removed is null",
                 part,
             )
         return found
@@ -268,7 +278,7 @@ class PassageStore:
             version = self._next(connection)
             ended, back = sorted(now - then), sorted(then - now)
             connection.executemany(
-                "update lives set removed = ? where document = ? and removed is null", ((version, row) for row in ended)
+                "update lives set removed = ? where document = ? and +removed is null", ((version, row) for row in ended)
             )
             connection.executemany("insert into lives values (?, ?, null)", ((row, version) for row in back))
             return close_version(connection, version, "rollback")
@@ -287,9 +297,15 @@ class PassageStore:
                 "delete from lives where removed is not null and not exists "
                 "(select 1 from kept where number >= lives.added and number < lives.removed)"
             )
+            connection.execute(
+                "create temp table dead as select row from documents where row not in (select document from lives)"
+            )
+            connection.execute(
+                "delete from vectors where passage in (select row from passages where document in (select row from dead))"
+            )
             for table, column in (("passages", "document"), ("facts", "document"), ("documents", "row")):
-                connection.execute(f"delete from {table} where {column} not in (select document from lives)")  # noqa: S608
-            connection.execute("delete from vectors where passage not in (select row from passages)")
+                connection.execute(f"delete from {table} where {column} in (select row from dead)")  # noqa: S608
+            connection.execute("drop table dead")
             connection.execute("drop table kept")
 
     @staticmethod

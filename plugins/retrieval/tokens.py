@@ -27,7 +27,7 @@ class Tokenizer:
     Chinese: the words of jieba's search mode and the bigrams of characters, since words alone miss what is cut another way in
     the question (Nie, Gao, Zhang and Zhou, "On the use of words and n-grams for Chinese information retrieval", IRAL 2000).
     Words of other scripts: lower-cased, and stemmed (Snowball, English) if they are all letters; what holds digits or marks,
-    such as `WiFi-6` or `R7000`, is kept whole, and its parts are tokens besides. Width and compatibility forms are folded (NFKC).
+    such as `WiFi-6` or `R7000`, is kept whole, and its parts are tokens besides. Wide forms are folded (NFKC).
     """
 
     def __init__(self) -> None:
@@ -46,6 +46,8 @@ class Tokenizer:
                 found += self._wide(piece["wide"])
             elif piece["word"].isalpha():
                 words.append(piece["word"])
+            elif piece["word"].isalnum():
+                found.append(piece["word"])
             else:
                 self._compound(piece["word"], found, words)
         found += self._stemmer.analyze(" ".join(words))

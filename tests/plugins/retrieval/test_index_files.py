@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from small_knowledge import SPACE, drawn_vector, ids, numbered, put
+from small_knowledge import SPACE, drawn_vector, embedded, ids, numbered, put
 
 from taskloom.core.knowledge import KnowledgeBase, Query
 from taskloom.plugins.retrieval.plugin import FaissRetriever
@@ -35,40 +35,19 @@ def faults() -> ModuleType:
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf-rabitq"])
 def test_a_damaged_index_is_refused_and_the_base_answers_as_before(faults: Any, tmp_path: Path, kind: str) -> None:
-    assert faults.damaged_indexes(tmp_path / "base", times=4, seed=5, kind=kind) == []
+    assert faults.damaged_indexes(tmp_path / "base", times=32, seed=5, kind=kind, open_every=8) == []
+
+
+def test_the_check_lets_sound_files_through(faults: Any, create: Create, folder: Path) -> None:
+    base = create(delta_limit=0)
+    put(base, *numbered(10))
+    base.compact()
+    base.close()
+    assert faults.used(folder)
 
 
 def test_a_killed_writer_leaves_every_acknowledged_document_and_no_half_batch(faults: Any, tmp_path: Path) -> None:
     assert faults.killed_writers(tmp_path / "base", times=6, longest_s=0.5) == []
-
-
-def test_every_byte_of_an_index_file_counts(create: Create, retriever: FaissRetriever, folder: Path, faults: Any) -> None:
-    """The check itself, over many damages: whatever is changed, the file is not read."""
-    import random
-
-    from taskloom.plugins.retrieval.files import DamagedIndexError, IndexFiles
-    from taskloom.plugins.retrieval.store import PassageStore
-
-    base = create(delta_limit=0, index="hnsw")
-    put(base, *numbered(30))
-    base.compact()
-    base.close()
-    store = PassageStore(folder)
-    files, records, rng = IndexFiles(folder), store.indexes(), random.Random(0)
-    sparse, dense = records["sparse"], records["dense:1"]
-    for _ in range(60):
-        record = rng.choice([sparse, dense])
-        path = folder / "indexes" / record.path
-        if path.is_dir():
-            path = rng.choice([one for one in sorted(path.iterdir()) if one.stat().st_size and one.suffix != ".lock"])
-        sound = path.read_bytes()
-        what = faults.damage(path, rng)
-        with pytest.raises(DamagedIndexError):
-            files.read_sparse(record) if record is sparse else files.read_dense(record, None, store.config)  # type: ignore[arg-type]
-        assert path.read_bytes() != sound, what
-        path.write_bytes(sound)
-    assert len(files.read_sparse(sparse)) == 30
-    store.close()
 
 
 def test_index_files_that_are_gone_are_built_anew(
@@ -132,6 +111,31 @@ def test_small_updates_do_not_build_again_and_compacting_twice_writes_once(creat
         info = view.stats().indexes[0]
         assert (info.kind, info.recall) == ("flat", 1.0)
         assert "d0001#0" not in ids(view.search(Query("number", {SPACE: drawn_vector("x")}, limit=100)))
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "ivf-rabitq"])
+def test_what_only_grew_is_added_to_and_not_built_anew(create: Create, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = create(delta_limit=0, index=kind, keep_versions=1)
+    prepared = base.prepare(numbered(60))
+    base.put(prepared, embedded(prepared))
+    base.compact()
+    query = Query("", {SPACE: drawn_vector(numbered(100)[70].text)}, mode="dense", limit=3)
+
+    def unwanted(*_: Any) -> None:
+        raise AssertionError("built anew")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("taskloom.plugins.retrieval.building.build", unwanted)
+        put(base, *numbered(30, start=60))
+        base.compact()
+    with base.view() as view:
+        assert ids(view.search(query))[0] == "d0070#0"
+        assert view.stats().indexes[0].vectors == 90
+    base.remove(["d0070"])
+    base.compact()
+    with base.view() as view:
+        assert "d0070#0" not in ids(view.search(query))
+        assert view.stats().indexes[0].vectors == 89
 
 
 def test_old_indexes_are_released_when_no_view_holds_them(create: Create) -> None:

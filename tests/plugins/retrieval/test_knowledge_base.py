@@ -244,6 +244,20 @@ def test_compaction_deletes_what_no_kept_version_has(create: Create, folder: Pat
     assert counts == {"documents": 3, "lives": 3, "passages": 3, "vectors": 3}
 
 
+def test_a_change_costs_what_it_changes_not_what_there_is(base: KnowledgeBase) -> None:
+    store, steps = base._store, []  # type: ignore[attr-defined]
+    store._writer.set_progress_handler(lambda: steps.append(1), 10)
+    costs = []
+    for start in (0, 1000):
+        prepared = base.prepare(numbered(1000, start=start))
+        base.put(prepared, [])
+        steps.clear()
+        base.put(base.prepare([Document(document_id="d0007", text=f"changed {start}")]), [])
+        base.remove([f"d{start:04}"])
+        costs.append(len(steps))
+    assert costs[1] < 1.3 * costs[0]
+
+
 def test_one_at_a_time_may_open_it(base: KnowledgeBase, retriever: FaissRetriever, folder: Path) -> None:
     with pytest.raises(UnavailableError, match="open already"):
         retriever.open(folder)
