@@ -1,0 +1,180 @@
+"""How well a knowledge base finds and answers, on questions that annotators asked about paragraphs (files in SQuAD's form).
+
+    python benchmarks/knowledge_answers.py --data squadshifts/dev.json --distractors squadshifts/train.json --home FOLDER
+
+Prints what `dense`, `sparse` and `hybrid` search find side by side, the answers end to end beside those of the reader that is
+handed the right passage, and the confidence that fits them best: a logistic regression on one half of the questions, measured on
+the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+import taskloom.sdk
+from taskloom.core.knowledge import Document, Hit, Mode
+from taskloom.core.knowledge_calls import MAX_READ
+from taskloom.core.settings import Calibration
+from taskloom.plugins._shared.answer_scores import f1
+from taskloom.plugins.retrieval.evaluation import (
+    MODES,
+    RIGHT_F1,
+    KnownQuestion,
+    Tried,
+    answer_figures,
+    is_right,
+    judge_search,
+    threshold_for,
+)
+from taskloom.server.knowledge.answering import candidates, span_confidence
+from taskloom.server.knowledge.models import Reading
+
+BASE = "benchmark"
+READ = 5
+RISK = 0.3
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    document: Document
+    questions: tuple[KnownQuestion, ...]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question, the passages that were found for it, and what the reader found in each."""
+
+    question: KnownQuestion
+    hits: tuple[Hit, ...]
+    readings: tuple[Reading, ...]
+    handed: str | None
+    """What the reader finds in the right passage; None where no passage has the whole answer."""
+
+
+def main() -> None:
+    asked = _arguments()
+    paragraphs = list(_paragraphs(asked.data, "q"))
+    questions = [question for paragraph in paragraphs for question in paragraph.questions]
+    questions = random.Random(13).sample(questions, min(asked.questions, len(questions)))
+    documents = [paragraph.document for paragraph in paragraphs]
+    if asked.distractors:
+        others = [paragraph.document for paragraph in _paragraphs(asked.distractors, "x")]
+        documents += random.Random(13).sample(others, min(asked.distractor_paragraphs, len(others)))
+    with taskloom.sdk.local(["embed-en", "qa-en"], home=asked.home, timeout_s=600) as client:
+        if BASE not in [info.base for info in client.knowledge_bases()]:
+            client.create_knowledge(BASE)
+        base = client.knowledge(BASE)
+        for start in range(0, len(documents), BATCH):
+            base.upsert(documents[start : start + BATCH], timeout_s=3600)
+        stats = base.stats().stats
+        print(f"{stats.documents} documents, {stats.passages} passages, {len(questions)} questions", flush=True)
+
+        def search(question: str, mode: Mode, limit: int) -> Sequence[Hit]:
+            return base.search(question, mode=mode, limit=limit).hits
+
+        for mode in MODES:
+            figures = judge_search(search, questions, mode)
+            told = ", ".join(
+                f"{name} {value:.3f} ({figures.intervals[name][0]:.3f} to {figures.intervals[name][1]:.3f})"
+                for name, value in figures.metrics.items()
+            )
+            print(f"{mode}: {told}; p50 {1e3 * figures.p50_s:.0f} ms, p99 {1e3 * figures.p99_s:.0f} ms", flush=True)
+        answered = [_answered(client, search, question) for question in questions]
+    _report(answered)
+
+
+def _answered(client: taskloom.sdk.LocalClient, search: object, question: KnownQuestion) -> Answered:
+    assert callable(search)
+    hits = tuple(search(question.question, "hybrid", MAX_READ))
+    right = next((hit for hit in hits if is_right(question, hit.passage)), None)
+    read = [*hits[:READ], *([right] if right is not None else [])]
+    inputs = [{"question": question.question, "context": hit.passage.text} for hit in read]
+    results = [item.result for item in client.infer_many("qa-en", inputs, params={"no_answer_threshold": 1.0})]
+    readings = []
+    for result in results:
+        assert result is not None
+        best = (result.output["answers"] or [{"text": "", "start": 0, "end": 0, "score": 0.0}])[0]
+        readings.append(Reading(best["text"], best["start"], best["end"], best["score"], result.output["no_answer_score"]))
+    return Answered(question, hits[:READ], tuple(readings[: len(hits[:READ])]), readings[-1].text if right else None)
+
+
+def _report(answered: Sequence[Answered]) -> None:
+    halves = answered[::2], answered[1::2]
+    fitted = _fitted(halves[0])
+    for name, calibration in (("as the reader says", Calibration()), ("fitted", fitted)):
+        tried = [_tried(one, calibration) for one in halves[1]]
+        handed = [max(f1(one.handed, true) for true in one.question.answers) for one in halves[1] if one.handed is not None]
+        figures = answer_figures(tried, float(np.mean(handed)))
+        at = threshold_for(figures.risk, RISK)
+        low, high = figures.intervals["f1"]
+        print(
+            f"{name}: F1 {figures.metrics['f1']:.3f} ({low:.3f} to {high:.3f}), exact {figures.metrics['exact_match']:.3f}, "
+            f"reader with the right passage {figures.reader_f1:.3f}, calibration error {figures.expected_calibration_error:.3f}, "
+            + (f"risk {RISK} at threshold {at.threshold:.3f}: answers {at.coverage:.3f}" if at else f"risk never below {RISK}")
+        )
+    print(json.dumps(fitted.model_dump()))
+
+
+def _fitted(answered: Sequence[Answered]) -> Calibration:
+    """Whether a span is right, from what is known of it (Platt 1999)."""
+    rows, right = [], []
+    for one in answered:
+        for candidate in candidates(one.hits, one.readings, Calibration()):
+            bounded = min(max(candidate.reading.score, 1e-6), 1 - 1e-6)
+            rows.append([math.log(bounded / (1 - bounded)), candidate.hit.dense or 0.0, candidate.agreement])
+            right.append(max(f1(candidate.reading.text, true) for true in one.question.answers) >= RIGHT_F1)
+    model = LogisticRegression(C=100.0).fit(np.array(rows), np.array(right))
+    reader, dense, agreement = (float(value) for value in model.coef_[0])
+    return Calibration(intercept=float(model.intercept_[0]), reader=reader, dense=dense, agreement=agreement)
+
+
+def _tried(one: Answered, calibration: Calibration) -> Tried:
+    found = candidates(one.hits, one.readings, calibration)
+    text = found[0].reading.text if found else ""
+    scores = [f1(text, true) for true in one.question.answers]
+    exact = float(any(text == true for true in one.question.answers))
+    sure = found[0].confidence if found else span_confidence(0.0, None, 0.0, calibration)
+    return Tried(confidence=sure, f1=max(scores), exact=exact, answerable=True, kind="span", took_s=0.0)
+
+
+def _paragraphs(path: Path, prefix: str) -> Iterator[Paragraph]:
+    data = json.loads(path.read_text(encoding="utf-8"))["data"]
+    number = 0
+    for article in data:
+        for paragraph in article["paragraphs"]:
+            document = Document(document_id=f"{prefix}{number}", text=paragraph["context"], language="en")
+            questions = tuple(
+                KnownQuestion(
+                    question=row["question"],
+                    document_id=document.document_id,
+                    answers=tuple(dict.fromkeys(answer["text"] for answer in row["answers"])),
+                )
+                for row in paragraph["qas"]
+                if row["answers"]
+            )
+            number += 1
+            yield Paragraph(document, questions)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--distractors", type=Path, help="more paragraphs, whose questions are not asked")
+    parser.add_argument("--distractor-paragraphs", type=int, default=2000)
+    parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--home", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
