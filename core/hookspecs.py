@@ -12,7 +12,8 @@ with a `register` callable, does no work but registering, and imports no ML libr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -20,7 +21,8 @@ import pluggy
 from taskloom.core.types import Frozen
 
 if TYPE_CHECKING:
-    from taskloom.core.knowledge import RetrieverPlugin
+    from taskloom.core.knowledge import Document, Refused, RetrieverPlugin
+    from taskloom.core.knowledge_calls import KnowledgeEngine
     from taskloom.core.optimizer import OptimizerPlugin
     from taskloom.core.ports import AuditLog, InferenceEngine
     from taskloom.core.registry import Registry
@@ -94,3 +96,15 @@ def open_audit_log(settings: Settings) -> AuditLog | None:
 @hookspec(firstresult=True)
 def open_local_engine(settings: Settings, registry: Registry) -> InferenceEngine | None:
     """Make an engine that serves in this process, not started yet. The first answer counts."""
+
+
+@hookspec(firstresult=True)
+def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngine) -> KnowledgeEngine | None:
+    """Open the knowledge bases under the home folder. `engine` runs the models that embed and read; it may not have started
+    yet. The first answer counts."""
+
+
+@hookspec(firstresult=True)
+def read_documents(paths: Sequence[Path]) -> Iterator[Document | Refused] | None:
+    """Read files, and what is in folders, as documents, for layers that may not import what reads them. What can't be read is
+    told and passed over. The first answer counts."""

@@ -63,8 +63,10 @@ class Passage(Frozen):
 
     @property
     def searchable(self) -> str:
-        """What is embedded and indexed: the passage under its title and headings; of a FAQ pair, its question."""
-        return self.question or "\n".join(part for part in (self.title, *self.headings, self.text) if part)
+        """What is embedded and indexed: the passage under its title and headings, unless they stand in it; of a FAQ pair, its
+        question."""
+        above = dict.fromkeys(part for part in (self.title, *self.headings) if part and part not in self.text)
+        return self.question or "\n".join([*above, self.text])
 
 
 class Refused(Frozen):

@@ -46,6 +46,8 @@ class UpsertResult(Frozen):
     changed: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
     refused: tuple[Refused, ...] = ()
+    request_id: str = ""
+    """As in the audit log; whoever serves the engine sets it."""
 
 
 class SearchCall(Frozen):
@@ -64,6 +66,7 @@ class SearchCall(Frozen):
 class SearchResult(Frozen):
     version: int
     hits: tuple[Hit, ...]
+    request_id: str = ""
 
 
 class Turn(Frozen):
@@ -117,11 +120,15 @@ class KnowledgeAnswer(Frozen):
     version: int
     models: tuple[str, ...] = ()
     """NAME@VERSION of those that embedded and read."""
+    request_id: str = ""
 
 
 class KnowledgeEngine(Protocol):
     """Knowledge bases that answer, by tenant. Async; called from one event loop. Raises `TaskloomError`s; `NotFoundError` for a
-    base that the tenant doesn't see."""
+    base that the tenant doesn't see, and for a change of one that is shared by another tenant.
+
+    Any call may be cancelled. A change that can't be taken back any more goes on then and returns as if it had not been, so
+    that what is recorded of it is what came of it."""
 
     async def create(self, tenant: str, spec: BaseSpec) -> BaseInfo: ...
 

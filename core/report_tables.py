@@ -92,10 +92,12 @@ def _latencies(comparison: Comparison) -> str:
             + _numbers(milliseconds(one.p99_s), milliseconds(other.p99_s))
             + f'<td class="n">× {other.p99_s / one.p99_s:.2f}{tail}</td>'
             + _numbers(f"{one.items_per_s:.1f}", f"{other.items_per_s:.1f}", f"× {other.items_per_s / one.items_per_s:.2f}")
+            + _numbers(f"× {ratio.cpu:.2f}" if ratio else "")
             + "</tr>"
         )
     groups = "".join(f'<th class="group" colspan="3">{name}</th>' for name in ("p50", "p99", "inputs a second"))
-    names = ("parent", "this", "ratio", "parent", "this", "ratio, 95% interval", "parent", "this", "ratio")
+    groups += '<th class="group">processor</th>'
+    names = ("parent", "this", "ratio", "parent", "this", "ratio, 95%", "parent", "this", "ratio", "ratio")
     head = "".join(f'<th class="n">{name}</th>' for name in names)
     return _scrolling(f'<tr><th rowspan="2">latency of a call</th>{groups}</tr><tr>{head}</tr>{"".join(rows)}')
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from taskloom.core.hookspecs import CommandSpec, hookimpl
-from taskloom.core.knowledge import RetrieverPlugin
+from taskloom.core.knowledge import Document, Refused, RetrieverPlugin
 from taskloom.core.optimizer import OptimizerPlugin
 from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
@@ -58,6 +59,13 @@ def register_optimizers(register: Callable[[OptimizerPlugin], None]) -> None:
 @hookimpl
 def register_retrievers(register: Callable[[RetrieverPlugin], None]) -> None:
     register(FaissRetriever())
+
+
+@hookimpl
+def read_documents(paths: Sequence[Path]) -> Iterator[Document | Refused]:
+    from taskloom.plugins.retrieval.documents.reading import read_documents as read
+
+    return read(paths)
 
 
 @hookimpl

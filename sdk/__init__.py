@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from taskloom.core.errors import AlreadyExistsError as AlreadyExistsError
     from taskloom.core.errors import ConfigError as ConfigError
     from taskloom.core.errors import DeadlineExceededError as DeadlineExceededError
     from taskloom.core.errors import InputTooLargeError as InputTooLargeError
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
     from taskloom.core.errors import UnauthenticatedError as UnauthenticatedError
     from taskloom.core.errors import UnavailableError as UnavailableError
     from taskloom.core.errors import UnsupportedError as UnsupportedError
+    from taskloom.core.knowledge import Document as Document
+    from taskloom.core.knowledge import Hit as Hit
+    from taskloom.core.knowledge import Passage as Passage
+    from taskloom.core.knowledge import VersionInfo as VersionInfo
+    from taskloom.core.knowledge_calls import BaseInfo as BaseInfo
+    from taskloom.core.knowledge_calls import KnowledgeAnswer as KnowledgeAnswer
+    from taskloom.core.knowledge_calls import SearchResult as SearchResult
+    from taskloom.core.knowledge_calls import Source as Source
+    from taskloom.core.knowledge_calls import Turn as Turn
+    from taskloom.core.knowledge_calls import UpsertResult as UpsertResult
     from taskloom.core.types import InferResult as InferResult
     from taskloom.core.types import ModelDescription as ModelDescription
     from taskloom.core.types import ModelInfo as ModelInfo
@@ -37,6 +48,8 @@ if TYPE_CHECKING:
     from taskloom.sdk.client import Client as Client
     from taskloom.sdk.in_process import LocalClient as LocalClient
     from taskloom.sdk.in_process import local as local
+    from taskloom.sdk.knowledge import AsyncKnowledge as AsyncKnowledge
+    from taskloom.sdk.knowledge import Knowledge as Knowledge
     from taskloom.sdk.requests import BatchOptions as BatchOptions
     from taskloom.sdk.requests import CallOptions as CallOptions
     from taskloom.sdk.results import Answer as Answer
@@ -57,6 +70,7 @@ if TYPE_CHECKING:
     from taskloom.sdk.text_streams import TextStream as TextStream
 
 _ERRORS = (
+    "AlreadyExistsError",
     "ConfigError",
     "DeadlineExceededError",
     "InputTooLargeError",
@@ -88,10 +102,14 @@ _RESULTS = (
     "SummarySentence",
     "VisionResult",
 )
+_KNOWLEDGE = ("BaseInfo", "KnowledgeAnswer", "SearchResult", "Source", "Turn", "UpsertResult")
 _HOMES = {
     **dict.fromkeys(_ERRORS, "taskloom.core.errors"),
     **dict.fromkeys(("InferResult", "ModelDescription", "ModelInfo", "Timings"), "taskloom.core.types"),
     **dict.fromkeys(_RESULTS, "taskloom.sdk.results"),
+    **dict.fromkeys(("Document", "Hit", "Passage", "VersionInfo"), "taskloom.core.knowledge"),
+    **dict.fromkeys(_KNOWLEDGE, "taskloom.core.knowledge_calls"),
+    **dict.fromkeys(("AsyncKnowledge", "Knowledge"), "taskloom.sdk.knowledge"),
     "AsyncClient": "taskloom.sdk.aio",
     "AsyncTextStream": "taskloom.sdk.text_streams",
     "BatchOptions": "taskloom.sdk.requests",
@@ -103,22 +121,29 @@ _HOMES = {
     "local": "taskloom.sdk.in_process",
 }
 __all__ = [
+    "AlreadyExistsError",
     "Answer",
     "AnswerResult",
     "AsyncClient",
+    "AsyncKnowledge",
     "AsyncTextStream",
+    "BaseInfo",
     "BatchOptions",
     "CallOptions",
     "ClassificationResult",
     "Client",
     "ConfigError",
     "DeadlineExceededError",
+    "Document",
     "Entity",
+    "Hit",
     "InferResult",
     "InputTooLargeError",
     "InternalError",
     "InvalidInputError",
     "ItemResult",
+    "Knowledge",
+    "KnowledgeAnswer",
     "LabelScore",
     "LocalClient",
     "MissingDependencyError",
@@ -128,20 +153,26 @@ __all__ = [
     "NerResult",
     "NotFoundError",
     "OverloadedError",
+    "Passage",
     "PermissionDeniedError",
     "RateLimitedError",
     "Reason",
     "RecommendResult",
     "Recommendation",
     "RetryPolicy",
+    "SearchResult",
+    "Source",
     "SummaryResult",
     "SummarySentence",
     "TaskloomError",
     "TextStream",
     "Timings",
+    "Turn",
     "UnauthenticatedError",
     "UnavailableError",
     "UnsupportedError",
+    "UpsertResult",
+    "VersionInfo",
     "VisionResult",
     "local",
 ]

@@ -30,6 +30,8 @@ from taskloom.core.wire.codec import (
 )
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.core.wire.gen.inference_pb2_grpc import InferenceStub
+from taskloom.core.wire.gen.knowledge_pb2_grpc import KnowledgeStub
+from taskloom.core.wire.status import REQUEST_ID_KEY
 from taskloom.sdk import tasks
 from taskloom.sdk.connection import (
     HEALTH_METHOD,
@@ -40,6 +42,8 @@ from taskloom.sdk.connection import (
     made_by_grpc,
     not_ready,
 )
+from taskloom.sdk.knowledge import AsyncKnowledgeCalls
+from taskloom.sdk.knowledge_calls import Feed, Operation
 from taskloom.sdk.requests import (
     BatchOptions,
     CallOptions,
@@ -58,6 +62,7 @@ from taskloom.sdk.streams import Outstanding
 from taskloom.sdk.text_streams import AsyncTextSource, AsyncTextStream, Piece, ended_early, piece_from_message
 
 T = TypeVar("T")
+V = TypeVar("V")
 P = ParamSpec("P")
 R = TypeVar("R", bound=TaskResult)
 Inputs = Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str]
@@ -72,7 +77,7 @@ def awaitable(ask: Callable[P, tasks.Question[R]]) -> Callable[Concatenate[Async
     return tasks.as_method(method, ask)
 
 
-class AsyncClient:
+class AsyncClient(AsyncKnowledgeCalls):
     """`Client` for asyncio: the same arguments, calls, results and errors. It belongs to the event loop of its first call.
 
     async with AsyncClient(timeout_s=10) as client:
@@ -108,6 +113,7 @@ class AsyncClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: aio.Channel | None = None
         self._stub: Any = None
+        self._bases: Any = None
 
     @property
     def address(self) -> str:
@@ -318,6 +324,17 @@ class AsyncClient:
 
         return AsyncTextSource(read, replies.cancel)
 
+    async def _attempt(self, operation: Operation[V], left_s: float) -> V:
+        self._opened()
+        metadata = aio.Metadata(*self._connection.metadata(), (REQUEST_ID_KEY, operation.request_id))
+        method, sent = getattr(self._bases, operation.method), operation.send()
+        try:
+            return operation.read(await self._once(method, sent, left_s, operation.request_id, metadata))
+        except (TaskloomError, asyncio.CancelledError) as exc:
+            if isinstance(sent, Feed) and sent.failure is not None:
+                raise sent.failure from exc
+            raise
+
     async def _patiently(
         self, method: Callable[..., Awaitable[T]], request: Any, timeout_s: float, request_id: str = ""
     ) -> Any:
@@ -329,9 +346,16 @@ class AsyncClient:
             except TaskloomError as error:
                 await asyncio.sleep(attempts.wait_after(error, hopeless=not self._answered))
 
-    async def _once(self, method: Callable[..., Awaitable[T]], request: Any, timeout_s: float, request_id: str = "") -> T:
+    async def _once(
+        self,
+        method: Callable[..., Awaitable[T]],
+        request: Any,
+        timeout_s: float,
+        request_id: str = "",
+        metadata: aio.Metadata | None = None,
+    ) -> T:
         try:
-            reply = await method(request, timeout=timeout_s, metadata=self._metadata)
+            reply = await method(request, timeout=timeout_s, metadata=metadata or self._metadata)
         except grpc.RpcError as exc:
             self._answered = self._answered or not made_by_grpc(exc)
             raise self._connection.explain(exc, request_id, timeout_s) from exc
@@ -355,6 +379,7 @@ class AsyncClient:
             else aio.secure_channel(self.address, credentials, options)
         )
         self._loop, self._stub = loop, InferenceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._bases = KnowledgeStub(self._channel)  # type: ignore[no-untyped-call]
         return self._stub
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, TypeVar, Unpack, cast
 
 import grpc
 
@@ -22,6 +22,8 @@ from taskloom.core.wire.codec import (
 )
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.core.wire.gen.inference_pb2_grpc import InferenceStub
+from taskloom.core.wire.gen.knowledge_pb2_grpc import KnowledgeStub
+from taskloom.core.wire.status import REQUEST_ID_KEY
 from taskloom.sdk.connection import (
     HEALTH_METHOD,
     HEALTH_REQUEST,
@@ -31,6 +33,7 @@ from taskloom.sdk.connection import (
     made_by_grpc,
     not_ready,
 )
+from taskloom.sdk.knowledge_calls import Feed, Operation
 from taskloom.sdk.requests import (
     BatchOptions,
     check_concurrency,
@@ -45,6 +48,8 @@ from taskloom.sdk.retries import RetryPolicy
 from taskloom.sdk.streams import Outstanding
 from taskloom.sdk.surface import Pending, SyncCalls
 from taskloom.sdk.text_streams import Piece, TextSource, ended_early, piece_from_message
+
+R = TypeVar("R")
 
 
 class Client(SyncCalls):
@@ -93,6 +98,7 @@ class Client(SyncCalls):
             else grpc.secure_channel(self.address, credentials, options)
         )
         self._stub: Any = InferenceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._bases: Any = KnowledgeStub(self._channel)  # type: ignore[no-untyped-call]
         self._health = self._channel.unary_unary(HEALTH_METHOD, bytes, bytes)
 
     @property
@@ -217,6 +223,19 @@ class Client(SyncCalls):
 
     def _typed_as(self, task: str) -> str:
         return task if task in typed_tasks() else ""
+
+    def _attempt(self, operation: Operation[R], left_s: float) -> R:
+        self._check_usable()
+        method = getattr(self._bases, operation.method)
+        metadata = (*self._metadata, (REQUEST_ID_KEY, operation.request_id))
+        sent = operation.send()
+        try:
+            reply = self._reply(lambda: method(sent, timeout=left_s, metadata=metadata), operation.request_id, left_s)
+        except TaskloomError as error:
+            if isinstance(sent, Feed) and sent.failure is not None:
+                raise sent.failure from error
+            raise
+        return operation.read(reply)
 
     @property
     def _ever_answered(self) -> bool:

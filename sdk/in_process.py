@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 from taskloom.core.errors import DeadlineExceededError, MissingDependencyError, RequestCancelledError, UnsupportedError
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
 from taskloom.sdk.dependencies import missing_dependency
+from taskloom.sdk.knowledge_calls import Operation
 from taskloom.sdk.requests import BatchOptions, model_ref
 from taskloom.sdk.results import ItemResult
 from taskloom.sdk.retries import RetryPolicy
@@ -22,11 +23,13 @@ from taskloom.sdk.surface import Pending, SyncCalls
 from taskloom.sdk.text_streams import Piece, TextSource
 
 if TYPE_CHECKING:
+    from taskloom.core.knowledge_calls import KnowledgeEngine
     from taskloom.core.ports import InferenceEngine
     from taskloom.core.registry import Registry
     from taskloom.core.settings import Settings
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def local(
@@ -84,6 +87,7 @@ class LocalClient(SyncCalls):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._engine: InferenceEngine | None = None
+        self._bases: KnowledgeEngine | None = None
 
     def __repr__(self) -> str:
         return f"LocalClient({str(self._settings.home)!r})"
@@ -134,10 +138,11 @@ class LocalClient(SyncCalls):
         atexit.unregister(self.close)
         loop, self._loop = self._loop, None
         engine, self._engine = self._engine, None
+        bases, self._bases = self._bases, None
         if loop is None:
             return
         try:
-            asyncio.run_coroutine_threadsafe(_end_all(engine), loop).result()
+            asyncio.run_coroutine_threadsafe(_end_all(bases, engine), loop).result()
         finally:
             loop.call_soon_threadsafe(loop.stop)
             cast(threading.Thread, self._thread).join()
@@ -152,13 +157,30 @@ class LocalClient(SyncCalls):
         return self._submit(self._ready().infer(call))
 
     def _end(self, pending: Pending, call: InferCall, timeout_s: float) -> InferResult:
+        return _result(cast("concurrent.futures.Future[InferResult]", pending), call.request_id, timeout_s)
+
+    def _attempt(self, operation: Operation[R], left_s: float) -> R:
+        async def run() -> R:
+            return await operation.run(self._opened_bases(), time.time() + left_s)
+
         try:
-            return cast("concurrent.futures.Future[InferResult]", pending).result(timeout_s)
-        except TimeoutError as exc:
-            pending.cancel()
-            raise _late(call, timeout_s) from exc
-        except concurrent.futures.CancelledError as exc:
-            raise RequestCancelledError("the LocalClient was closed before the answer was there") from exc
+            return _result(self._submit(run()), operation.request_id, left_s)
+        except ModuleNotFoundError as exc:
+            raise missing_dependency(exc) or exc from exc
+
+    def _opened_bases(self) -> KnowledgeEngine:
+        """The knowledge bases of the home folder, opened when they are first asked for. In the event loop."""
+        if self._bases is None:
+            hooks, engine = self._registry.hooks, self._ready()
+            found: KnowledgeEngine | None = None
+            if hooks is not None:
+                found = hooks.hook.open_knowledge(settings=self._settings, registry=self._registry, engine=engine)
+            if found is None:
+                raise MissingDependencyError(
+                    "no installed plugin keeps knowledge bases; install one with: pip install 'taskloom[local]'"
+                )
+            self._bases = found
+        return self._bases
 
     def _read_text(self, call: InferCall, timeout_s: float) -> TextSource:
         deadline = time.monotonic() + timeout_s
@@ -171,7 +193,7 @@ class LocalClient(SyncCalls):
                 piece = pieces.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 pending.cancel()
-                raise _late(call, timeout_s) from None
+                raise _late(call.request_id, timeout_s) from None
             return piece if piece is not None else self._end(pending, call, timeout_s)
 
         return TextSource(read, pending.cancel)
@@ -205,16 +227,28 @@ class LocalClient(SyncCalls):
         return self._submit(work).result()
 
 
-def _late(call: InferCall, timeout_s: float) -> DeadlineExceededError:
+def _result(pending: concurrent.futures.Future[R], request_id: str, timeout_s: float) -> R:
+    """Waits for what runs in the loop."""
+    try:
+        return pending.result(timeout_s)
+    except TimeoutError as exc:
+        pending.cancel()
+        raise _late(request_id, timeout_s) from exc
+    except concurrent.futures.CancelledError as exc:
+        raise RequestCancelledError("the LocalClient was closed before the answer was there") from exc
+
+
+def _late(request_id: str, timeout_s: float) -> DeadlineExceededError:
     error = DeadlineExceededError(f"no answer within {timeout_s:.3g} s; raise timeout_s to wait longer")
-    error.request_id = call.request_id
+    error.request_id = request_id
     return error
 
 
-async def _end_all(engine: InferenceEngine | None) -> None:
-    """Closes the engine, and whatever still runs, so that nobody waits for an answer that can't come."""
-    if engine is not None:
-        await engine.close()
+async def _end_all(*engines: KnowledgeEngine | InferenceEngine | None) -> None:
+    """Closes the engines, and whatever still runs, so that nobody waits for an answer that can't come."""
+    for engine in engines:
+        if engine is not None:
+            await engine.close()
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()

@@ -40,7 +40,12 @@ class RetryPolicy:
             "backoffMultiplier": 2,
             "retryableStatusCodes": ["UNAVAILABLE"],
         }
-        return json.dumps({"methodConfig": [{"name": [{"service": "taskloom.v1.Inference"}], "retryPolicy": policy}]})
+        looks = ("Search", "Ask", "ListBases", "Stats", "ListVersions")  # a change might be made twice
+        names = [
+            {"service": "taskloom.v1.Inference"},
+            *({"service": "taskloom.v1.Knowledge", "method": method} for method in looks),
+        ]
+        return json.dumps({"methodConfig": [{"name": names, "retryPolicy": policy}]})
 
 
 class Attempts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack
 from taskloom.core.errors import InvalidInputError, TaskloomError
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
 from taskloom.sdk import tasks
+from taskloom.sdk.knowledge import KnowledgeCalls
 from taskloom.sdk.requests import (
     BatchOptions,
     CallOptions,
@@ -48,7 +49,7 @@ def blocking(ask: Callable[P, tasks.Question[R]]) -> Callable[Concatenate[SyncCa
     return tasks.as_method(method, ask)
 
 
-class SyncCalls(ABC):
+class SyncCalls(KnowledgeCalls):
     """Blocking calls. Thread-safe. Every call has a deadline: `timeout_s`, or the client's."""
 
     def __init__(self, timeout_s: float, retry: RetryPolicy) -> None:

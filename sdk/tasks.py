@@ -186,14 +186,15 @@ def classify_image(
     return _question(VisionResult, model, {"image": _image_bytes(image)}, {"top_k": top_k, "threshold": threshold}, options)
 
 
-def as_method(call: F, ask: Callable[..., Any]) -> F:
-    """`call`, a method that asks what `ask` says, with its name, its documentation and its signature."""
+def as_method(call: F, ask: Callable[..., Any], known: int = 0) -> F:
+    """`call`, a method that asks what `ask` says, with its name, its documentation and its signature, less the first `known`
+    arguments."""
     own = inspect.signature(ask)
     this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     call.__name__ = call.__qualname__ = ask.__name__
     call.__doc__ = ask.__doc__
     call.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[this, *own.parameters.values()], return_annotation=inspect.Signature.empty
+        parameters=[this, *list(own.parameters.values())[known:]], return_annotation=inspect.Signature.empty
     )
     return call
 

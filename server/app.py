@@ -15,8 +15,9 @@ import pluggy
 
 from taskloom.core.errors import TaskloomError
 from taskloom.core.hookspecs import RequestEvent
+from taskloom.core.knowledge_calls import KnowledgeEngine
 from taskloom.core.loader import load_registry
-from taskloom.core.ports import AuditEntry, AuditLog
+from taskloom.core.ports import AuditEntry, AuditLog, InferenceEngine
 from taskloom.core.registry import Registry
 from taskloom.core.settings import Settings
 from taskloom.core.store import open_store
@@ -26,7 +27,9 @@ from taskloom.server.auth.keys import Authenticator, KeyStore, open_keys
 from taskloom.server.engine.engine import Engine
 from taskloom.server.gateway.caller import current_request_id
 from taskloom.server.gateway.server import Gateway, check_exposure, join_address
-from taskloom.server.service import InferenceService, Observer
+from taskloom.server.knowledge.service import KnowledgeService
+from taskloom.server.ledger import Observer
+from taskloom.server.service import InferenceService
 from taskloom.server.telemetry.logs import logging_to
 
 log = logging.getLogger(__name__)
@@ -92,9 +95,14 @@ async def _start(
         await _record_first_key(audit, keys, first_key, settings)
     engine = Engine.from_settings(settings, registry, store=open_store(settings.models_folder))
     closing.push_async_callback(engine.close)
+    bases = open_bases(settings, registry, engine)
+    if bases is not None:
+        closing.push_async_callback(bases.close)
     service = InferenceService(engine, audit, settings.server, observers=observers_of(registry))
     closing.push_async_callback(service.close)
-    gateway = Gateway(service, Authenticator(keys, settings.auth.cache_s), settings.server, settings.tls)
+    knowledge = KnowledgeService(bases, service.admission, service.ledger) if bases is not None else None
+    authenticator = Authenticator(keys, settings.auth.cache_s)
+    gateway = Gateway(service, authenticator, settings.server, settings.tls, knowledge)
     closing.push_async_callback(gateway.drain, settings.server.drain_s)
 
     port = await gateway.start()
@@ -116,6 +124,14 @@ async def _start(
     log.info("ready on %s after %.1f s: %s", address.address, time.perf_counter() - began, ", ".join(models))
     if on_ready is not None:
         on_ready(address)
+
+
+def open_bases(settings: Settings, registry: Registry, engine: InferenceEngine) -> KnowledgeEngine | None:
+    """The knowledge bases that a plugin keeps, over the models of `engine`; None if no plugin keeps any."""
+    if registry.hooks is None:
+        return None
+    found: KnowledgeEngine | None = registry.hooks.hook.open_knowledge(settings=settings, registry=registry, engine=engine)
+    return found
 
 
 def _open_keys(settings: Settings) -> tuple[KeyStore, AuditEntry | None]:

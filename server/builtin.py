@@ -1,4 +1,4 @@
-"""What the server registers: its commands, the audit log and the local engine."""
+"""What the server registers: its commands, the audit log, the local engine and the knowledge bases."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from taskloom.core.hookspecs import CommandSpec, hookimpl
 
 if TYPE_CHECKING:
+    from taskloom.core.knowledge_calls import KnowledgeEngine
     from taskloom.core.ports import AuditLog, InferenceEngine
     from taskloom.core.registry import Registry
     from taskloom.core.settings import Settings
@@ -43,3 +44,14 @@ def open_local_engine(settings: Settings, registry: Registry) -> InferenceEngine
     from taskloom.server.engine.build import build_engine
 
     return build_engine(settings, registry, dispatcher="local")
+
+
+@hookimpl
+def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngine) -> KnowledgeEngine | None:
+    """None, with a warning, where the extra that finds passages is not installed: a server without it serves models."""
+    try:
+        from taskloom.server.knowledge.desk import open_knowledge as open_desk
+    except ModuleNotFoundError as exc:
+        log.warning("no knowledge bases: they need %s; install it with: pip install 'taskloom[local]'", exc.name)
+        return None
+    return open_desk(settings, registry, engine)

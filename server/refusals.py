@@ -27,18 +27,18 @@ class _Window:
 
 class RefusalLog:
     """The first refusal of a key for a reason is recorded at once; those that follow within `window_s` are counted, and one
-    record (action `infer.refused`) tells their number when the window ends. So a key costs the log at most two records a
-    window and reason, however often it asks."""
+    record (action `infer.refused`, `knowledge.refused`) tells their number when the window ends. So a key costs the log at
+    most two records a window, service and reason, however often it asks."""
 
     def __init__(self, audit: AuditLog, window_s: float = 10.0) -> None:
         self._audit = audit
         self._window_s = window_s
-        self._windows: dict[tuple[str, str], _Window] = {}
+        self._windows: dict[tuple[str, str, str], _Window] = {}
         self._writing: set[asyncio.Task[None]] = set()
 
     async def record(self, record: RequestRecord, code: str) -> None:
         """Returns when the refusal is recorded or counted; raises `AuditUnavailableError` if it can't be recorded."""
-        key = (record.principal.key_id or record.principal.name, code)
+        key = (record.principal.key_id or record.principal.name, _service(record), code)
         if window := self._windows.get(key):
             window.more += 1
             return
@@ -52,7 +52,7 @@ class RefusalLog:
             self._end(key)
         await asyncio.gather(*self._writing)
 
-    def _end(self, key: tuple[str, str]) -> None:
+    def _end(self, key: tuple[str, str, str]) -> None:
         window = self._windows.pop(key)
         window.timer.cancel()
         if window.more:
@@ -62,8 +62,14 @@ class RefusalLog:
 
     async def _summarise(self, window: _Window) -> None:
         facts = {"refused": window.more, "since_s": window.started_s, "first_request_id": window.first.request_id}
-        summary = replace(window.first, request_id="", model="", action="infer.refused", facts=facts)
+        action = f"{_service(window.first)}.refused"
+        summary = replace(window.first, request_id="", model="", action=action, facts=facts)
         try:
             await self._audit.append(summary.entry("failed", code=window.code))
         except TaskloomError as error:
             log.error("%d refusals (%s) of %s are not recorded: %s", window.more, window.code, summary.principal.name, error)
+
+
+def _service(record: RequestRecord) -> str:
+    """`infer` or `knowledge`: what stands before the dot of an action."""
+    return record.action.partition(".")[0]

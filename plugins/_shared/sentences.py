@@ -26,9 +26,10 @@ HANGUL = range(0xAC00, 0xD7B0)
 
 CANDIDATE = re.compile(
     f"(?P<wide>(?:[{WIDE_MARKS}]|……)[{WIDE_MARKS}…!?]*[{CLOSING}]*)"
-    f"|(?P<mark>[{re.escape(MARKS)}]+[{CLOSING}]*(?=\\s|$|[{WIDE_LETTER}]))"
-    r"|(?P<line>[^\S\n]*\n\s*)"
+    f"|(?P<mark>(?<![{re.escape(MARKS)}]{{2}})[{re.escape(MARKS)}]+[{CLOSING}]*(?=\\s|$|[{WIDE_LETTER}]))"
+    r"|(?P<line>(?<![^\S\n])[^\S\n]*\n\s*)"
 )
+"""The look-behinds keep a long run of marks or blanks from being tried again from each of its places."""
 WORD_BEFORE = re.compile(r"[^\s\"'“”‘’(\[{«—–]*\Z")
 NEXT = re.compile(r"[\s\"'“‘«‹(\[{「『【《〈（]*")
 FIRST_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
@@ -153,7 +154,8 @@ def _is_initials(word: str) -> bool:
 
 def _numbers_an_item(text: str, begin: int, at: int, word: str) -> bool:
     """Whether the sentence so far is only the number of a list's item."""
-    return len(word) <= 3 and (word.isdigit() or (len(word) == 1 and word.isalpha())) and text[begin:at].strip().lower() == word
+    numbers = len(word) <= 3 and (word.isdigit() or (len(word) == 1 and word.isalpha()))
+    return numbers and at - begin <= LOOKBACK and text[begin:at].strip().lower() == word
 
 
 WRAPPED = range(40, 140)

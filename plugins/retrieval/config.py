@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from taskloom.core.types import Frozen
+from taskloom.plugins.retrieval.documents.splitting import SplitConfig
 
 
 class KnowledgeConfig(Frozen):
     """How passages are kept and found. The defaults are those that the benchmarks chose."""
+
+    passage_size: int = Field(default=SplitConfig().size, ge=8)
+    """Tokens (estimated) that a passage is filled up to by whole sentences."""
+
+    passage_maximum: int = Field(default=SplitConfig().maximum, ge=8)
+    """Tokens of the longest passage: tables, code and sentences up to this length stay whole."""
+
+    passage_overlap: int = Field(default=SplitConfig().overlap, ge=0)
+    """Tokens of the passage before that are said again, by whole sentences, where a paragraph is cut."""
 
     dtype: Literal["float16", "float32"] = "float16"
     """How vectors are stored. Half precision costs no recall that could be measured, and half the space."""
@@ -44,3 +54,11 @@ class KnowledgeConfig(Frozen):
 
     dense_weight: float = Field(default=1.0, ge=0)
     sparse_weight: float = Field(default=1.0, ge=0)
+
+    def passages(self) -> SplitConfig:
+        return SplitConfig(size=self.passage_size, maximum=self.passage_maximum, overlap=self.passage_overlap)
+
+    @model_validator(mode="after")
+    def _passages_fit(self) -> KnowledgeConfig:
+        self.passages()
+        return self

@@ -1,43 +1,20 @@
-"""Documents to passages of whole sentences."""
+"""How the built-in retriever makes passages of documents."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taskloom.core.knowledge import Document, Passage
-from taskloom.core.language import language_of_script
-from taskloom.plugins._shared.sentences import Sentence, split_sentences
-
-LONGEST = 400
-"""Characters that a passage is filled up to."""
+from taskloom.core.knowledge import Document, Passage, Refused
+from taskloom.plugins.retrieval.documents.cleaning import clean_document
+from taskloom.plugins.retrieval.documents.splitting import SplitConfig, split
 
 
-def split_document(document: Document) -> tuple[Document, Sequence[Passage]]:
-    """A document and its passages: as many whole sentences each as fit. A FAQ pair is one passage.
+class DocumentSplitter:
+    """Cleans documents and splits them by headings, paragraphs and sentences."""
 
-    >>> [passage.text for passage in split_document(Document(document_id="a", text="One. Two."))[1]]
-    ['One. Two.']
-    """
-    if document.question:
-        return document, [_passage(document, 0, len(document.text), 0)]
-    groups: list[list[Sentence]] = []
-    for sentence in split_sentences(document.text, LONGEST):
-        if not groups or sentence.end - groups[-1][0].start > LONGEST:
-            groups.append([])
-        groups[-1].append(sentence)
-    return document, [_passage(document, group[0].start, group[-1].end, number) for number, group in enumerate(groups)]
+    def __init__(self, config: SplitConfig) -> None:
+        self._config = config
 
-
-def _passage(document: Document, start: int, end: int, number: int) -> Passage:
-    return Passage(
-        passage_id=f"{document.document_id}#{number}",
-        document_id=document.document_id,
-        text=document.text[start:end],
-        start=start,
-        end=end,
-        title=document.title,
-        question=document.question,
-        language=document.language or language_of_script(document.text[start:end]),
-        source=document.source,
-        metadata=document.metadata,
-    )
+    def __call__(self, document: Document) -> tuple[Document, Sequence[Passage]] | Refused:
+        cleaned = clean_document(document)
+        return cleaned, split(cleaned, self._config)

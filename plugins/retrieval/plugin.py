@@ -37,10 +37,10 @@ class FaissRetriever(RetrieverPlugin):
 
     def _base(self, store: PassageStore) -> KnowledgeBase:
         from taskloom.plugins.retrieval.base import StoredKnowledgeBase
-        from taskloom.plugins.retrieval.passages import split_document
+        from taskloom.plugins.retrieval.passages import DocumentSplitter
 
         try:
-            return StoredKnowledgeBase(store, self._splitter or split_document)
+            return StoredKnowledgeBase(store, self._splitter or DocumentSplitter(store.config.passages()))
         except BaseException:
             store.close()
             raise

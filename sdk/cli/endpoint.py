@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+GATEWAY_PARAMETERS = ("address", "ca_certificate", "client_certificate", "client_key", "insecure")
+"""What `gateway_options` gives to a command."""
+
 
 def json_option(command: F) -> F:
     """`--json`. The tool itself looks for it (`CliContext.as_json`), so the command gets no argument."""
@@ -22,7 +25,7 @@ def json_option(command: F) -> F:
 
 
 def gateway_options(command: F) -> F:
-    """`--address` and the certificates, as `address`, `ca_certificate`, `client_certificate`, `client_key`, `insecure`."""
+    """`--address` and the certificates, as `GATEWAY_PARAMETERS`."""
     file = click.Path(path_type=Path, dir_okay=False)
     for option in (
         click.option("--insecure", is_flag=True, default=None, help="No TLS, whatever the address."),

@@ -91,7 +91,7 @@ def predict(
         return predict_rows(cli, client, model, source, target, form=form, restart=restart, options=options)
 
 
-def parse_params(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_params(pairs: Sequence[str], option: str = "--param") -> dict[str, Any]:
     """KEY=VALUE; a value that reads as JSON is that, any other is a string.
 
     >>> parse_params(["top_k=3", "language=zh"])
@@ -101,7 +101,7 @@ def parse_params(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not name:
-            raise InvalidInputError(f"--param {pair!r} is not KEY=VALUE", field="params")
+            raise InvalidInputError(f"{option} {pair!r} is not KEY=VALUE", field=option.strip("-"))
         try:
             params[name] = json.loads(value)
         except ValueError:

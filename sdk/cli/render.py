@@ -42,7 +42,7 @@ NUMBERS = 6
 LINE_CELLS = 100
 """Longer lines of text are hard to read."""
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
-_CUT = "…"
+CUT = "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def output_lines(output: Mapping[str, Any]) -> list[str]:
             lines.extend(" ".join(_short(part) for part in _words_first(item.values())) for item in value)
         elif _is_vector(value):
             shown = " ".join(f"{number:.3f}" for number in value[:NUMBERS])
-            lines.append(f"{name}: {shown}" + (f" {_CUT} ({len(value):,} numbers)" if len(value) > NUMBERS else ""))
+            lines.append(f"{name}: {shown}" + (f" {CUT} ({len(value):,} numbers)" if len(value) > NUMBERS else ""))
         elif value not in (None, False, [], ()):
             lines.append(f"{name}: {_short(value)}")
     return lines
@@ -151,7 +151,7 @@ def _input_value(name: str, value: Any, kind: Kind, result: InferResult | None) 
     else:
         shown.stylize("cyan")
     if len(text) > len(head):
-        shown.append(f" {_CUT} ({len(text):,} characters)", style="dim")
+        shown.append(f" {CUT} ({len(text):,} characters)", style="dim")
     return shown
 
 
@@ -206,18 +206,18 @@ def _answers(reply: _Reply) -> RenderableType:
     parts = [Text(f"{plain(answer.text)} {answer.score:.3f}") for answer in typed.answers[: reply.limit]]
     context = reply.asked.get("context")
     if isinstance(context, str):
-        parts.insert(1, _excerpt(context, typed.best.start, typed.best.end))
+        parts.insert(1, excerpt(context, typed.best.start, typed.best.end))
     return _more(Text("\n").join(parts), len(typed.answers), reply.limit)
 
 
-def _excerpt(context: str, start: int, end: int) -> Text:
+def excerpt(context: str, start: int, end: int) -> Text:
     """What stands around an answer, cut between words where there are blanks."""
     first, last = max(0, start - EXCERPT_CHARACTERS), min(len(context), end + EXCERPT_CHARACTERS)
     before, after = plain(context[first:start]), plain(context[end:last])
     if first:
-        before = f"{_CUT} {before.split(' ', 1)[-1]}"
+        before = f"{CUT} {before.split(' ', 1)[-1]}"
     if last < len(context):
-        after = f"{after.rsplit(' ', 1)[0]} {_CUT}"
+        after = f"{after.rsplit(' ', 1)[0]} {CUT}"
     return Text.assemble((before, "dim"), (plain(context[start:end]), "bold"), (after, "dim"))
 
 
@@ -254,7 +254,7 @@ def _truncated(shown: Text, result: InferResult) -> Text:
 def _more(shown: RenderableType, there_are: int, limit: int | None) -> RenderableType:
     if limit is None or there_are <= limit:
         return shown
-    return Group(shown, Text(f"{_CUT} and {there_are - limit} more", style="dim"))
+    return Group(shown, Text(f"{CUT} and {there_are - limit} more", style="dim"))
 
 
 _FORMS: Mapping[str, Callable[[_Reply], RenderableType]] = {

@@ -28,6 +28,7 @@ class Rule:
 _OPEN = Rule(open=True)
 _PREDICT = Rule(frozenset({PREDICT}))
 _CATALOGUE = Rule(frozenset({PREDICT, ADMIN}))
+_ADMIN = Rule(frozenset({ADMIN}))
 _ANY_ROLE = Rule(frozenset(ROLES))
 
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -36,6 +37,17 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "/taskloom.v1.Inference/InferStream": _PREDICT,
         "/taskloom.v1.Inference/ListModels": _CATALOGUE,
         "/taskloom.v1.Inference/DescribeModel": _CATALOGUE,
+        "/taskloom.v1.Knowledge/Search": _PREDICT,
+        "/taskloom.v1.Knowledge/Ask": _PREDICT,
+        "/taskloom.v1.Knowledge/ListBases": _CATALOGUE,
+        "/taskloom.v1.Knowledge/Stats": _CATALOGUE,
+        "/taskloom.v1.Knowledge/ListVersions": _CATALOGUE,
+        "/taskloom.v1.Knowledge/CreateBase": _ADMIN,
+        "/taskloom.v1.Knowledge/DropBase": _ADMIN,
+        "/taskloom.v1.Knowledge/Upsert": _ADMIN,
+        "/taskloom.v1.Knowledge/Delete": _ADMIN,
+        "/taskloom.v1.Knowledge/Snapshot": _ADMIN,
+        "/taskloom.v1.Knowledge/Rollback": _ADMIN,
         "/grpc.health.v1.Health/Check": _OPEN,
         # A watch never ends: without a key, anybody could hold all the places there are.
         "/grpc.health.v1.Health/Watch": _ANY_ROLE,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
+
+import grpc
 
 from taskloom.core.types import Principal, new_request_id
 from taskloom.server.records import NO_FACTS
@@ -52,3 +55,17 @@ def current_request_id() -> str:
     """The request id for log lines; empty outside of an RPC."""
     caller = CALLER.get(None)
     return caller.request_id if caller is not None else ""
+
+
+def named_caller(context: grpc.aio.ServicerContext[Any, Any], mutual_tls: bool) -> Caller:
+    """The caller, with the name in its certificate where clients must show one."""
+    caller = CALLER.get()
+    if mutual_tls and (names := context.auth_context().get("x509_common_name")):
+        caller.facts = {"tls_client": next(iter(names)).decode("utf-8", "replace")}
+    return caller
+
+
+def deadline_of(context: grpc.aio.ServicerContext[Any, Any], default_timeout_s: float) -> float:
+    """When the RPC ends, on the `time.time()` clock."""
+    remaining_s = context.time_remaining()
+    return time.time() + (default_timeout_s if remaining_s is None else remaining_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from taskloom.core.types import ErrorInfo, ModelRef
 from taskloom.core.wire import codec
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.core.wire.gen import inference_pb2_grpc as pb_grpc
-from taskloom.server.gateway.caller import CALLER, Caller
+from taskloom.server.gateway.caller import CALLER, Caller, deadline_of, named_caller
 from taskloom.server.gateway.failures import public_error
 from taskloom.server.gateway.streams import OpenStreams
 from taskloom.server.parts import PartBuffer
@@ -41,12 +40,12 @@ class InferenceServicer(pb_grpc.InferenceServicer):
         self._streams = streams
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:  # noqa: N802
-        return await answer(self._service, request, self._caller(context), self._deadline(context))
+        return await answer(self._service, request, named_caller(context, self._mutual_tls), self._deadline(context))
 
     async def InferStream(self, requests: Any, context: Context) -> None:  # noqa: N802
         """Reads on while fewer than `STREAM_CONCURRENCY` requests are in work; writes answers as they come. When the client
         is done sending, the server drains, or the key ends, what was read until then is still answered."""
-        stream = _Stream(self._service, context, self._caller(context), self._deadline)
+        stream = _Stream(self._service, context, named_caller(context, self._mutual_tls), self._deadline)
         ended: TaskloomError | None = None
         async with asyncio.TaskGroup() as group:
             try:
@@ -64,17 +63,8 @@ class InferenceServicer(pb_grpc.InferenceServicer):
         ref = ModelRef.parse(f"{request.model}@{request.version}" if request.version else request.model)
         return codec.description_to_message(self._service.describe(CALLER.get().identity(), ref))
 
-    def _caller(self, context: Context) -> Caller:
-        """The caller, with the name in its certificate where clients must show one."""
-        caller = CALLER.get()
-        if self._mutual_tls and (names := context.auth_context().get("x509_common_name")):
-            caller.facts = {"tls_client": next(iter(names)).decode("utf-8", "replace")}
-        return caller
-
     def _deadline(self, context: Context) -> float:
-        """On the `time.time()` clock."""
-        remaining_s = context.time_remaining()
-        return time.time() + (self._default_timeout_s if remaining_s is None else remaining_s)
+        return deadline_of(context, self._default_timeout_s)
 
 
 async def answer(

@@ -14,12 +14,14 @@ from grpc_health.v1 import health_pb2_grpc
 
 from taskloom.core.errors import ConfigError
 from taskloom.core.settings import ServerSettings, TlsSettings
-from taskloom.core.wire.gen import inference_pb2_grpc
+from taskloom.core.wire.gen import inference_pb2_grpc, knowledge_pb2_grpc
 from taskloom.server.gateway.inference import SERVICE, InferenceServicer
 from taskloom.server.gateway.interceptors import AccessInterceptor, ErrorInterceptor, KeyAuthenticator
+from taskloom.server.gateway.knowledge import KNOWLEDGE_SERVICE, KnowledgeServicer, NoKnowledge
 from taskloom.server.gateway.standard import Health, reflection_handlers
 from taskloom.server.gateway.streams import OpenStreams
 from taskloom.server.gateway.tls import CertificateFiles
+from taskloom.server.knowledge.service import KnowledgeService
 from taskloom.server.service import InferenceService
 
 _SPARE_RPCS = 256
@@ -33,7 +35,8 @@ _QUIET_S = 0.05
 
 
 class Gateway:
-    """`start` listens and reports NOT_SERVING; `report` says whether requests are welcome; `drain` ends it."""
+    """`start` listens and reports NOT_SERVING; `report` says whether requests are welcome; `drain` ends it. Without `knowledge`
+    calls on knowledge bases are UNIMPLEMENTED."""
 
     def __init__(
         self,
@@ -41,12 +44,15 @@ class Gateway:
         authenticator: KeyAuthenticator,
         settings: ServerSettings,
         tls: TlsSettings,
+        knowledge: KnowledgeService | None = None,
     ) -> None:
         self._service = service
+        self._knowledge = knowledge
         self._settings = settings
         self._tls = tls
         self._streams = OpenStreams()
-        self._health = Health((SERVICE,), self._streams)
+        self._services = (SERVICE,) if knowledge is None else (SERVICE, KNOWLEDGE_SERVICE)
+        self._health = Health(self._services, self._streams)
         self._access = AccessInterceptor(authenticator, service)
         self._server: grpc.aio.Server | None = None
 
@@ -100,13 +106,17 @@ class Gateway:
             maximum_concurrent_rpcs=self._settings.max_concurrent_requests + _SPARE_RPCS,
         )
         handlers = HandlerList()
-        servicer = InferenceServicer(
-            self._service, self._settings.default_timeout_s, self._streams, mutual_tls=self._tls.client_ca is not None
-        )
+        mutual_tls, timeout_s = self._tls.client_ca is not None, self._settings.default_timeout_s
+        servicer = InferenceServicer(self._service, timeout_s, self._streams, mutual_tls=mutual_tls)
         inference_pb2_grpc.add_InferenceServicer_to_server(servicer, handlers)  # type: ignore[no-untyped-call]
+        if self._knowledge is not None:
+            knowledge = KnowledgeServicer(self._knowledge, timeout_s, mutual_tls=mutual_tls)
+            knowledge_pb2_grpc.add_KnowledgeServicer_to_server(knowledge, handlers)  # type: ignore[no-untyped-call]
+        else:
+            handlers.add_generic_rpc_handlers((NoKnowledge(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, handlers)
         if self._settings.reflection:
-            handlers.add_generic_rpc_handlers(reflection_handlers((SERVICE, "grpc.health.v1.Health"), self._streams))
+            handlers.add_generic_rpc_handlers(reflection_handlers((*self._services, "grpc.health.v1.Health"), self._streams))
         server.add_generic_rpc_handlers(tuple(handlers.handlers))
         return server
 

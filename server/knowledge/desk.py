@@ -108,7 +108,8 @@ class KnowledgeDesk:
         given = await self._gathered(documents)
         async with opened.writing:
             prepared = await self._in_thread(opened.base.prepare, given)
-            version = await self._stored(opened.base, prepared)
+            vectors = await self._embedded(prepared)
+            version = await self._finished(self._stored, opened.base, prepared, vectors)
         return UpsertResult(
             version=version,
             passages=len(prepared.passages),
@@ -129,7 +130,7 @@ class KnowledgeDesk:
     async def _change(self, tenant: str, base: str, change: Callable[[KnowledgeBase], T]) -> T:
         opened = await self._opened(tenant, base, own=True)
         async with opened.writing:
-            return await self._in_thread(change, opened.base)
+            return await self._finished(change, opened.base)
 
     async def _gathered(self, documents: AsyncIterator[Document]) -> list[Document]:
         given: list[Document] = []
@@ -144,19 +145,23 @@ class KnowledgeDesk:
             given.append(document)
         return given
 
-    async def _stored(self, base: KnowledgeBase, prepared: Prepared) -> int:
+    @staticmethod
+    def _stored(base: KnowledgeBase, prepared: Prepared, vectors: Sequence[Embedded]) -> int:
         """The version that holds what was prepared; the newest one if there is nothing to store."""
-        if not prepared.documents:
-            with await self._in_thread(base.view) as view:
-                return view.version
+        if prepared.documents:
+            return base.put(prepared, vectors)
+        with base.view() as view:
+            return view.version
+
+    async def _embedded(self, prepared: Prepared) -> list[Embedded]:
+        """The places of the passages whose language has an embedding model."""
         passages = [passage for passage in prepared.passages if self._models.embeds(self._language(passage.language))]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._placed(passage)) for passage in passages]
-        vectors = [
+        return [
             Embedded(passage.passage_id, task.result().space, task.result().vector)
             for passage, task in zip(passages, tasks, strict=True)
         ]
-        return await self._in_thread(base.put, prepared, vectors)
 
     async def _placed(self, passage: Passage) -> Placed:
         return await self._models.place(passage.searchable, self._language(passage.language), "passage")
@@ -245,6 +250,18 @@ class KnowledgeDesk:
         if self._closed:
             raise UnavailableError("the knowledge bases are being closed; try again in a few seconds")
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *given))
+
+    async def _finished(self, change: Callable[..., T], *given: Any) -> T:
+        """What a change came to. A thread can't be stopped: who is cancelled meanwhile learns what was made all the same, and
+        no other change begins before it is."""
+        work = asyncio.ensure_future(self._in_thread(change, *given))
+        while not work.done():
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                if work.cancelled():
+                    raise
+        return work.result()
 
     async def close(self) -> None:
         async with AsyncExitStack() as closing:

@@ -19,22 +19,29 @@ HEAVY = ("torch", "ray", "faiss", "sqlalchemy", "numpy", "transformers")
 
 def test_public_names():
     assert taskloom.sdk.__all__ == [
+        "AlreadyExistsError",
         "Answer",
         "AnswerResult",
         "AsyncClient",
+        "AsyncKnowledge",
         "AsyncTextStream",
+        "BaseInfo",
         "BatchOptions",
         "CallOptions",
         "ClassificationResult",
         "Client",
         "ConfigError",
         "DeadlineExceededError",
+        "Document",
         "Entity",
+        "Hit",
         "InferResult",
         "InputTooLargeError",
         "InternalError",
         "InvalidInputError",
         "ItemResult",
+        "Knowledge",
+        "KnowledgeAnswer",
         "LabelScore",
         "LocalClient",
         "MissingDependencyError",
@@ -44,20 +51,26 @@ def test_public_names():
         "NerResult",
         "NotFoundError",
         "OverloadedError",
+        "Passage",
         "PermissionDeniedError",
         "RateLimitedError",
         "Reason",
         "RecommendResult",
         "Recommendation",
         "RetryPolicy",
+        "SearchResult",
+        "Source",
         "SummaryResult",
         "SummarySentence",
         "TaskloomError",
         "TextStream",
         "Timings",
+        "Turn",
         "UnauthenticatedError",
         "UnavailableError",
         "UnsupportedError",
+        "UpsertResult",
+        "VersionInfo",
         "VisionResult",
         "local",
     ]
@@ -102,10 +115,15 @@ def test_type_checkers_see_arguments_and_results_of_both_clients(tmp_path):
         "    summary: str = (await a.summarize('d', model='m', max_sentences=2)).summary\n"
         "    items: tuple[Recommendation, ...] = s.recommend(model='m', history=[1, 'b'], where={'a': ['b']}).items\n"
         "    width: int = (await a.classify_image(b'', model='m', priority=3)).width\n"
+        "    answered: str = s.knowledge('b').ask('q', turns=[('a', 'b')], where={'y': 1}, timeout_s=1.5).answer\n"
+        "    hits: tuple[Hit, ...] = (await a.knowledge('b').search('q', mode='dense')).hits\n"
+        "    version: int = l.knowledge('b').upsert([('id', 'text'), Document(document_id='a', text='b')]).version\n"
         "    s.classify('x')  # no model\n"
         "    s.ner('x', model='m', top_k=1)  # no such argument\n"
         "    await a.answer('q', 'c', model='m', timeout_s='1')  # wrong type of an option\n"
         "    wrong: int = s.summarize('d', model='m').summary\n"
+        "    s.knowledge('b').ask('q', top_k=1)  # no such argument\n"
+        "    late: str = a.knowledge('b').delete(['a'])  # not awaited\n"
     )
     command = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--follow-imports=silent", str(program)]
     typing = Path(__file__).parents[2] / ".typing"
@@ -113,7 +131,7 @@ def test_type_checkers_see_arguments_and_results_of_both_clients(tmp_path):
     options = ["--namespace-packages", "--explicit-package-bases", "--config-file="]
     done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     lines = [line.split(":")[1] for line in done.stdout.splitlines() if re.match(r"program.py:\d+: error:", line)]
-    assert lines == ["9", "10", "11", "12"], done.stdout
+    assert lines == ["12", "13", "14", "15", "16", "17"], done.stdout
 
 
 @pytest.mark.parametrize(
@@ -123,6 +141,7 @@ def test_type_checkers_see_arguments_and_results_of_both_clients(tmp_path):
         "from taskloom.sdk.cli.main import root; root.main(['models', 'list'], standalone_mode=False)",
         "from taskloom.sdk.cli.main import root; root.main(['config', 'show'], standalone_mode=False)",
         "from taskloom.sdk.cli.main import root; root.main(['predict', '--help'], standalone_mode=False)",
+        "from taskloom.sdk.cli.main import root; root.main(['kb', 'add', '--help'], standalone_mode=False)",
     ],
 )
 def test_no_heavy_library_is_imported(line, tmp_path):
@@ -131,7 +150,7 @@ def test_no_heavy_library_is_imported(line, tmp_path):
     assert done.stdout.endswith("HEAVY []\n")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["predict", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["predict", "--help"], ["kb", "ask", "--help"]])
 def test_help_needs_no_grpc_and_no_settings(words):
     code = (
         f"import sys\nfrom taskloom.sdk.cli.main import root\nroot.main({words}, standalone_mode=False)\n"

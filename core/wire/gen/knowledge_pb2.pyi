@@ -103,12 +103,14 @@ class Document(_message.Message):
     def __init__(self, document_id: _Optional[str] = ..., text: _Optional[str] = ..., title: _Optional[str] = ..., question: _Optional[str] = ..., language: _Optional[str] = ..., source: _Optional[str] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class UpsertRequest(_message.Message):
-    __slots__ = ("base", "documents")
+    __slots__ = ("base", "documents", "last")
     BASE_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
     base: str
     documents: _containers.RepeatedCompositeFieldContainer[Document]
-    def __init__(self, base: _Optional[str] = ..., documents: _Optional[_Iterable[_Union[Document, _Mapping]]] = ...) -> None: ...
+    last: bool
+    def __init__(self, base: _Optional[str] = ..., documents: _Optional[_Iterable[_Union[Document, _Mapping]]] = ..., last: bool = ...) -> None: ...
 
 class UpsertResponse(_message.Message):
     __slots__ = ("request_id", "version", "passages", "changed", "unchanged", "refused")
@@ -245,7 +247,7 @@ class AskRequest(_message.Message):
     def __init__(self, base: _Optional[str] = ..., question: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., where: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., passages: _Optional[int] = ..., threshold: _Optional[float] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class AskResponse(_message.Message):
-    __slots__ = ("request_id", "version", "kind", "answer", "confidence", "language", "understood_as", "sources")
+    __slots__ = ("request_id", "version", "kind", "answer", "confidence", "language", "understood_as", "sources", "models")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +256,7 @@ class AskResponse(_message.Message):
     LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     UNDERSTOOD_AS_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     version: int
     kind: str
@@ -262,7 +265,8 @@ class AskResponse(_message.Message):
     language: str
     understood_as: str
     sources: _containers.RepeatedCompositeFieldContainer[Source]
-    def __init__(self, request_id: _Optional[str] = ..., version: _Optional[int] = ..., kind: _Optional[str] = ..., answer: _Optional[str] = ..., confidence: _Optional[float] = ..., language: _Optional[str] = ..., understood_as: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ...) -> None: ...
+    models: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., version: _Optional[int] = ..., kind: _Optional[str] = ..., answer: _Optional[str] = ..., confidence: _Optional[float] = ..., language: _Optional[str] = ..., understood_as: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("document_id", "passage_id", "title", "source", "passage", "answer", "start", "end", "score")

@@ -27,6 +27,8 @@ TRIES = 3
 """Selections that are made again where the measured time is further from the target than the predicted one."""
 NEAR = 1.03
 """A measured share so much beyond the target is still taken for it: repeated measurements differ as much."""
+FAR_BELOW = 0.9
+"""A selection whose measured share is less than so much of the target has lost more than it had to."""
 
 
 class Plan(Frozen):
@@ -157,10 +159,11 @@ def _chosen(
         left = here - sum(c.cost(max(c.sizes)) - c.cost(len(kept[c.name])) for c in candidates)
         start_s, own_s = times([model, shrunk(smaller, kept)], batches)
         measured = own_s / start_s
-        if config.target == "parameters" or measured <= NEAR * config.share or attempt == TRIES - 1:
+        near = FAR_BELOW * config.share <= measured <= NEAR * config.share
+        if config.target == "parameters" or near or attempt == TRIES - 1:
             break
         budget *= config.share / measured  # the sum of single savings is not what all save together
-        budget = max(budget, here - sum(c.cost(max(c.sizes)) - c.cost(min(c.sizes)) for c in candidates))
+        budget = min(here, max(budget, here - sum(c.cost(max(c.sizes)) - c.cost(min(c.sizes)) for c in candidates)))
     parts = {name: tuple(chosen) for name, chosen in kept.items()}
     return {"kept": parts, "table": table, "predicted_share": left / whole, "measured_latency_share": measured}
 

@@ -90,7 +90,7 @@ def test_a_classifier_that_forgot_a_label_is_found_out(tmp_path: Path, tiny_bert
     assert worst is not None
     assert (worst.name, worst.candidate, worst.support) == ("card", 0.0, 6)
     assert comparison.rows.changed == 0.5
-    assert [row.name for row in comparison.robustness] == ["typos", "upper case", "full width"]
+    assert [row.name for row in comparison.robustness] == ["typos", "upper case", "full width", "synonyms", "negation"]
     assert set(comparison.after.weights) == {"F32"}
     assert comparison.after.performance is not None
     assert comparison.after.performance.weights_bytes > 10_000

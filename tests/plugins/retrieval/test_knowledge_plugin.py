@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from pydantic import ValidationError
 from small_knowledge import drawn_vector
 
-from taskloom.core.knowledge import Document, Embedded, Query
+from taskloom.core.knowledge import Document, Embedded, Query, Refused
 from taskloom.core.loader import load_registry
 from taskloom.core.settings import KnowledgeSettings
-from taskloom.plugins.retrieval.passages import LONGEST, split_document
 
 
 def test_it_is_the_one_that_the_settings_name(tmp_path: Path) -> None:
@@ -36,11 +37,28 @@ def test_registering_it_imports_no_index_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_passages_are_whole_sentences_and_hold_every_character() -> None:
-    text = "A sentence of some length, which says little. " * 40 + "\n\n最后一句。"
-    _, passages = split_document(Document(document_id="a", text=text))
-    assert len(passages) > 3
-    assert all(text[one.start : one.end] == one.text and len(one.text) <= LONGEST for one in passages)
-    assert all(one.text.endswith((".", "。")) for one in passages)
-    covered = "".join(one.text for one in passages)
-    assert "".join(covered.split()) == "".join(text.split())
+def test_its_settings_say_how_long_passages_are(tmp_path: Path) -> None:
+    retriever = load_registry().retrievers.get("faiss")
+    document = Document(document_id="a", text="# Power\n\n" + "A sentence of some length, which says little. " * 40)
+    counts = []
+    for size in (32, 128):
+        base = retriever.create(tmp_path / str(size), retriever.Config(passage_size=size, passage_overlap=0))
+        passages = base.prepare([document]).passages
+        base.close()
+        counts.append(len(passages))
+        assert all(passage.headings == ("Power",) for passage in passages)
+    assert counts[0] > 2 * counts[1] > 4
+    with pytest.raises(ValidationError, match="overlap is 100"):
+        retriever.Config(passage_overlap=100)
+
+
+def test_the_hook_reads_files_for_layers_that_may_not_import_it(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Title\n\nSome text.", encoding="utf-8")
+    (tmp_path / "b.bin").write_bytes(b"\x00\x01")
+    hooks = load_registry().hooks
+    assert hooks is not None
+    read, refused = hooks.hook.read_documents(paths=[tmp_path])
+    assert isinstance(read, Document)
+    assert (read.document_id, read.title) == ("a.md", "Title")
+    assert isinstance(refused, Refused)
+    assert refused.document_id == "b.bin"

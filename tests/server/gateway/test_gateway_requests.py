@@ -304,6 +304,6 @@ async def test_observers_see_events_and_can_do_no_harm(running: Running) -> None
     def broken(event: Any) -> None:
         raise RuntimeError("observer")
 
-    running.service._observers = (broken, lambda event: seen.append(event.kind))
+    running.service.ledger._observers = (broken, lambda event: seen.append(event.kind))
     await running.stub().Infer(ask(), metadata=bearer())
     assert seen == ["accepted", "completed"]

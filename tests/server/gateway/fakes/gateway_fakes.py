@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from scripted_knowledge import MemoryKnowledge
 
 from taskloom.core.errors import (
     AuditUnavailableError,
@@ -21,9 +22,10 @@ from taskloom.core.ports import AuditEntry, AuditReceipt, PartSink
 from taskloom.core.settings import ServerSettings, TlsSettings
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef, Principal, Timings
 from taskloom.core.wire.gen import inference_pb2 as pb
-from taskloom.core.wire.gen import inference_pb2_grpc
+from taskloom.core.wire.gen import inference_pb2_grpc, knowledge_pb2_grpc
 from taskloom.core.wire.status import from_rpc_error
 from taskloom.server.gateway.server import Gateway
+from taskloom.server.knowledge.service import KnowledgeService
 from taskloom.server.service import InferenceService
 
 
@@ -130,6 +132,8 @@ class KnownKeys:
             "key-en": Principal(name="english", key_id="k2", roles=frozenset({"predict"}), models=("intent-*",)),
             "key-audit": Principal(name="auditor", key_id="k3", roles=frozenset({"audit"})),
             "key-none": Principal(name="nothing", key_id="k4"),
+            "key-kb": Principal(name="reader", key_id="k6", roles=frozenset({"predict"}), models=("kb:hand*",)),
+            "key-other": Principal(name="other", key_id="k7", tenant="other", roles=frozenset({"predict", "admin"})),
             "key-slow": Principal(name="slow", key_id="k5", roles=frozenset({"predict"}), requests_per_s=2),
         }
 
@@ -168,14 +172,20 @@ class Running:
     def stub(self, **options: Any) -> Any:
         return inference_pb2_grpc.InferenceStub(self.channel(**options))
 
+    def knowledge_stub(self) -> Any:
+        return knowledge_pb2_grpc.KnowledgeStub(self.channel())
+
 
 @asynccontextmanager
-async def running_gateway(*, tls: TlsSettings | None = None, ready: bool = True, **settings: Any) -> AsyncIterator[Running]:
+async def running_gateway(
+    *, tls: TlsSettings | None = None, ready: bool = True, knowledge: MemoryKnowledge | None = None, **settings: Any
+) -> AsyncIterator[Running]:
     """A gateway on a free port of loopback; keyword arguments are server settings."""
     chosen = ServerSettings(**{"port": 0, "host": "127.0.0.1", **settings})
     engine, audit, keys = EchoEngine(), MemoryAudit(), KnownKeys()
     service = InferenceService(engine, audit, chosen, refusal_window_s=0.3)
-    gateway = Gateway(service, keys, chosen, tls or TlsSettings())
+    bases = KnowledgeService(knowledge, service.admission, service.ledger) if knowledge is not None else None
+    gateway = Gateway(service, keys, chosen, tls or TlsSettings(), bases)
     running = Running(gateway, service, engine, audit, keys, await gateway.start())
     if ready:
         service.open()

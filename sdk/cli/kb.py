@@ -1,0 +1,303 @@
+"""`taskloom kb`: knowledge bases, on a server or in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskloom.sdk.cli.endpoint import GATEWAY_PARAMETERS, gateway_options, json_option, open_gateway, open_in_process
+
+if TYPE_CHECKING:
+    from taskloom.sdk.cli.context import CliContext
+    from taskloom.sdk.surface import SyncCalls
+
+_TIMEOUT = "Seconds for each call."
+_LOCAL = "The bases of the home folder, in this process; needs taskloom[local]."
+
+
+@click.group()
+def kb() -> None:
+    """Create, fill, ask and roll back knowledge bases."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Whom a command asks, as its options say."""
+
+    cli: CliContext
+    in_process: bool
+    timeout_s: float
+    gateway: dict[str, Any]
+
+    def open(self) -> SyncCalls:
+        """A client, to be closed."""
+        if not self.in_process:
+            return open_gateway(self.timeout_s, **self.gateway)
+        if any(self.gateway.values()):
+            raise click.UsageError("--local asks no gateway; leave out --address and its certificates, or --local")
+        return open_in_process(self.cli, _reading_models(self.cli), self.timeout_s)
+
+
+def asks(timeout_s: float = 60.0) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--address` and its like, `--local`, `--timeout` and `--json`; the command gets the `CliContext` and an `Endpoint`."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @click.pass_obj
+        @wraps(command)
+        def run(cli: CliContext, /, *, in_process: bool, timeout_s: float, **given: Any) -> Any:
+            gateway = {name: given.pop(name) for name in GATEWAY_PARAMETERS}
+            return command(cli, Endpoint(cli, in_process, timeout_s, gateway), **given)
+
+        shown = gateway_options(json_option(run))
+        shown = click.option("--timeout", "timeout_s", type=float, default=timeout_s, show_default=True, help=_TIMEOUT)(shown)
+        return click.option("--local", "in_process", is_flag=True, help=_LOCAL)(shown)
+
+    return add
+
+
+def _reading_models(cli: CliContext) -> list[str]:
+    """Those that the settings name for knowledge bases, of the models that are there: no others are loaded."""
+    languages = cli.settings.knowledge.languages.values()
+    named = {name for language in languages for name in (language.embedding, language.reader) if name}
+    there = set(cli.store.models())
+    return sorted(name for name in named if name.partition("@")[0] in there)
+
+
+where_option = click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only documents with this; repeatable.")
+version_option = click.option("--version", "version", type=int, help="A version instead of the newest.")
+
+
+def parse_where(pairs: tuple[str, ...]) -> dict[str, Any] | None:
+    """A key that is given twice may have either value.
+
+    >>> parse_where(("year=2026", "tag=wifi", "tag=setup"))
+    {'year': 2026, 'tag': ('wifi', 'setup')}
+    """
+    from taskloom.sdk.cli.predict import parse_params
+
+    where: dict[str, Any] = {}
+    for pair in pairs:
+        for key, value in parse_params([pair], "--where").items():
+            given = tuple(value) if isinstance(value, list) else (value,)
+            where[key] = (*where.get(key, ()), *given)
+    return {key: values[0] if len(values) == 1 else values for key, values in where.items()} or None
+
+
+# -- bases -----------------------------------------------------------------------------------------------------------------
+
+
+@kb.command()
+@click.argument("base")
+@click.option("--shared", is_flag=True, help="Every tenant may ask it.")
+@click.option("--retriever", default="", help="The plugin that keeps it, instead of the built-in one.")
+@click.option("--config", "config", multiple=True, metavar="KEY=VALUE", help="A setting of the retriever; repeatable.")
+@asks()
+def create(
+    cli: CliContext,
+    endpoint: Endpoint,
+    *,
+    base: str,
+    shared: bool,
+    retriever: str,
+    config: tuple[str, ...],
+) -> None:
+    """Create BASE, empty."""
+    from taskloom.sdk.cli.predict import parse_params
+
+    settings = parse_params(config, "--config")
+    with endpoint.open() as client:
+        info = client.create_knowledge(base, shared=shared, retriever=retriever, config=settings)
+    cli.show(info, lambda: f"{info.base} is there; fill it with: taskloom kb add {info.base} PATH...")
+
+
+@kb.command("list")
+@asks()
+def list_bases(cli: CliContext, endpoint: Endpoint) -> None:
+    """List the knowledge bases that you may ask."""
+    from taskloom.sdk.cli.kb_render import bases_table
+
+    with endpoint.open() as client:
+        bases = client.knowledge_bases()
+    cli.show({"bases": bases}, lambda: bases_table(bases))
+
+
+@kb.command()
+@click.argument("base")
+@asks()
+def stats(cli: CliContext, endpoint: Endpoint, *, base: str) -> None:
+    """Show what BASE holds and how it is indexed."""
+    from taskloom.sdk.cli.kb_render import base_shown
+
+    with endpoint.open() as client:
+        info = client.knowledge(base).stats()
+    cli.show(info, lambda: base_shown(info))
+
+
+@kb.command()
+@click.argument("base")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@asks()
+def drop(cli: CliContext, endpoint: Endpoint, *, base: str, yes: bool) -> None:
+    """Remove BASE with all it holds, every version. There is no way back."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("a base that is dropped is gone: give --yes")
+        click.confirm(f"remove {base} with all it holds?", abort=True, err=True)
+    with endpoint.open() as client:
+        client.drop_knowledge(base)
+    cli.show({"base": base, "dropped": True}, lambda: f"{base} is gone")
+
+
+# -- documents -------------------------------------------------------------------------------------------------------------
+
+
+@kb.command()
+@click.argument("base")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True, path_type=Path))
+@click.option("--batch", type=click.IntRange(1), default=200, show_default=True, help="Documents for each new version.")
+@asks(timeout_s=600.0)
+def add(
+    cli: CliContext,
+    endpoint: Endpoint,
+    *,
+    base: str,
+    paths: tuple[Path, ...],
+    batch: int,
+) -> int:
+    """Put the documents of files and folders into BASE, in place of those with the same ids.
+
+    \b
+    taskloom kb add handbook manual.md faq.csv pages/
+    taskloom kb add handbook documents.jsonl
+
+    JSON Lines have a document in each row: {"document_id": "wifi", "text": "..."}, and, where there is more to say, "title",
+    "question", "language", "source" and "metadata"; - is stdin. Files of other kinds are read by the retrieval plugin of
+    taskloom[local]. What has not changed is not embedded again, so that a run that broke off goes on where it was. Exit status
+    5 says that some documents were passed over.
+    """
+    from taskloom.sdk.cli.kb_add import add_documents
+
+    with endpoint.open() as client:
+        return add_documents(cli, client.knowledge(base), paths, batch, endpoint.timeout_s)
+
+
+@kb.command()
+@click.argument("base")
+@click.argument("document_ids", nargs=-1, required=True, metavar="DOCUMENT_ID...")
+@asks()
+def remove(
+    cli: CliContext,
+    endpoint: Endpoint,
+    *,
+    base: str,
+    document_ids: tuple[str, ...],
+) -> None:
+    """Take documents out of BASE: all of those named, or none."""
+    with endpoint.open() as client:
+        version = client.knowledge(base).delete(document_ids)
+    told = {"base": base, "version": version, "removed": len(document_ids)}
+    cli.show(told, lambda: f"{len(document_ids)} documents are out; {base} is at version {version}")
+
+
+# -- questions -------------------------------------------------------------------------------------------------------------
+
+
+@kb.command()
+@click.argument("base")
+@click.argument("query")
+@click.option("--limit", type=click.IntRange(1, 100), default=10, show_default=True, help="Passages to show.")
+@click.option("--mode", type=click.Choice(["hybrid", "dense", "sparse"]), default="hybrid", show_default=True)
+@where_option
+@version_option
+@asks()
+def search(
+    cli: CliContext,
+    endpoint: Endpoint,
+    *,
+    base: str,
+    query: str,
+    limit: int,
+    mode: Any,
+    where: tuple[str, ...],
+    version: int | None,
+) -> None:
+    """Find the passages of BASE for QUERY, by meaning (dense), by words (sparse) or by both."""
+    from taskloom.sdk.cli.kb_render import hits_shown
+
+    with endpoint.open() as client:
+        handle = client.knowledge(base)
+        result = handle.search(query, limit=limit, mode=mode, where=parse_where(where), version=version)
+    cli.show(result, lambda: hits_shown(result))
+
+
+@kb.command()
+@click.argument("base")
+@click.argument("question")
+@click.option("--turn", "turns", nargs=2, multiple=True, metavar="QUESTION ANSWER", help="What was said before; repeatable.")
+@click.option("--passages", type=click.IntRange(1, 20), default=5, show_default=True, help="Passages to read.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="No answer below this confidence.")
+@where_option
+@version_option
+@asks()
+def ask(
+    cli: CliContext,
+    endpoint: Endpoint,
+    *,
+    base: str,
+    question: str,
+    turns: tuple[tuple[str, str], ...],
+    passages: int,
+    threshold: float | None,
+    where: tuple[str, ...],
+    version: int | None,
+) -> None:
+    """Answer QUESTION from BASE, with the sources of the answer; or say that nothing in it is sure enough."""
+    from taskloom.sdk.cli.kb_render import answer_shown
+
+    options: dict[str, Any] = {"passages": passages, "threshold": threshold, "version": version}
+    with endpoint.open() as client:
+        answer = client.knowledge(base).ask(question, turns=turns, where=parse_where(where), **options)
+    cli.show(answer, lambda: answer_shown(answer))
+
+
+# -- versions --------------------------------------------------------------------------------------------------------------
+
+
+@kb.command()
+@click.argument("base")
+@asks()
+def versions(cli: CliContext, endpoint: Endpoint, *, base: str) -> None:
+    """List the versions of BASE that can be asked and gone back to, the newest first."""
+    from taskloom.sdk.cli.kb_render import versions_table
+
+    with endpoint.open() as client:
+        found = client.knowledge(base).versions()
+    cli.show({"versions": found}, lambda: versions_table(found))
+
+
+@kb.command()
+@click.argument("base")
+@click.argument("name")
+@asks()
+def snapshot(cli: CliContext, endpoint: Endpoint, *, base: str, name: str) -> None:
+    """Keep the newest version of BASE under NAME."""
+    with endpoint.open() as client:
+        info = client.knowledge(base).snapshot(name)
+    cli.show(info, lambda: f"version {info.number} of {base} is kept as {info.name}")
+
+
+@kb.command()
+@click.argument("base")
+@click.argument("version", type=int)
+@asks()
+def rollback(cli: CliContext, endpoint: Endpoint, *, base: str, version: int) -> None:
+    """Make a new version of BASE that has what VERSION had."""
+    with endpoint.open() as client:
+        made = client.knowledge(base).rollback(version)
+    cli.show({"base": base, "version": made}, lambda: f"{base} is at version {made}, which has what {version} had")

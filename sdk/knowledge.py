@@ -1,0 +1,164 @@
+"""A knowledge base as an object of a client: `client.knowledge("handbook").ask("...")`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from taskloom.core.errors import TaskloomError
+from taskloom.sdk import knowledge_calls as calls
+from taskloom.sdk.knowledge_calls import Operation
+from taskloom.sdk.retries import Attempts, RetryPolicy
+from taskloom.sdk.tasks import as_method
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+# -- blocking --------------------------------------------------------------------------------------------------------------
+
+
+def _of_base(make: Callable[Concatenate[str, P], Operation[R]]) -> Callable[Concatenate[Knowledge, P], R]:
+    def method(self: Knowledge, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._client._perform(make(self.name, *args, **kwargs))
+
+    return as_method(method, make, known=1)
+
+
+def _of_client(make: Callable[P, Operation[R]]) -> Callable[Concatenate[KnowledgeCalls, P], R]:
+    def method(self: KnowledgeCalls, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._perform(make(*args, **kwargs))
+
+    return as_method(method, make)
+
+
+class Knowledge:
+    """One knowledge base, by its name; made by `client.knowledge(name)`, which asks nobody whether it is there.
+
+    handbook = client.knowledge("handbook")
+    handbook.upsert([("wifi", "Hold the reset button for ten seconds.")])
+    handbook.ask("How do I reset the router?").answer
+    """
+
+    def __init__(self, client: KnowledgeCalls, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Knowledge({self.name!r})"
+
+    ask = _of_base(calls.ask)
+    search = _of_base(calls.search)
+    upsert = _of_base(calls.upsert)
+    delete = _of_base(calls.delete)
+    stats = _of_base(calls.stats)
+    versions = _of_base(calls.versions)
+    snapshot = _of_base(calls.snapshot)
+    rollback = _of_base(calls.rollback)
+
+
+class KnowledgeCalls(ABC):
+    """What a blocking client can do with knowledge bases."""
+
+    timeout_s: float
+    retry: RetryPolicy
+
+    @property
+    @abstractmethod
+    def _ever_answered(self) -> bool: ...
+
+    @abstractmethod
+    def _attempt(self, operation: Operation[R], left_s: float) -> R:
+        """One attempt; raises a `TaskloomError`."""
+
+    def _perform(self, operation: Operation[R]) -> R:
+        """Repeats a call as the policy says, and as it may be repeated."""
+        attempts = Attempts(self.retry, operation.timeout(self.timeout_s))
+        while True:
+            try:
+                return self._attempt(operation, attempts.remaining_s())
+            except TaskloomError as error:
+                hopeless = not self._ever_answered or not operation.may_follow(error)
+                time.sleep(attempts.wait_after(error, hopeless=hopeless))
+
+    def knowledge(self, name: str) -> Knowledge:
+        """A knowledge base to ask and to change."""
+        return Knowledge(self, name)
+
+    knowledge_bases = _of_client(calls.knowledge_bases)
+    create_knowledge = _of_client(calls.create_knowledge)
+    drop_knowledge = _of_client(calls.drop_knowledge)
+
+
+# -- asynchronous -----------------------------------------------------------------------------------------------------------
+
+
+def _awaited_of_base(
+    make: Callable[Concatenate[str, P], Operation[R]],
+) -> Callable[Concatenate[AsyncKnowledge, P], Coroutine[Any, Any, R]]:
+    async def method(self: AsyncKnowledge, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._client._perform(make(self.name, *args, **kwargs))
+
+    return as_method(method, make, known=1)
+
+
+def _awaited_of_client(
+    make: Callable[P, Operation[R]],
+) -> Callable[Concatenate[AsyncKnowledgeCalls, P], Coroutine[Any, Any, R]]:
+    async def method(self: AsyncKnowledgeCalls, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._perform(make(*args, **kwargs))
+
+    return as_method(method, make)
+
+
+class AsyncKnowledge:
+    """`Knowledge` for asyncio: the same calls, awaited."""
+
+    def __init__(self, client: AsyncKnowledgeCalls, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"AsyncKnowledge({self.name!r})"
+
+    ask = _awaited_of_base(calls.ask)
+    search = _awaited_of_base(calls.search)
+    upsert = _awaited_of_base(calls.upsert)
+    delete = _awaited_of_base(calls.delete)
+    stats = _awaited_of_base(calls.stats)
+    versions = _awaited_of_base(calls.versions)
+    snapshot = _awaited_of_base(calls.snapshot)
+    rollback = _awaited_of_base(calls.rollback)
+
+
+class AsyncKnowledgeCalls(ABC):
+    """What an asynchronous client can do with knowledge bases."""
+
+    timeout_s: float
+    retry: RetryPolicy
+    _answered: bool
+
+    @abstractmethod
+    async def _attempt(self, operation: Operation[R], left_s: float) -> R:
+        """One attempt; raises a `TaskloomError`."""
+
+    async def _perform(self, operation: Operation[R]) -> R:
+        """Repeats a call as the policy says, and as it may be repeated."""
+        attempts = Attempts(self.retry, operation.timeout(self.timeout_s))
+        while True:
+            try:
+                return await self._attempt(operation, attempts.remaining_s())
+            except TaskloomError as error:
+                hopeless = not self._answered or not operation.may_follow(error)
+                await asyncio.sleep(attempts.wait_after(error, hopeless=hopeless))
+
+    def knowledge(self, name: str) -> AsyncKnowledge:
+        """A knowledge base to ask and to change."""
+        return AsyncKnowledge(self, name)
+
+    knowledge_bases = _awaited_of_client(calls.knowledge_bases)
+    create_knowledge = _awaited_of_client(calls.create_knowledge)
+    drop_knowledge = _awaited_of_client(calls.drop_knowledge)
