@@ -32,8 +32,12 @@ CONSTRUCTION = 80
 """HNSW: links of a node, and how widely they are sought (Malkov and Yashunin 2016: M, efConstruction)."""
 POOL = 100
 """Candidates of a coarse code that are scored exactly."""
-SPARSE_SHARE = 0.1
-"""Where fewer than this share of the vectors are allowed, HNSW's walk finds too few: those that are allowed are scanned."""
+SPARSE_SHARE = 0.25
+"""Where fewer than this share of the vectors are allowed, HNSW's walk finds too few: those that are allowed are scanned, which
+takes no longer (100 000 vectors, a tenth allowed: the walk found 0.95 of ten in three times the time of the scan)."""
+NEW_QUESTIONS = 2
+"""A graph finds the neighbours of its own vectors, which the effort is chosen on, more easily than those of new ones (0.993 and
+0.981 of ten, at 100 000): it is walked this much wider."""
 MARGIN = 8
 """Candidates beyond the count, so that ties at its end are seen."""
 
@@ -233,7 +237,8 @@ def _tuned(index: DenseIndex, wanted: float) -> DenseIndex:
         recall = _recall(index, queries, chosen, truth)
         if recall >= wanted:
             break
-    return index.with_effort(index.effort, recall)
+    wider = NEW_QUESTIONS if index.kind == "hnsw" else 1
+    return index.with_effort(wider * index.effort, recall)
 
 
 def _recall(index: DenseIndex, queries: Floats, own: Ints, truth: Ints) -> float:

@@ -188,7 +188,8 @@ def _indexed(
         only = rows[np.flatnonzero(allowed)].tolist()
         if not only:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-    limit = count + count // 4 + 8
+    limit = int((count + count // 4 + 8) * (1.0 if allowed is None else len(rows) / max(some, 1)))
+    most = MOST_TIES * limit
     while True:
         found, scores = index.search(boosts, limit, only)
         slots = np.searchsorted(rows, found)
@@ -197,7 +198,7 @@ def _indexed(
         if allowed is not None:
             there[there] = allowed[slots[there]]
         good = scores[there]
-        enough = len(good) >= count and (scores[-1] < good[count - 1] or limit > MOST_TIES * count)
+        enough = len(good) >= count and (scores[-1] < good[count - 1] or limit > most)
         if len(found) < limit or enough:
             return slots[there], good
         limit *= 4
