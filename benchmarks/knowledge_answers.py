@@ -3,8 +3,8 @@
     python benchmarks/knowledge_answers.py --data squadshifts/dev.json --distractors squadshifts/train.json --home FOLDER
 
 Prints what `dense`, `sparse` and `hybrid` search find side by side, the answers end to end beside those of the reader that is
-handed the right passage, and the confidence that fits them best: a logistic regression on one half of the questions, measured on
-the other.
+handed the right passage, and the confidence that fits them best: a logistic regression on one half of the questions, measured
+on the other.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def _report(answered: Sequence[Answered]) -> None:
         low, high = figures.intervals["f1"]
         print(
             f"{name}: F1 {figures.metrics['f1']:.3f} ({low:.3f} to {high:.3f}), exact {figures.metrics['exact_match']:.3f}, "
-            f"reader with the right passage {figures.reader_f1:.3f}, calibration error {figures.expected_calibration_error:.3f}, "
+            f"reader with the right passage {figures.reader_f1:.3f}, calibration error "
+            f"{figures.expected_calibration_error:.3f}, "
             + (f"risk {RISK} at threshold {at.threshold:.3f}: answers {at.coverage:.3f}" if at else f"risk never below {RISK}")
         )
     print(json.dumps(fitted.model_dump()))
