@@ -35,12 +35,13 @@ from taskloom.plugins.retrieval.evaluation import (
     judge_search,
     threshold_for,
 )
-from taskloom.server.knowledge.answering import candidates, span_confidence
+from taskloom.server.knowledge.answering import LEAST, candidates, span_confidence
 from taskloom.server.knowledge.models import Reading
 
 BASE = "benchmark"
 READ = 5
 RISK = 0.3
+ROUNDS = 3
 BATCH = 500
 
 
@@ -127,16 +128,25 @@ def _report(answered: Sequence[Answered]) -> None:
 
 
 def _fitted(answered: Sequence[Answered]) -> Calibration:
-    """Whether a span is right, from what is known of it (Platt 1999)."""
-    rows, right = [], []
-    for one in answered:
-        for candidate in candidates(one.hits, one.readings, Calibration()):
-            bounded = min(max(candidate.reading.score, 1e-6), 1 - 1e-6)
-            rows.append([math.log(bounded / (1 - bounded)), candidate.hit.dense or 0.0, candidate.agreement])
-            right.append(max(f1(candidate.reading.text, true) for true in one.question.answers) >= RIGHT_F1)
-    model = LogisticRegression(C=100.0).fit(np.array(rows), np.array(right))
-    reader, dense, agreement = (float(value) for value in model.coef_[0])
-    return Calibration(intercept=float(model.intercept_[0]), reader=reader, dense=dense, agreement=agreement)
+    """Whether a span is right, from what is known of it (Platt 1999): first of all spans, to tell which is the best; then of
+    those that were taken for the best, since it is them whose confidence is told."""
+    calibration = Calibration()
+    for attempt in range(ROUNDS):
+        rows, right = [], []
+        for one in answered:
+            found = candidates(one.hits, one.readings, calibration)
+            for candidate in found if attempt == 0 else found[:1]:
+                bounded = min(max(candidate.reading.score, LEAST), 1 - LEAST)
+                rows.append([math.log(bounded / (1 - bounded)), candidate.hit.dense or 0.0, candidate.agreement])
+                right.append(max(f1(candidate.reading.text, true) for true in one.question.answers) >= RIGHT_F1)
+        model = LogisticRegression(C=100.0).fit(np.array(rows), np.array(right))
+        reader, dense, agreement = (float(value) for value in model.coef_[0])
+        fitted = Calibration(intercept=float(model.intercept_[0]), reader=reader, dense=dense, agreement=agreement)
+        print(f"round {attempt}: {fitted.model_dump_json()}", flush=True)
+        if attempt and min(reader, dense, agreement) < 0:
+            break  # among the best ones alone a part may point the wrong way: the order of all is worth more
+        calibration = fitted
+    return calibration
 
 
 def _tried(one: Answered, calibration: Calibration) -> Tried:
