@@ -66,7 +66,7 @@ class StoredKnowledgeBase(KnowledgeBase):
                 given[name] = (split[0], split[1])
         stored = {name: digest for name, digest, _ in self._store.live("document_id", list(given))}
         unchanged = {name for name, (document, _) in given.items() if stored.get(name) == document_digest(document)}
-        duplicates = self._duplicates(given, unchanged)
+        duplicates = self._duplicates(given, unchanged, set(stored))
         fresh = [name for name in given if name not in unchanged and name not in duplicates]
         return Prepared(
             documents=tuple(given[name][0] for name in fresh),
@@ -76,19 +76,23 @@ class StoredKnowledgeBase(KnowledgeBase):
             refused=tuple(refused),
         )
 
-    def _duplicates(self, given: Mapping[str, tuple[Document, Sequence[Passage]]], unchanged: set[str]) -> dict[str, str]:
-        """Documents, not stored under their ids, that say what another says: one that stays as it is, or one given before."""
+    def _duplicates(
+        self, given: Mapping[str, tuple[Document, Sequence[Passage]]], unchanged: set[str], stored: set[str]
+    ) -> dict[str, str]:
+        """Documents of new ids that say what another says: one that stays as it is, or one given too. A document that is stored
+        under its id already is never passed over: its old text would go on answering."""
         contents = {name: content_digest(document) for name, (document, _) in given.items()}
         first: dict[str, str] = {}
         for name, _, content in sorted(self._store.live("content", list(set(contents.values())))):
             if name not in given or name in unchanged:
                 first.setdefault(content, name)
+        for name in (name for name in given if name in stored):
+            first.setdefault(contents[name], name)
         duplicates: dict[str, str] = {}
-        for name, content in contents.items():
-            if name in unchanged:
-                continue
-            if first.setdefault(content, name) != name:
-                duplicates[name] = first[content]
+        for name in (name for name in given if name not in stored):
+            twin = first.setdefault(contents[name], name)
+            if twin != name:
+                duplicates[name] = twin
         return duplicates
 
     def put(self, prepared: Prepared, vectors: Sequence[Embedded]) -> int:

@@ -86,6 +86,25 @@ def test_a_document_whose_twin_changes_in_the_same_call_is_no_duplicate(base: Kn
     assert [document.document_id for document in prepared.documents] == ["a", "b"]
 
 
+def test_a_stored_document_that_comes_to_say_what_another_says_is_changed(base: KnowledgeBase) -> None:
+    put(base, Document(document_id="a", text="the fee is ten"), Document(document_id="b", text="the fee was ninety"))
+    documents = [Document(document_id=name, text="the fee is ten") for name in ("c", "b", "a")]
+    prepared = base.prepare(documents)
+    assert [document.document_id for document in prepared.documents] == ["b"]
+    assert (prepared.unchanged, prepared.duplicates) == (("a",), {"c": "a"})
+    put(base, *documents)
+    with base.view() as view:
+        found = view.search(Query("fee ninety", {}, mode="sparse"))
+        assert {hit.passage.document_id: hit.passage.text for hit in found} == {"a": "the fee is ten", "b": "the fee is ten"}
+
+
+def test_a_new_document_is_a_duplicate_of_a_stored_one_that_changes_with_it(base: KnowledgeBase) -> None:
+    put(base, Document(document_id="b", text="the fee was ninety"))
+    prepared = base.prepare([Document(document_id=name, text="the fee is ten") for name in ("c", "b")])
+    assert [document.document_id for document in prepared.documents] == ["b"]
+    assert prepared.duplicates == {"c": "b"}
+
+
 def test_nothing_new_makes_no_version(base: KnowledgeBase) -> None:
     put(base, *numbered(3))
     assert put(base, *numbered(3)) == 1
