@@ -77,14 +77,15 @@ class Refused(Frozen):
 
 
 class Prepared(Frozen):
-    """What putting documents in would mean. `passages` are those to embed: of documents that are new, or whose content is not
-    what it was. Nothing is stored yet."""
+    """What putting documents in would mean. `passages` are those to embed: of documents that are new, whose content is not what
+    it was, or that have no vectors where they are wanted. Nothing is stored yet."""
 
     documents: tuple[Document, ...]
     passages: tuple[Passage, ...]
     unchanged: tuple[str, ...] = ()
     duplicates: Mapping[str, str] = Field(default_factory=dict)
-    """Documents whose content another has under its own id: passed over."""
+    """Documents of new ids whose content another has under its own id: passed over. One that is stored already is changed
+    instead."""
     refused: tuple[Refused, ...] = ()
 
 
@@ -169,6 +170,11 @@ class View(ABC):
     def document(self, document_id: str) -> Document | None: ...
 
     @abstractmethod
+    def spaces(self) -> frozenset[str]:
+        """The vector spaces in which passages of this version can be found: empty where none has a vector. Reads nothing from
+        disk: it may be asked before every search."""
+
+    @abstractmethod
     def stats(self) -> KnowledgeStats: ...
 
     @abstractmethod
@@ -185,8 +191,11 @@ class KnowledgeBase(ABC):
     """An open knowledge base. Sync; thread-safe; one process writes, which a lock on its folder sees to."""
 
     @abstractmethod
-    def prepare(self, documents: Sequence[Document]) -> Prepared:
-        """Cleans and splits documents, and says which passages are to be embedded."""
+    def prepare(self, documents: Sequence[Document], spaces: Mapping[str, str] | None = None) -> Prepared:
+        """Cleans and splits documents, and says which passages are to be embedded. `spaces` says in which space passages are
+        embedded now, by their language: `{"en": "minilm@2"}`. A document that is what it was counts as changed if one of its
+        passages has no vector in the space of its language: so putting documents in again after a new embedding model, or the
+        first one, embeds them. A language that is not in `spaces` is not asked about."""
 
     @abstractmethod
     def put(self, prepared: Prepared, vectors: Sequence[Embedded]) -> int:

@@ -49,7 +49,7 @@ class StoredKnowledgeBase(KnowledgeBase):
 
     # What goes in
 
-    def prepare(self, documents: Sequence[Document]) -> Prepared:
+    def prepare(self, documents: Sequence[Document], spaces: Mapping[str, str] | None = None) -> Prepared:
         given: dict[str, tuple[Document, Sequence[Passage]]] = {}
         refused: list[Refused] = []
         for document in documents:
@@ -66,6 +66,7 @@ class StoredKnowledgeBase(KnowledgeBase):
                 given[name] = (split[0], split[1])
         stored = {name: digest for name, digest, _ in self._store.live("document_id", list(given))}
         unchanged = {name for name, (document, _) in given.items() if stored.get(name) == document_digest(document)}
+        unchanged -= self._store.without_vectors(list(unchanged), spaces or {})
         duplicates = self._duplicates(given, unchanged, set(stored))
         fresh = [name for name in given if name not in unchanged and name not in duplicates]
         return Prepared(

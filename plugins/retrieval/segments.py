@@ -44,6 +44,11 @@ class DenseSearch:
     base: Segment | None
     later: tuple[Segment, ...]
 
+    def has(self, alive: Bools) -> bool:
+        """Whether there is a vector of a slot that is alive [slots of the state]."""
+        segments = (*((self.base,) if self.base else ()), *self.later)
+        return any(bool(alive[segment.slots[segment.slots >= 0]].any()) for segment in segments)
+
     def search(self, vector: Floats, count: int, allowed: Bools | None) -> tuple[Ints, Floats]:
         segments = (*((self.base,) if self.base else ()), *self.later)
         if not segments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -85,6 +86,11 @@ class State:
     languages: Mapping[str, int]
     """Passages by language."""
     _masks: dict[tuple[Condition, ...], Mask] = field(default_factory=dict)
+
+    @cached_property
+    def spaces(self) -> frozenset[str]:
+        """Those in which a passage that is alive has a vector."""
+        return frozenset(name for name, search in self.catalog.spaces.items() if search.has(self.alive))
 
     def mask(self, conditions: tuple[Condition, ...]) -> Mask:
         known = self._masks.get(conditions)

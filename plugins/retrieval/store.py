@@ -178,6 +178,23 @@ class PassageStore:
             )
         return found
 
+    def without_vectors(self, document_ids: Sequence[str], spaces: Mapping[str, str]) -> set[str]:
+        """Those of the newest version's documents that have a passage without a vector in the space of its language."""
+        known = self.spaces()
+        found: set[str] = set()
+        for language, space in spaces.items():
+            number = known[space][0] if space in known else None
+            for part in _parts(document_ids):
+                rows = self._read(
+                    "select d.document_id from documents d join lives l on l.document = d.row "  # noqa: S608
+                    f"where d.document_id in ({_marks(part)}) and +l.removed is null and exists (select 1 from passages p "
+                    "where p.document = d.row and p.language = ? and not exists "
+                    "(select 1 from vectors v where v.space = ? and v.passage = p.row))",
+                    (*part, language, number),
+                )
+                found.update(row[0] for row in rows)
+        return found
+
     def catalog(self, after: int = 0) -> tuple[Ints, Ints]:
         """The passages' rows beyond `after`, ascending, and the document of each."""
         found = np.array(self._read("select row, document from passages where row > ? order by row", (after,)), np.int64)

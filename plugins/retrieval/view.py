@@ -10,6 +10,7 @@ import numpy as np
 from taskloom.core.errors import InvalidInputError, UnsupportedError
 from taskloom.core.knowledge import Document, Hit, IndexInfo, KnowledgeStats, Query, View
 from taskloom.plugins.retrieval.dense import Floats
+from taskloom.plugins.retrieval.files import disk_bytes
 from taskloom.plugins.retrieval.filters import Ints, conditions_of
 from taskloom.plugins.retrieval.fusion import reciprocal_rank_fusion
 from taskloom.plugins.retrieval.segments import DenseSearch
@@ -49,15 +50,17 @@ class StoredView(View):
         self._open_state()
         return self._store.document(document_id, self.version)
 
+    def spaces(self) -> frozenset[str]:
+        return self._open_state().spaces
+
     def stats(self) -> KnowledgeStats:
         state = self._open_state()
-        files = [path.stat().st_size for path in self._store.folder.rglob("*") if path.is_file()]
         return KnowledgeStats(
             version=self.version,
             documents=self._store.documents(self.version),
             passages=sum(state.languages.values()),
             languages=state.languages,
-            disk_bytes=sum(files),
+            disk_bytes=disk_bytes(self._store.folder),
             indexes=tuple(_index_info(name, space) for name, space in state.catalog.spaces.items()),
         )
 
