@@ -11,7 +11,7 @@ from pydantic import Field
 from taskloom.core.knowledge import Document, Hit, KnowledgeStats, Metadata, Mode, Refused, VersionInfo, Where
 from taskloom.core.types import Frozen, Name, new_request_id
 
-MAX_QUESTION_CHARACTERS = 4096
+MAX_QUESTION_CHARACTERS = 4000
 MAX_HITS = 100
 MAX_READ = 20
 """Passages that one question is read in."""

@@ -38,7 +38,7 @@ _EXACT = 2**53
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
-def build(kind: type[F], /, within: str = "", **fields: Any) -> F:
+def build(kind: type[F], within: str = "", /, **fields: Any) -> F:
     """A boundary type of what a caller gave; raises `InvalidInputError` that names the field, under `within`."""
     try:
         return kind(**fields)
@@ -46,6 +46,13 @@ def build(kind: type[F], /, within: str = "", **fields: Any) -> F:
         first = exc.errors(include_url=False)[0]
         field = ".".join(str(part) for part in (within, *first["loc"]) if part != "")
         raise InvalidInputError(f"{field}: {first['msg']}", field=field) from exc
+
+
+def wanted_version(sent: pb.RollbackRequest) -> int:
+    """The version to go back to; raises `InvalidInputError` where none is named: 0, the empty one, must be meant."""
+    if not sent.HasField("version"):
+        raise InvalidInputError("version: name the version to go back to; 0 is the empty one", field="version")
+    return sent.version
 
 
 def checked_name(name: str, field: str = "base") -> str:

@@ -88,7 +88,8 @@ class KnowledgeServicer(pb_grpc.KnowledgeServicer):
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.ChangeResponse:  # noqa: N802
         asker = self._asker(context)
         base = await self._base(asker, "rollback", request)
-        version = await self._service.rollback(asker, base, request.version)
+        wanted = await self._valid(asker, "rollback", request, lambda: codec.wanted_version(request))
+        version = await self._service.rollback(asker, base, wanted)
         return pb.ChangeResponse(request_id=asker.request_id, version=version)
 
     # -- looks ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,10 @@ ask     -> pin a version -> embed the question -> search -> FAQ entry, or read t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import logging
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,8 +18,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from taskloom.core.errors import InputTooLargeError, InvalidInputError, UnavailableError
-from taskloom.core.knowledge import Document, Embedded, Hit, KnowledgeBase, Mode, Passage, Prepared, Query, VersionInfo, View
+from taskloom.core.errors import (
+    InputTooLargeError,
+    InvalidInputError,
+    NotFoundError,
+    TaskloomError,
+    UnavailableError,
+    UnsupportedError,
+)
+from taskloom.core.knowledge import (
+    Document,
+    Embedded,
+    Hit,
+    KnowledgeBase,
+    Mode,
+    Passage,
+    Prepared,
+    Query,
+    Refused,
+    VersionInfo,
+    View,
+)
 from taskloom.core.knowledge_calls import (
     AskCall,
     BaseInfo,
@@ -35,7 +57,11 @@ from taskloom.server.knowledge.conversation import understood
 from taskloom.server.knowledge.folders import BaseFolders, Place
 from taskloom.server.knowledge.models import KnowledgeModels, Placed, Vector
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+CHANGES_AT_ONCE = 2
 
 
 @dataclass
@@ -61,9 +87,12 @@ class KnowledgeDesk:
         self._settings = settings
         self._models = KnowledgeModels(engine, settings)
         self._open: dict[Path, _Open] = {}
-        self._opening = asyncio.Lock()
-        self._threads = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="taskloom-knowledge")
+        self._opening: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._searches = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="taskloom-knowledge")
+        # Documents may take long to split and store: questions must not wait behind them.
+        self._changes = ThreadPoolExecutor(CHANGES_AT_ONCE, thread_name_prefix="taskloom-knowledge-change")
         self._closed = False
+        self._folders.sweep()
 
     # -- bases ------------------------------------------------------------------------------------------------------------
 
@@ -78,19 +107,31 @@ class KnowledgeDesk:
         def fill(content: Path) -> None:
             plugin.create(content, config).close()
 
-        place = await self._in_thread(self._folders.create, tenant, spec, fill)
+        place = await _finished(self._changing(self._folders.create, tenant, spec, fill))
         return await self.stats(tenant, place.spec.base)
 
     async def bases(self, tenant: str) -> Sequence[BaseInfo]:
-        places = await self._in_thread(self._folders.visible, tenant)
-        return [await self.stats(tenant, place.spec.base) for place in places]
+        """What can't be opened is left out, and logged: one damaged base must not hide the others."""
+        found = []
+        for place in await self._in_thread(self._folders.visible, tenant):
+            try:
+                found.append(await self.stats(tenant, place.spec.base))
+            except TaskloomError as error:
+                log.warning("knowledge base %s of tenant %s is left out: %s", place.spec.base, place.tenant, error)
+        return found
 
     async def drop(self, tenant: str, base: str) -> None:
-        opened = await self._opened(tenant, base, own=True)
-        async with opened.writing:
-            del self._open[opened.place.folder]
-            await self._in_thread(opened.base.close)
-            await self._in_thread(self._folders.drop, opened.place)
+        await _finished(self._dropped(await self._opened(tenant, base, own=True)))
+
+    async def _dropped(self, opened: _Open) -> None:
+        folder = opened.place.folder
+        async with opened.writing, self._opening[folder]:
+            if self._open.get(folder) is not opened:
+                raise _gone(opened.place)
+            del self._open[folder]  # who comes now waits for the lock, and finds no base or another
+            aside = await self._changing(self._folders.put_aside, opened.place)
+            await self._changing(opened.base.close)
+            await self._changing(self._folders.discard, aside)
 
     async def stats(self, tenant: str, base: str) -> BaseInfo:
         async with self._view(tenant, base, None) as (opened, view):
@@ -106,16 +147,17 @@ class KnowledgeDesk:
     async def upsert(self, tenant: str, base: str, documents: AsyncIterator[Document]) -> UpsertResult:
         opened = await self._opened(tenant, base, own=True)
         given = await self._gathered(documents)
-        async with opened.writing:
-            prepared = await self._in_thread(opened.base.prepare, given)
-            vectors = await self._embedded(prepared)
-            version = await self._finished(self._stored, opened.base, prepared, vectors)
+        async with self._using(opened), opened.writing:
+            prepared = await self._changing(opened.base.prepare, given, self._spaces())
+            prepared, vectors = await self._embedded(prepared)
+            version = await _finished(self._changing(self._stored, opened.base, prepared, vectors))
+        again = (Refused(document_id=name, reason=f"it is the same as {of}") for name, of in prepared.duplicates.items())
         return UpsertResult(
             version=version,
             passages=len(prepared.passages),
             changed=tuple(document.document_id for document in prepared.documents),
-            unchanged=(*prepared.unchanged, *prepared.duplicates),
-            refused=prepared.refused,
+            unchanged=prepared.unchanged,
+            refused=(*prepared.refused, *again),
         )
 
     async def delete(self, tenant: str, base: str, document_ids: Sequence[str]) -> int:
@@ -129,20 +171,20 @@ class KnowledgeDesk:
 
     async def _change(self, tenant: str, base: str, change: Callable[[KnowledgeBase], T]) -> T:
         opened = await self._opened(tenant, base, own=True)
-        async with opened.writing:
-            return await self._finished(change, opened.base)
+        async with self._using(opened), opened.writing:
+            return await _finished(self._changing(change, opened.base))
 
     async def _gathered(self, documents: AsyncIterator[Document]) -> list[Document]:
         given: list[Document] = []
         held = 0
         async for document in documents:
-            held += len(document.text.encode("utf-8", "surrogatepass"))
+            held += len(document.model_dump_json().encode("utf-8", "surrogatepass"))
             if held > self._settings.max_upsert_bytes:
                 raise InputTooLargeError(
                     f"an upsert may carry {self._settings.max_upsert_bytes} bytes of text (knowledge.max_upsert_bytes), and "
                     "this one has more; send the documents in several, each of which becomes a version"
                 )
-            given.append(document)
+            given.append(document.model_copy(update={"language": re.split("[-_]", document.language.lower())[0]}))
         return given
 
     @staticmethod
@@ -153,18 +195,52 @@ class KnowledgeDesk:
         with base.view() as view:
             return view.version
 
-    async def _embedded(self, prepared: Prepared) -> list[Embedded]:
-        """The places of the passages whose language has an embedding model."""
+    async def _embedded(self, prepared: Prepared) -> tuple[Prepared, list[Embedded]]:
+        """The places of the passages whose language has an embedding model. A document with a passage that the model can't take
+        is refused, and nothing else; any other failure is raised as it is."""
         passages = [passage for passage in prepared.passages if self._models.embeds(self._language(passage.language))]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._placed(passage)) for passage in passages]
-        return [
-            Embedded(passage.passage_id, task.result().space, task.result().vector)
-            for passage, task in zip(passages, tasks, strict=True)
+        tasks = [asyncio.ensure_future(self._placed(passage)) for passage in passages]
+        try:
+            placed = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        refused = {
+            passage.document_id: Refused(
+                document_id=passage.document_id, reason=f"a passage can't be embedded: {place.message}"
+            )
+            for passage, place in zip(passages, placed, strict=True)
+            if isinstance(place, InvalidInputError)
+        }
+        vectors = [
+            Embedded(passage.passage_id, place.space, place.vector)
+            for passage, place in zip(passages, placed, strict=True)
+            if isinstance(place, Placed) and passage.document_id not in refused
         ]
+        for language in {passage.language for passage in passages}:
+            own = {passage.passage_id for passage in passages if passage.language == language}
+            if len(spaces := {vector.space for vector in vectors if vector.passage_id in own}) > 1:
+                raise UnavailableError(f"the embedding model changed meanwhile ({', '.join(sorted(spaces))}); try again")
+        if not refused:
+            return prepared, vectors
+        kept = {
+            "documents": tuple(one for one in prepared.documents if one.document_id not in refused),
+            "passages": tuple(one for one in prepared.passages if one.document_id not in refused),
+            "refused": (*prepared.refused, *refused.values()),
+        }
+        return prepared.model_copy(update=kept), vectors
 
-    async def _placed(self, passage: Passage) -> Placed:
-        return await self._models.place(passage.searchable, self._language(passage.language), "passage")
+    def _spaces(self) -> dict[str, str]:
+        """Where passages of each language belong now; those that tell none go with the default language."""
+        spaces = self._models.spaces()
+        default = spaces.get(self._settings.default_language)
+        return {**spaces, "": default} if default is not None else spaces
+
+    async def _placed(self, passage: Passage) -> Placed | InvalidInputError:
+        try:
+            return await self._models.place_passage(passage.searchable, self._language(passage.language))
+        except InvalidInputError as error:
+            return error
 
     # -- questions --------------------------------------------------------------------------------------------------------
 
@@ -172,6 +248,11 @@ class KnowledgeDesk:
         async with self._view(tenant, call.base, call.version) as (_, view):
             language = self._language(language_of_script(call.query))
             vectors, _ = await self._vectors(view, call.query, language, call.mode, call.deadline_s)
+            if call.mode == "dense" and not vectors:
+                raise UnsupportedError(
+                    f"knowledge base {call.base!r} has no vectors that a question in {language!r} could be compared with; "
+                    "search by words (mode sparse), or put the documents in again with an embedding model for the language"
+                )
             mode: Mode = call.mode if vectors else "sparse"
             query = Query(text=call.query, vectors=vectors, limit=call.limit, where=call.where, mode=mode)
             return SearchResult(version=view.version, hits=tuple(await self._in_thread(view.search, query)))
@@ -203,23 +284,17 @@ class KnowledgeDesk:
     async def _vectors(
         self, view: View, text: str, language: str, mode: Mode, deadline_s: float | None
     ) -> tuple[dict[str, Vector], str]:
-        """Where the question lies, in the space of its language; nowhere if the view has no vectors there. Raises
-        `UnsupportedError` if its vectors are of another version of the model than is served."""
-        if mode == "sparse" or not self._models.embeds(language):
-            return {}, ""
-        spaces = {index.space for index in (await self._in_thread(view.stats)).indexes}
+        """Where the question lies, in the space of its language; nowhere if the view has no vectors there. Passages that
+        another version of the model embedded are found by their words until they are put in again: answering a little worse is
+        better than not at all."""
+        spaces = frozenset() if mode == "sparse" or not self._models.embeds(language) else view.spaces()
         if not spaces:
             return {}, ""
-        placed = await self._models.place(text, language, "query", deadline_s)
-        if placed.space in spaces:
-            return {placed.space: placed.vector}, placed.space
+        placed = await self._models.place_question(text, language, deadline_s)
         model = placed.space.partition("@")[0]
-        if stale := sorted(space for space in spaces if space.partition("@")[0] == model):
-            raise UnavailableError(
-                f"the base was embedded by {', '.join(stale)}, and {placed.space} is served: serve that version, or put the "
-                "documents in again"
-            )
-        return {}, ""
+        if stale := sorted(space for space in spaces - {placed.space} if space.partition("@")[0] == model):
+            log.warning("passages embedded by %s are not compared with %s: put them in again", ", ".join(stale), placed.space)
+        return ({placed.space: placed.vector}, placed.space) if placed.space in spaces else ({}, "")
 
     def _language(self, code: str) -> str:
         return code or self._settings.default_language
@@ -229,46 +304,73 @@ class KnowledgeDesk:
     @asynccontextmanager
     async def _view(self, tenant: str, base: str, version: int | None) -> AsyncIterator[tuple[_Open, View]]:
         opened = await self._opened(tenant, base)
-        view = await self._in_thread(opened.base.view, version)
+        async with self._using(opened):
+            view = await self._in_thread(opened.base.view, version)
+            try:
+                yield opened, view
+            finally:
+                view.close()
+
+    @asynccontextmanager
+    async def _using(self, opened: _Open) -> AsyncIterator[None]:
+        """Work on a base that may be dropped meanwhile: what fails then fails because it is gone."""
         try:
-            yield opened, view
-        finally:
-            view.close()
+            yield
+        except TaskloomError as error:
+            if self._open.get(opened.place.folder) is opened or self._closed:
+                raise
+            raise _gone(opened.place) from error
 
     async def _opened(self, tenant: str, base: str, *, own: bool = False) -> _Open:
         find = self._folders.own if own else self._folders.find
         place: Place = await self._in_thread(find, tenant, base)
-        async with self._opening:
+        known = self._open.get(place.folder)
+        if known is not None:
+            return known
+        async with self._opening[place.folder]:
+            place = await self._in_thread(find, tenant, base)  # while this waited it may have been dropped
             known = self._open.get(place.folder)
             if known is None:
                 plugin = self._registry.retrievers.get(place.spec.retriever)
-                known = _Open(place, await self._in_thread(plugin.open, place.content))
+                known = _Open(place, await _finished(self._changing(plugin.open, place.content)))
                 self._open[place.folder] = known
             return known
 
     async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
+        return await self._run_in(self._searches, work, *given)
+
+    async def _changing(self, work: Callable[..., T], *given: Any) -> T:
+        return await self._run_in(self._changes, work, *given)
+
+    async def _run_in(self, threads: ThreadPoolExecutor, work: Callable[..., T], *given: Any) -> T:
         if self._closed:
             raise UnavailableError("the knowledge bases are being closed; try again in a few seconds")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *given))
-
-    async def _finished(self, change: Callable[..., T], *given: Any) -> T:
-        """What a change came to. A thread can't be stopped: who is cancelled meanwhile learns what was made all the same, and
-        no other change begins before it is."""
-        work = asyncio.ensure_future(self._in_thread(change, *given))
-        while not work.done():
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                if work.cancelled():
-                    raise
-        return work.result()
+        return await asyncio.get_running_loop().run_in_executor(threads, partial(work, *given))
 
     async def close(self) -> None:
+        """Changes that have begun come to their end."""
+        self._closed = True
+        bases, self._open = list(self._open.values()), {}
         async with AsyncExitStack() as closing:
-            closing.callback(self._threads.shutdown)
-            for opened in self._open.values():
+            for threads in (self._searches, self._changes):
+                closing.push_async_callback(asyncio.to_thread, threads.shutdown)
+            for opened in bases:
+                closing.push_async_callback(asyncio.to_thread, opened.base.close)
                 await closing.enter_async_context(opened.writing)
-            self._closed = True
-            for opened in self._open.values():
-                closing.callback(opened.base.close)
-            self._open = {}
+
+
+async def _finished(work: Coroutine[Any, Any, T]) -> T:
+    """What a piece of work came to. A thread can't be stopped: who is cancelled meanwhile learns what was made all the same,
+    and no other change begins before it is."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise
+    return task.result()
+
+
+def _gone(place: Place) -> NotFoundError:
+    return NotFoundError(f"knowledge base {place.spec.base!r} was dropped meanwhile")

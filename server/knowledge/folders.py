@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +18,13 @@ from pydantic import ValidationError
 
 from taskloom.core.errors import AlreadyExistsError, ArtifactError, NotFoundError, unknown_name
 from taskloom.core.knowledge_calls import BaseSpec
+from taskloom.core.types import NAME_PATTERN
+
+log = logging.getLogger(__name__)
 
 SPEC = "base.json"
 CONTENT = "content"
+ABANDONED_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,16 @@ class BaseFolders:
         self.root = root
 
     def visible(self, tenant: str) -> list[Place]:
-        """What a tenant may ask: its own bases and the shared ones, by name."""
+        """What a tenant may ask: its own bases and the shared ones, by name. What can't be read is left out, and logged."""
         found = {place.spec.base: place for place in self._all() if place.spec.shared and place.tenant != tenant}
         found |= {place.spec.base: place for place in self._of(tenant)}
         return [found[name] for name in sorted(found)]
 
     def find(self, tenant: str, base: str) -> Place:
-        """Raises `NotFoundError`, which names the bases that the tenant sees."""
+        """Raises `NotFoundError`, which names the bases that the tenant sees, and `ArtifactError` for one of its own that can't
+        be read. Its own are looked up without a look at anybody else's."""
+        if re.fullmatch(NAME_PATTERN, base) and (self.root / tenant / base).is_dir():
+            return _read(tenant, self.root / tenant / base)
         visible = {place.spec.base: place for place in self.visible(tenant)}
         if base not in visible:
             raise unknown_name("knowledge base", base, visible)
@@ -65,23 +76,38 @@ class BaseFolders:
         if spec.shared:
             taken |= {place.spec.base for place in self._all()}
         if spec.base in taken:
-            raise AlreadyExistsError(f"there is a knowledge base {spec.base!r}; choose another name, or drop that one first")
+            raise _taken(spec.base)
         folder = self.root / tenant / spec.base
         aside = folder.with_name(f".{spec.base}.{uuid.uuid4().hex[:8]}")
         aside.mkdir(parents=True)
         try:
             fill(aside / CONTENT)
-            (aside / SPEC).write_text(json.dumps(spec.model_dump(mode="json"), indent=1), encoding="utf-8")
+            _write_durably(aside / SPEC, json.dumps(spec.model_dump(mode="json"), indent=1))
             os.rename(aside, folder)
-        except BaseException:
+            _sync(folder.parent)
+        except BaseException as exc:
             shutil.rmtree(aside, ignore_errors=True)
+            if isinstance(exc, OSError) and exc.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise _taken(spec.base) from exc  # somebody else made it meanwhile
             raise
         return Place(tenant, spec, folder)
 
-    def drop(self, place: Place) -> None:
+    def put_aside(self, place: Place) -> Path:
+        """From now on the base is not there any more; `discard` what is returned when nobody uses it."""
         aside = place.folder.with_name(f".{place.spec.base}.{uuid.uuid4().hex[:8]}")
         os.rename(place.folder, aside)
+        _sync(place.folder.parent)
+        return aside
+
+    def discard(self, aside: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Removes what was being made or thrown away when a process ended, long enough ago that no other one is at it."""
+        for tenant in self._folders(self.root):
+            for left in tenant.glob(".*"):
+                if time.time() - left.stat().st_mtime > ABANDONED_S:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _all(self) -> Iterator[Place]:
         for folder in self._folders(self.root):
@@ -90,13 +116,41 @@ class BaseFolders:
     def _of(self, tenant: str) -> Iterator[Place]:
         for folder in self._folders(self.root / tenant):
             try:
-                spec = BaseSpec.model_validate_json((folder / SPEC).read_bytes())
-            except (OSError, ValidationError) as exc:
-                raise ArtifactError(f"knowledge base {folder.name!r} of tenant {tenant!r} can't be read: {exc}") from exc
-            yield Place(tenant, spec, folder)
+                yield _read(tenant, folder)
+            except ArtifactError as exc:
+                log.warning("%s (tenant %s): %s", exc, tenant, exc.__cause__)
 
     @staticmethod
     def _folders(folder: Path) -> list[Path]:
         if not folder.is_dir():
             return []
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _read(tenant: str, folder: Path) -> Place:
+    """Raises `ArtifactError`, which says nothing of where the base lies."""
+    try:
+        spec = BaseSpec.model_validate_json((folder / SPEC).read_bytes())
+    except (OSError, ValidationError) as exc:
+        raise ArtifactError(f"knowledge base {folder.name!r} can't be read: its {SPEC} is absent or damaged") from exc
+    return Place(tenant, spec, folder)
+
+
+def _taken(base: str) -> AlreadyExistsError:
+    return AlreadyExistsError(f"there is a knowledge base {base!r}; choose another name, or drop that one first")
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taskloom.core.errors import ModelFailedError, UnsupportedError
+from taskloom.core.errors import DeadlineExceededError, ModelFailedError, UnsupportedError
+from taskloom.core.knowledge_calls import MAX_QUESTION_CHARACTERS
 from taskloom.core.ports import InferenceEngine
 from taskloom.core.settings import KnowledgeSettings
 from taskloom.core.types import InferCall, InferResult, ModelRef
@@ -64,16 +65,26 @@ class KnowledgeModels:
         """Whether there is a reader for questions in the language."""
         return language in self._languages and bool(self._languages[language].reader)
 
-    async def place(self, text: str, language: str, kind: str, deadline_s: float | None = None) -> Placed:
-        """Where a text lies. Raises `UnsupportedError` for a language without an embedding model."""
+    def spaces(self) -> dict[str, str]:
+        """The space that each language's passages are embedded in now: the model's name and version."""
+        found = {}
+        for language in filter(self.embeds, self._languages):
+            info = self._engine.describe(ModelRef.parse(self._model(language, "embedding"))).info
+            found[language] = f"{info.name}@{info.version}"
+        return found
+
+    async def place_passage(self, text: str, language: str) -> Placed:
+        """Where a passage lies. Few are under way at a time, and questions go before them."""
         async with self._embedding:
-            result = await self._ask(
-                self._model(language, "embedding"),
-                {"text": text, "kind": kind},
-                {},
-                deadline_s,
-                priority=LOW_PRIORITY if kind == "passage" else 0,
-            )
+            return await self._place(text, language, "passage", None, LOW_PRIORITY)
+
+    async def place_question(self, text: str, language: str, deadline_s: float | None) -> Placed:
+        """Where a question lies. Raises `UnsupportedError` for a language without an embedding model."""
+        return await self._place(text, language, "query", deadline_s, 0)
+
+    async def _place(self, text: str, language: str, kind: str, deadline_s: float | None, priority: int) -> Placed:
+        model = self._model(language, "embedding")
+        result = await self._ask(model, {"text": text, "kind": kind}, {}, deadline_s, priority=priority)
         vector = np.asarray(result.output.get("vector", ()), dtype=np.float32)
         if vector.ndim != 1 or not vector.size:
             raise ModelFailedError(f"{result.model} was to give a vector, and gave none: it is no embedding model")
@@ -87,6 +98,7 @@ class KnowledgeModels:
         if not passages:
             return [], ""
         model = self._model(language, "reader")
+        question = question[-MAX_QUESTION_CHARACTERS:]  # its end is what was asked last
         asked = [
             self._ask(model, {"question": question, "context": passage}, {"no_answer_threshold": 1.0}, deadline_s)
             for passage in passages
@@ -111,8 +123,11 @@ class KnowledgeModels:
         call = InferCall(model=ModelRef.parse(model), input=given, params=params, deadline_s=deadline_s, priority=priority)
         if deadline_s is None:
             return await self._engine.infer(call)
-        async with asyncio.timeout(max(0.0, deadline_s - time.time())):
-            return await self._engine.infer(call)
+        try:
+            async with asyncio.timeout(max(0.0, deadline_s - time.time())):
+                return await self._engine.infer(call)
+        except TimeoutError as exc:
+            raise DeadlineExceededError(f"the deadline passed before {model} had answered") from exc
 
 
 def _reading(result: InferResult) -> Reading:

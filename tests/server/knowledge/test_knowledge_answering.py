@@ -18,7 +18,7 @@ from taskloom.server.knowledge.answering import (
 from taskloom.server.knowledge.models import Reading
 
 ASKED = Asked(language="en", understood_as="", version=3, threshold=0.5, models=("embed-en@1", "qa-en@1"))
-PLAIN = Calibration()
+PLAIN = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=0.0)
 
 
 def hit(number: int, text: str, *, question: str = "", dense: float | None = 0.5, start: int = 100) -> Hit:
@@ -78,7 +78,7 @@ def test_a_faq_entry_answers_where_it_is_surer_than_the_text() -> None:
 
 
 def test_passages_that_agree_make_an_answer_surer() -> None:
-    calibration = Calibration(agreement=2.0)
+    calibration = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=2.0)
     hits = [hit(i, "x") for i in range(3)]
     together = candidates(hits, [reading("The Nile", 0.5), reading("nile.", 0.5), reading("Oslo", 0.55)], calibration)
     assert [one.reading.text for one in together] == ["The Nile", "nile.", "Oslo"]
@@ -91,10 +91,12 @@ def test_certain_readings_have_finite_odds() -> None:
     assert span_confidence(0.0, None, 0.0, PLAIN) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_without_vectors_faq_entries_are_compared_by_their_characters() -> None:
+def test_without_vectors_a_faq_entry_answers_its_own_question_alone() -> None:
     entry = hit(0, "点击“忘记密码”。", question="如何重置密码?", dense=None)
-    near, far = (faq_similarity(asked, entry) for asked in ("如何重置我的密码", "退货需要多少天?"))
-    assert near > 0.6 > 0.1 > far
+    assert faq_similarity("如何重置密码？", entry) == 1.0
+    assert faq_similarity("如何重置路由器密码?", entry) == 0.0
+    returns = hit(1, "Within 30 days.", question="Can I return an unopened product?", dense=None)
+    assert faq_similarity("Can I return an opened product?", returns) == 0.0
     assert faq_similarity("anything", hit(0, "x", question="y", dense=0.4)) == 0.4
 
 

@@ -6,22 +6,34 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from taskloom.core.errors import InputTooLargeError, InvalidInputError, NotFoundError, UnavailableError
+from taskloom.core.errors import (
+    AlreadyExistsError,
+    ArtifactError,
+    InputTooLargeError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    TaskloomError,
+    UnavailableError,
+    UnsupportedError,
+)
 from taskloom.core.knowledge import Document
 from taskloom.core.knowledge_calls import AskCall, BaseSpec, KnowledgeAnswer, SearchCall, Turn
 from taskloom.core.registry import Registry
-from taskloom.core.settings import KnowledgeSettings, LanguageModels
-from taskloom.core.types import InferCall, InferResult
+from taskloom.core.settings import Calibration, KnowledgeSettings, LanguageModels
+from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
 from taskloom.plugins.retrieval.plugin import FaissRetriever
 from taskloom.server.knowledge.desk import KnowledgeDesk
 
 DIMENSIONS = 64
+PLAIN = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=0.0)
 LANGUAGES = {"en": LanguageModels(embedding="words-en", reader="numbers-en")}
 
 
@@ -30,13 +42,23 @@ class Engine:
 
     def __init__(self) -> None:
         self.version = "1"
+        self.refuses = ""
+        self.fails: TaskloomError | None = None
         self.calls: list[InferCall] = []
 
     async def infer(self, call: InferCall, send: Any = None) -> InferResult:
         self.calls.append(call)
         await asyncio.sleep(0)
+        if self.fails is not None:
+            raise self.fails
+        if self.refuses and self.refuses in call.input.get("text", ""):
+            raise InvalidInputError(f"{self.refuses} is nothing to embed")
         output = _vector(call.input["text"]) if call.model.name == "words-en" else _number(**call.input)
         return InferResult(request_id=call.request_id, model=call.model.name, version=self.version, task="fake", output=output)
+
+    def describe(self, ref: ModelRef) -> ModelDescription:
+        info = ModelInfo(name=ref.name, version=self.version, task="fake")
+        return ModelDescription(info=info, input_schema={}, output_schema={}, params_schema={})
 
     def embedded(self) -> list[str]:
         return [call.input["text"] for call in self.calls if call.input.get("kind") == "passage"]
@@ -67,7 +89,12 @@ def _number(question: str, context: str) -> dict[str, Any]:
 def make_desk(folder: Path, engine: Engine, **settings: Any) -> KnowledgeDesk:
     registry = Registry()
     registry.retrievers.add(FaissRetriever(), "test")
-    return KnowledgeDesk(folder, registry, engine, KnowledgeSettings(**{"languages": LANGUAGES, **settings}))  # type: ignore[arg-type]
+    return KnowledgeDesk(
+        folder,
+        registry,
+        engine,
+        KnowledgeSettings(**{"languages": LANGUAGES, "calibration": PLAIN, "threshold": 0.3, **settings}),
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -201,13 +228,18 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path, engine: Engin
     await again.close()
 
 
-async def test_a_base_that_another_model_version_embedded_says_so(tmp_path: Path, engine: Engine) -> None:
+async def test_after_the_embedding_model_changed_documents_are_found_by_words_until_they_are_put_in_again(
+    tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     desk = await filled(tmp_path, engine)
     engine.version = "2"
-    with pytest.raises(UnavailableError, match=r"words-en@1.*words-en@2"):
-        await ask(desk, "What length has the river Nile?")
-    found = await desk.search("north", SearchCall(base="rivers", query="Nile", mode="sparse"))
-    assert found.hits[0].passage.document_id == "nile"
+    told = await ask(desk, "What length has the river Nile?")
+    assert (told.answer, told.models) == ("6650", ("numbers-en@2",))
+    assert "words-en@1 are not compared with words-en@2" in caplog.text
+    again = await desk.upsert("north", "rivers", documents(NILE, DANUBE, OPENING))
+    assert again.changed == ("nile", "danube", "opening")
+    told = await ask(desk, "What length has the river Nile?")
+    assert (told.answer, told.models) == ("6650", ("words-en@2", "numbers-en@2"))
     await desk.close()
 
 
@@ -247,4 +279,94 @@ async def test_questions_are_answered_whole_while_documents_change(tmp_path: Pat
     await asyncio.gather(asking(), asking(), writing())
     assert len(seen) > 2
     assert all(answer == ("6650" if version == 1 else str(version - 2)) for version, answer in seen)
+    await desk.close()
+
+
+async def test_a_base_that_is_dropped_and_made_again_is_another_one(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+
+    async def asking() -> None:
+        for _ in range(20):
+            with suppress(NotFoundError):
+                await ask(desk, "What length has the river Nile?")
+
+    for _ in range(5):
+        calls = [asyncio.ensure_future(asking()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        await desk.drop("north", "rivers")
+        await desk.create("north", BaseSpec(base="rivers"))
+        assert (await desk.upsert("north", "rivers", documents(DANUBE))).version == 1
+        await asyncio.gather(*calls)
+        assert (await desk.stats("north", "rivers")).stats.documents == 1
+    await desk.close()
+    again = make_desk(tmp_path, engine)
+    assert (await again.stats("north", "rivers")).stats.documents == 1
+    await again.close()
+
+
+async def test_two_at_once_make_one_base(tmp_path: Path, engine: Engine) -> None:
+    desk = make_desk(tmp_path, engine)
+    made = await asyncio.gather(*(desk.create("north", BaseSpec(base="rivers")) for _ in range(4)), return_exceptions=True)
+    assert sum(isinstance(one, AlreadyExistsError) for one in made) == 3
+    dropped = await asyncio.gather(*(desk.drop("north", "rivers") for _ in range(4)), return_exceptions=True)
+    assert sum(isinstance(one, NotFoundError) for one in dropped) == 3
+    assert dropped.count(None) == 1
+    await desk.close()
+
+
+async def test_a_change_that_is_cancelled_is_made_as_a_whole_and_told(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    dropping = asyncio.ensure_future(desk.drop("north", "rivers"))
+    await asyncio.sleep(0.005)
+    dropping.cancel()
+    await asyncio.wait([dropping])
+    assert dropping.cancelled() == bool(await desk.bases("north"))
+    await desk.close()
+
+
+async def test_what_the_model_can_not_take_keeps_no_other_document_out(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    engine.refuses = "unspeakable"
+    result = await desk.upsert(
+        "north", "rivers", documents(document("bad", "An unspeakable text."), document("good", "A fine text."))
+    )
+    assert result.changed == ("good",)
+    assert [(one.document_id, "unspeakable" in one.reason) for one in result.refused] == [("bad", True)]
+    engine.fails = OverloadedError("too much to do", retry_after_s=1.0)
+    with pytest.raises(OverloadedError):
+        await desk.upsert("north", "rivers", documents(document("later", "Some text of more than one word.")))
+    engine.fails = None
+    assert (await desk.stats("north", "rivers")).stats.documents == 4
+    await desk.close()
+
+
+async def test_a_damaged_base_takes_no_other_down(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    await desk.create("south", BaseSpec(base="secret"))
+    await desk.create("north", BaseSpec(base="broken"))
+    for spec in (tmp_path / "south" / "secret" / "base.json", tmp_path / "north" / "broken" / "base.json"):
+        spec.write_bytes(b"")
+    assert (await ask(desk, "What length has the river Nile?")).answer == "6650"
+    assert [info.base for info in await desk.bases("north")] == ["rivers"]
+    with pytest.raises(ArtifactError) as caught:
+        await desk.stats("north", "broken")
+    assert str(tmp_path) not in caught.value.message
+    await desk.close()
+
+
+async def test_languages_are_told_apart_by_their_first_part(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    before = len(engine.embedded())
+    await desk.upsert("north", "rivers", documents(document("thames", "The Thames has 346 kilometres.", language="EN-GB")))
+    assert len(engine.embedded()) == before + 1
+    await desk.close()
+
+
+async def test_only_words_can_be_searched_where_there_are_no_vectors(tmp_path: Path, engine: Engine) -> None:
+    desk = make_desk(tmp_path, engine, languages={})
+    await desk.create("north", BaseSpec(base="rivers"))
+    await desk.upsert("north", "rivers", documents(NILE))
+    assert (await desk.search("north", SearchCall(base="rivers", query="Nile"))).hits
+    with pytest.raises(UnsupportedError, match="by words"):
+        await desk.search("north", SearchCall(base="rivers", query="Nile", mode="dense"))
     await desk.close()

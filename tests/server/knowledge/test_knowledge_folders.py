@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,8 @@ def test_what_could_not_be_filled_is_not_there(tmp_path: Path) -> None:
     assert names(folders, "north") == []
     assert list((tmp_path / "north").iterdir()) == []
     place = folders.create("north", BaseSpec(base="news"), fill)
-    folders.drop(place)
+    folders.discard(folders.put_aside(place))
+    assert list((tmp_path / "north").iterdir()) == []
     assert names(folders, "north") == []
 
 
@@ -73,5 +75,16 @@ def test_a_damaged_base_is_named(tmp_path: Path) -> None:
     folders = BaseFolders(tmp_path)
     place = folders.create("north", BaseSpec(base="news"), fill)
     (place.folder / "base.json").write_text("{")
-    with pytest.raises(ArtifactError, match="'news' of tenant 'north'"):
-        folders.visible("north")
+    with pytest.raises(ArtifactError, match="'news' can't be read"):
+        folders.find("north", "news")
+    assert names(folders, "north") == []
+
+
+def test_what_a_process_left_half_made_is_swept_when_it_is_old(tmp_path: Path) -> None:
+    folders = BaseFolders(tmp_path)
+    old, young = tmp_path / "north" / ".news.0000", tmp_path / "north" / ".news.1111"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    os.utime(old, (1, 1))
+    folders.sweep()
+    assert [path.name for path in (tmp_path / "north").iterdir()] == [".news.1111"]
