@@ -140,7 +140,9 @@ class KnowledgeDesk:
         return BaseInfo(base=spec.base, shared=spec.shared, retriever=spec.retriever, stats=stats)
 
     async def versions(self, tenant: str, base: str) -> Sequence[VersionInfo]:
-        return await self._in_thread((await self._opened(tenant, base)).base.versions)
+        opened = await self._opened(tenant, base)
+        async with self._using(opened):
+            return await self._in_thread(opened.base.versions)
 
     # -- changes ----------------------------------------------------------------------------------------------------------
 
@@ -316,7 +318,7 @@ class KnowledgeDesk:
         """Work on a base that may be dropped meanwhile: what fails then fails because it is gone."""
         try:
             yield
-        except TaskloomError as error:
+        except Exception as error:
             if self._open.get(opened.place.folder) is opened or self._closed:
                 raise
             raise _gone(opened.place) from error

@@ -55,8 +55,13 @@ class BaseFolders:
     def find(self, tenant: str, base: str) -> Place:
         """Raises `NotFoundError`, which names the bases that the tenant sees, and `ArtifactError` for one of its own that can't
         be read. Its own are looked up without a look at anybody else's."""
-        if re.fullmatch(NAME_PATTERN, base) and (self.root / tenant / base).is_dir():
-            return _read(tenant, self.root / tenant / base)
+        folder = self.root / tenant / base
+        if re.fullmatch(NAME_PATTERN, base) and folder.is_dir():
+            try:
+                return _read(tenant, folder)
+            except ArtifactError:
+                if folder.is_dir():  # else it was dropped meanwhile
+                    raise
         visible = {place.spec.base: place for place in self.visible(tenant)}
         if base not in visible:
             raise unknown_name("knowledge base", base, visible)
