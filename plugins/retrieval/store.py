@@ -116,10 +116,11 @@ class PassageStore:
         self._writer.execute("begin immediate")
         try:
             yield self._writer
+            self._writer.execute("commit")
         except BaseException:
-            self._writer.execute("rollback")
+            if self._writer.in_transaction:  # some errors, a full disk among them, have rolled back already
+                self._writer.execute("rollback")
             raise
-        self._writer.execute("commit")
 
     def _read(self, question: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._reading() as connection:
