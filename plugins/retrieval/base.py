@@ -16,6 +16,7 @@ from taskloom.plugins.retrieval.building import IndexBuilder
 from taskloom.plugins.retrieval.changes import Revision, content_digest, document_digest
 from taskloom.plugins.retrieval.filters import Bools, FactColumns
 from taskloom.plugins.retrieval.incoming import ByPassage, checked_vectors, new_passages, revisions
+from taskloom.plugins.retrieval.schema import damaged
 from taskloom.plugins.retrieval.state import Catalog, State
 from taskloom.plugins.retrieval.store import PassageStore
 from taskloom.plugins.retrieval.tokens import Tokenizer
@@ -45,7 +46,10 @@ class StoredKnowledgeBase(KnowledgeBase):
         self._released: deque[int] = deque()
         self._closed = False
         self._behind = False
-        self._state = self._reloaded(self._builder.open())
+        try:
+            self._state = self._reloaded(self._builder.open())
+        except (ValueError, TypeError, LookupError, AssertionError) as exc:
+            raise damaged(store.folder, exc) from exc
         self._dead = self._dead_now()
 
     # What goes in
@@ -137,7 +141,7 @@ class StoredKnowledgeBase(KnowledgeBase):
             missing = [name for name in dict.fromkeys(document_ids) if name not in there]
             if missing:
                 more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-                count = self._store.documents(self._state.version)
+                count = self._store.counts(self._state.version)[0]
                 raise NotFoundError(f"no document named {missing[0]!r}{more}, among {count} documents; nothing was removed")
             if not document_ids:
                 return self._state.version
@@ -182,8 +186,11 @@ class StoredKnowledgeBase(KnowledgeBase):
         return StoredView(state, self._store, self._tokenizer, partial(self._released.append, number))
 
     def _state_of(self, number: int, catalog: Catalog) -> State:
-        alive = catalog.alive(self._store.documents_at(number))
-        return State(number, catalog, alive, self._columns, self._store.languages(number))
+        documents, languages = self._store.documents_at(number), self._store.languages(number)
+        found, made = (len(documents), sum(languages.values())), self._store.counts(number)
+        if found != made:
+            raise damaged(self._store.folder, f"version {number} has {found} documents and passages, and was made with {made}")
+        return State(number, catalog, catalog.alive(documents), self._columns, languages)
 
     def _pinned(self) -> set[int]:
         """The versions that open views hold. Under the lock; a view that is closed only says so, since it may be closed by the
