@@ -10,12 +10,13 @@ from functools import partial
 
 import numpy as np
 
-from taskloom.core.errors import AlreadyExistsError, NotFoundError, UnsupportedError, unknown_name
+from taskloom.core.errors import AlreadyExistsError, NotFoundError, UnavailableError, UnsupportedError, unknown_name
 from taskloom.core.knowledge import Document, Embedded, KnowledgeBase, Passage, Prepared, Refused, VersionInfo, View
 from taskloom.plugins.retrieval.building import IndexBuilder
-from taskloom.plugins.retrieval.changes import content_digest, document_digest
+from taskloom.plugins.retrieval.changes import Revision, content_digest, document_digest
 from taskloom.plugins.retrieval.filters import Bools, FactColumns
-from taskloom.plugins.retrieval.incoming import checked_vectors, new_passages, revisions
+from taskloom.plugins.retrieval.incoming import ByPassage, checked_vectors, new_passages, revisions
+from taskloom.plugins.retrieval.schema import damaged
 from taskloom.plugins.retrieval.state import Catalog, State
 from taskloom.plugins.retrieval.store import PassageStore
 from taskloom.plugins.retrieval.tokens import Tokenizer
@@ -44,7 +45,11 @@ class StoredKnowledgeBase(KnowledgeBase):
         self._pins: Counter[int] = Counter()
         self._released: deque[int] = deque()
         self._closed = False
-        self._state = self._reloaded(self._builder.open())
+        self._behind = False
+        try:
+            self._state = self._reloaded(self._builder.open())
+        except (ValueError, TypeError, LookupError, AssertionError) as exc:
+            raise damaged(store.folder, exc) from exc
         self._dead = self._dead_now()
 
     # What goes in
@@ -106,15 +111,28 @@ class StoredKnowledgeBase(KnowledgeBase):
             tokens = {passage.passage_id: self._tokenizer.tokens(passage.searchable) for passage in prepared.passages}
             stored = revisions(prepared, by_passage, spaces, self._store.dtype)
             version = self._store.put(stored)
-            before = self._state
-            rows, documents = self._store.catalog(int(before.catalog.rows[-1]) if len(before.catalog.rows) else 0)
-            order = [passage.passage_id for document in stored for passage in document.passages]
-            new = new_passages(rows, documents, order, tokens=tokens, vectors=by_passage, spaces=spaces, store=self._store)
-            catalog = before.catalog.grown(new, half=self._store.dtype == np.float16)
-            alive, languages = self._without_ended(before, version)
-            languages.update(passage.language for passage in prepared.passages)
-            self._publish(version, catalog, np.concatenate([alive, np.ones(len(rows), np.bool_)]), languages)
-            return version
+            return self._followed(
+                version, partial(self._grow, version, stored, tokens=tokens, vectors=by_passage, spaces=spaces)
+            )
+
+    def _grow(
+        self,
+        version: int,
+        stored: Sequence[Revision],
+        *,
+        tokens: Mapping[str, Sequence[str]],
+        vectors: ByPassage,
+        spaces: Mapping[str, int],
+    ) -> None:
+        before = self._state
+        rows, documents = self._store.catalog(int(before.catalog.rows[-1]) if len(before.catalog.rows) else 0)
+        passages = [passage for document in stored for passage in document.passages]
+        order = [passage.passage_id for passage in passages]
+        new = new_passages(rows, documents, order, tokens=tokens, vectors=vectors, spaces=spaces, store=self._store)
+        catalog = before.catalog.grown(new, half=self._store.dtype == np.float16)
+        alive, languages = self._without_ended(before, version)
+        languages.update(passage.language for passage in passages)
+        self._publish(version, catalog, np.concatenate([alive, np.ones(len(rows), np.bool_)]), languages)
 
     def remove(self, document_ids: Sequence[str]) -> int:
         with self._writing:
@@ -123,13 +141,15 @@ class StoredKnowledgeBase(KnowledgeBase):
             missing = [name for name in dict.fromkeys(document_ids) if name not in there]
             if missing:
                 more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-                count = self._store.documents(self._state.version)
+                count = self._store.counts(self._state.version)[0]
                 raise NotFoundError(f"no document named {missing[0]!r}{more}, among {count} documents; nothing was removed")
             if not document_ids:
                 return self._state.version
             version = self._store.remove(list(dict.fromkeys(document_ids)))
-            self._publish(version, self._state.catalog, *self._without_ended(self._state, version))
-            return version
+            return self._followed(version, partial(self._shrink, version))
+
+    def _shrink(self, version: int) -> None:
+        self._publish(version, self._state.catalog, *self._without_ended(self._state, version))
 
     def _spaces(self, by_passage: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, int]:
         """The id of each space; new ones are entered."""
@@ -166,8 +186,11 @@ class StoredKnowledgeBase(KnowledgeBase):
         return StoredView(state, self._store, self._tokenizer, partial(self._released.append, number))
 
     def _state_of(self, number: int, catalog: Catalog) -> State:
-        alive = catalog.alive(self._store.documents_at(number))
-        return State(number, catalog, alive, self._columns, self._store.languages(number))
+        documents, languages = self._store.documents_at(number), self._store.languages(number)
+        found, made = (len(documents), sum(languages.values())), self._store.counts(number)
+        if found != made:
+            raise damaged(self._store.folder, f"version {number} has {found} documents and passages, and was made with {made}")
+        return State(number, catalog, catalog.alive(documents), self._columns, languages)
 
     def _pinned(self) -> set[int]:
         """The versions that open views hold. Under the lock; a view that is closed only says so, since it may be closed by the
@@ -208,16 +231,35 @@ class StoredKnowledgeBase(KnowledgeBase):
             if version not in {info.number for info in self._store.versions()}:
                 raise self._unknown(version)
             number = self._store.rollback(version)
-            catalog = self._state.catalog
-            alive = catalog.alive(self._store.documents_at(number))
-            self._publish(number, catalog, alive, self._store.languages(number))
-            return number
+            return self._followed(number, partial(self._go_back, number))
+
+    def _go_back(self, number: int) -> None:
+        catalog = self._state.catalog
+        alive = catalog.alive(self._store.documents_at(number))
+        self._publish(number, catalog, alive, self._store.languages(number))
 
     def _unknown(self, number: int) -> NotFoundError:
         kept = ", ".join(str(info.number) for info in reversed(self._store.versions()))
         return NotFoundError(f"there is no version {number}; there are: {kept}. A snapshot keeps a version for longer.")
 
     # What is in memory
+
+    def _followed(self, version: int, follow: Callable[[], None]) -> int:
+        """The version, which is on stable storage, once memory has it too. Where following the change fails, what is in memory
+        is made anew of the store; where that fails as well, nothing is answered from what is behind any more."""
+        try:
+            follow()
+        except BaseException as exc:
+            if self._state.version != version:
+                try:
+                    self._state = self._reloaded(self._builder.reread(self._state.catalog))
+                except BaseException:
+                    self._behind = True
+                    raise
+            if not isinstance(exc, Exception):
+                raise
+            logger.exception("version %d is stored, and was read anew from the database", version)
+        return version
 
     def _publish(self, version: int, catalog: Catalog, alive: Bools, languages: Mapping[str, int]) -> None:
         self._state = State(version, catalog, alive, self._columns, languages)
@@ -258,6 +300,11 @@ class StoredKnowledgeBase(KnowledgeBase):
     def _check_open(self) -> None:
         if self._closed:
             raise UnsupportedError("this knowledge base is closed; open it again")
+        if self._behind:
+            raise UnavailableError(
+                "the last change is stored, but could not be read back, so that this knowledge base is out of date in memory; "
+                "close it, and open it again"
+            )
 
     def close(self) -> None:
         with self._writing:

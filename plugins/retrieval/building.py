@@ -65,6 +65,15 @@ class IndexBuilder:
         self._files.keep_only(record for record, _ in built.values())
         return catalog
 
+    def reread(self, catalog: Catalog) -> Catalog:
+        """What is stored, with the indexes of a catalog that is behind. Touches no file: another thread may be building."""
+        indexes: dict[str, Index] = {
+            f"dense:{search.space}": search.base.index for search in catalog.spaces.values() if search.base
+        }
+        if catalog.sparse.index is not None:
+            indexes[SPARSE] = catalog.sparse.index
+        return self._catalog(indexes)
+
     def _build_missing(self, records: dict[str, IndexRecord], indexes: dict[str, Index]) -> None:
         config = self._store.config
         for space, size in self._store.spaces().values():

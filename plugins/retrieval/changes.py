@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.knowledge import Document, Passage
 from taskloom.plugins.retrieval.filters import facts_of
+from taskloom.plugins.retrieval.schema import checksum
 
 
 def document_digest(document: Document) -> str:
@@ -40,15 +41,16 @@ def end_lives(connection: sqlite3.Connection, version: int, document_ids: Sequen
 
 
 def insert_revision(connection: sqlite3.Connection, version: int, revision: Revision) -> None:
-    document = revision.document
+    document, body = revision.document, revision.document.model_dump_json()
     row = connection.execute(
-        "insert into documents (document_id, digest, content, passages, body) values (?, ?, ?, ?, ?)",
+        "insert into documents (document_id, digest, content, passages, body, crc) values (?, ?, ?, ?, ?, ?)",
         (
             document.document_id,
             document_digest(document),
             content_digest(document),
             len(revision.passages),
-            document.model_dump_json(),
+            body,
+            checksum(body),
         ),
     ).lastrowid
     connection.execute("insert into lives values (?, ?, null)", (row, version))
@@ -56,12 +58,13 @@ def insert_revision(connection: sqlite3.Connection, version: int, revision: Revi
         "insert into facts (name, value, document) values (?, ?, ?)", ((*fact, row) for fact in facts_of(document.metadata))
     )
     for passage, vectors in zip(revision.passages, revision.vectors, strict=True):
+        body = passage.model_dump_json()
         place = connection.execute(
-            "insert into passages (document, passage_id, language, body) values (?, ?, ?, ?)",
-            (row, passage.passage_id, passage.language, passage.model_dump_json()),
+            "insert into passages (document, passage_id, language, body, crc) values (?, ?, ?, ?, ?)",
+            (row, passage.passage_id, passage.language, body, checksum(body)),
         ).lastrowid
         connection.executemany(
-            "insert into vectors values (?, ?, ?)", ((space, place, blob) for space, blob in vectors.items())
+            "insert into vectors values (?, ?, ?, ?)", ((space, place, blob, checksum(blob)) for space, blob in vectors.items())
         )
 
 

@@ -205,7 +205,8 @@ def _empty(kind: str, source: VectorSource, *, half: bool) -> Any:
         )
         index.hnsw.efConstruction = CONSTRUCTION
         return index
-    lists = max(1, min(4096, int(2 * math.sqrt(len(source.rows)))))
+    count = len(source.rows)
+    lists = max(1, min(4096, int(2 * math.sqrt(count)), count))
     name = f"IVF{lists},SQ8" if kind == "ivf" else f"RR{size},IVF{lists},RaBitQ"
     index = library.index_factory(size, name, metric)
     clustering = library.extract_index_ivf(index).cp

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,13 +59,19 @@ def conditions_of(where: Where | None) -> tuple[Condition, ...]:
     return tuple(sorted(conditions))
 
 
+MOST_COLUMNS = 64
+"""Keys whose facts are kept in memory."""
+
+
 class FactColumns:
-    """Which documents have which value, a column for each key that was filtered by. Documents never change, so a column is
-    only read on from where it ended; the database is asked for what is new."""
+    """Which documents have which value, a column for each key that was filtered by, of the last ones that were read. Documents
+    never change, so a column is only read on from where it ended; the database is asked for what is new. A key that no
+    document has leaves nothing behind: anybody may ask for any."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
         self._columns: dict[str, tuple[int, dict[str, Ints]]] = {}
+        self._keeping = threading.Lock()
 
     def matching(self, conditions: tuple[Condition, ...], newest: int) -> Ints:
         """The document rows, ascending, that meet every condition, among those up to row `newest`."""
@@ -84,5 +91,14 @@ class FactColumns:
                 fresh.setdefault(value, []).append(document)
             nothing = np.empty(0, np.int64)
             column = {**column, **{value: np.concatenate([column.get(value, nothing), rows]) for value, rows in fresh.items()}}
-            self._columns[name] = (newest, column)  # two readers may both do it: each puts in a whole column
+            if column:
+                self._keep(name, newest, column)
         return column
+
+    def _keep(self, name: str, newest: int, column: dict[str, Ints]) -> None:
+        """Two readers may both have read it: each puts in a whole column."""
+        with self._keeping:
+            self._columns.pop(name, None)
+            self._columns[name] = (newest, column)
+            while len(self._columns) > MOST_COLUMNS:
+                del self._columns[next(iter(self._columns))]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from taskloom.core.errors import InvalidInputError
+from taskloom.core.errors import ArtifactError, InvalidInputError
 from taskloom.core.knowledge import Embedded, Prepared
 from taskloom.plugins.retrieval.changes import Revision
 from taskloom.plugins.retrieval.dense import Floats, VectorSource
@@ -93,7 +93,9 @@ def new_passages(
     store: PassageStore,
 ) -> NewPassages:
     """What the catalog grows by: passages as they were stored. `order` has their ids in the order of `rows`; `tokens` and
-    `vectors` are by passage id."""
+    `vectors` are by passage id. Raises `ArtifactError` if other passages are stored than were given."""
+    if len(rows) != len(order) or len(documents) != len(order):
+        raise ArtifactError(f"{len(rows)} passages came into the database where {len(order)} were put in; open it again")
     by_space: dict[str, tuple[list[int], list[Floats]]] = {}
     for place, name in enumerate(order):
         for space, vector in vectors[name].items():

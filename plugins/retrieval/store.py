@@ -22,7 +22,7 @@ from taskloom.core.knowledge import Document, Passage, VersionInfo
 from taskloom.plugins.retrieval.changes import Revision, close_version, end_lives, insert_revision, now
 from taskloom.plugins.retrieval.config import KnowledgeConfig
 from taskloom.plugins.retrieval.filters import Ints
-from taskloom.plugins.retrieval.schema import check, connect, create_tables
+from taskloom.plugins.retrieval.schema import checksum, connect, create_tables, damaged, is_damage, opened
 
 Floats = NDArray[np.float32]
 
@@ -56,15 +56,17 @@ class PassageStore:
             path = folder / DATABASE
             if not path.is_file():
                 raise ArtifactError(f"there is no knowledge base in {folder.name}: {DATABASE} is missing")
-            self._writer = _opened(path)
+            self._writer = opened(path)
         except BaseException:
             self._lock.close()
             raise
         try:
             self.config = KnowledgeConfig.model_validate_json(self._setting("config"))
             self.dtype = np.dtype(self.config.dtype)
-        except BaseException:
+        except BaseException as exc:
             self.close()
+            if isinstance(exc, ValueError):
+                raise damaged(folder, exc) from exc
             raise
 
     @classmethod
@@ -116,14 +118,25 @@ class PassageStore:
         self._writer.execute("begin immediate")
         try:
             yield self._writer
+            self._writer.execute("commit")
         except BaseException:
-            self._writer.execute("rollback")
+            if self._writer.in_transaction:  # some errors, a full disk among them, have rolled back already
+                self._writer.execute("rollback")
             raise
-        self._writer.execute("commit")
 
     def _read(self, question: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._reading() as connection:
-            return connection.execute(question, values).fetchall()
+            try:
+                return connection.execute(question, values).fetchall()
+            except sqlite3.DatabaseError as exc:
+                if is_damage(exc):
+                    raise damaged(self.folder, exc) from exc
+                raise
+
+    def _checked(self, content: str | bytes, crc: int, what: str) -> Any:
+        if checksum(content) != crc:
+            raise damaged(self.folder, f"{what} is not what was written")
+        return content
 
     def _setting(self, name: str) -> str:
         found = self._read("select value from settings where name = ?", (name,))
@@ -143,9 +156,9 @@ class PassageStore:
         )
         return [VersionInfo(**dict(zip(names, (*row[:-1], row[-1] or ""), strict=True))) for row in found]
 
-    def documents(self, version: int) -> int:
-        """How many documents a version has."""
-        return int(self._read("select documents from versions where number = ?", (version,))[0][0])
+    def counts(self, version: int) -> tuple[int, int]:
+        """How many documents and passages a version was made with."""
+        return tuple(self._read("select documents, passages from versions where number = ?", (version,))[0])
 
     def newest(self) -> int:
         return int(self._read("select max(number) from versions")[0][0])
@@ -161,11 +174,11 @@ class PassageStore:
 
     def document(self, document_id: str, version: int) -> Document | None:
         found = self._read(
-            "select d.body from documents d join lives l on l.document = d.row "
+            "select d.body, d.crc from documents d join lives l on l.document = d.row "
             "where d.document_id = ?1 and +l.added <= ?2 and (+l.removed is null or +l.removed > ?2)",
             (document_id, version),
         )
-        return Document.model_validate_json(found[0][0]) if found else None
+        return Document.model_validate_json(self._checked(found[0][0], found[0][1], document_id)) if found else None
 
     def live(self, column: str, values: Sequence[str]) -> list[tuple[str, str, str]]:
         """Id, digest and content digest of the newest version's documents of which a column is one of some values."""
@@ -209,9 +222,12 @@ class PassageStore:
     def passages(self, rows: Sequence[int]) -> dict[int, Passage]:
         found: dict[int, Passage] = {}
         for part in _parts(rows):
-            bodies = self._read(f"select row, body from passages where row in ({_marks(part)})", part)  # noqa: S608
-            found.update((row, Passage.model_validate_json(body)) for row, body in bodies)
+            bodies = self._read(f"select row, body, crc from passages where row in ({_marks(part)})", part)  # noqa: S608
+            found.update((row, self._passage(row, body, crc)) for row, body, crc in bodies)
         return found
+
+    def _passage(self, row: int, body: str, crc: int) -> Passage:
+        return Passage.model_validate_json(self._checked(body, crc, f"passage {row}"))
 
     def passage_ids(self, rows: Sequence[int]) -> dict[int, str]:
         found: dict[int, str] = {}
@@ -221,9 +237,9 @@ class PassageStore:
 
     def texts(self, after: int) -> Iterator[tuple[int, str]]:
         """Row and searchable text of the passages beyond a row, in the order of rows."""
-        while found := self._read("select row, body from passages where row > ? order by row limit 2000", (after,)):
-            for row, body in found:
-                yield row, Passage.model_validate_json(body).searchable
+        while found := self._read("select row, body, crc from passages where row > ? order by row limit 2000", (after,)):
+            for row, body, crc in found:
+                yield row, self._passage(row, body, crc).searchable
             after = found[-1][0]
 
     def languages(self, version: int) -> dict[str, int]:
@@ -257,23 +273,21 @@ class PassageStore:
         """The vectors [rows, D] of passages in a space. Raises `ArtifactError` if one isn't there."""
         found: dict[int, bytes] = {}
         for part in _parts([int(row) for row in rows]):
-            question = f"select passage, vector from vectors where space = ? and passage in ({_marks(part)})"  # noqa: S608
-            found.update(self._read(question, (space, *part)))
+            question = f"select passage, vector, crc from vectors where space = ? and passage in ({_marks(part)})"  # noqa: S608
+            for passage, vector, crc in self._read(question, (space, *part)):
+                found[passage] = self._checked(vector, crc, f"the vector of passage {passage}")
         try:
             blobs = b"".join([found[int(row)] for row in rows])
         except KeyError as exc:
-            raise ArtifactError(f"the knowledge base has lost the vector of passage {exc}; build it anew") from exc
+            raise damaged(self.folder, f"the vector of passage {exc} is lost") from exc
         return np.frombuffer(blobs, self.dtype).reshape(len(rows), -1).astype(np.float32)
 
     # Changes: each returns the version that it made
 
     def add_space(self, name: str, dimensions: int) -> int:
         with self._writing() as connection:
-            return int(
-                connection.execute(
-                    "insert into spaces (name, dimensions) values (?, ?) returning id", (name, dimensions)
-                ).fetchone()[0]
-            )
+            added = connection.execute("insert into spaces (name, dimensions) values (?, ?) returning id", (name, dimensions))
+            return int(added.fetchone()[0])
 
     def put(self, revisions: Sequence[Revision]) -> int:
         with self._writing() as connection:
@@ -369,21 +383,6 @@ def _locked(folder: Path) -> IO[bytes]:
             f"the knowledge base in {folder.name} is open already, and one process at a time may write to it; close it there"
         ) from exc
     return handle
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    try:
-        connection = connect(path, writes=True)
-    except sqlite3.DatabaseError as exc:
-        raise ArtifactError(
-            f"{path.name} is damaged ({exc}); take it back from a backup, or build the knowledge base anew"
-        ) from exc
-    try:
-        check(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _ints(rows: list[Any]) -> Ints:

@@ -57,7 +57,7 @@ class StoredView(View):
         state = self._open_state()
         return KnowledgeStats(
             version=self.version,
-            documents=self._store.documents(self.version),
+            documents=self._store.counts(self.version)[0],
             passages=sum(state.languages.values()),
             languages=state.languages,
             disk_bytes=disk_bytes(self._store.folder),

@@ -114,6 +114,20 @@ def test_small_updates_do_not_build_again_and_compacting_twice_writes_once(creat
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "ivf-rabitq"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_an_index_of_very_few_vectors_is_built(create: Create, kind: str, count: int) -> None:
+    base = create(delta_limit=0, index=kind)
+    put(base, *numbered(count))
+    base.compact()
+    with base.view() as view:
+        assert view.stats().indexes[0].kind == kind
+        for document in numbered(count):
+            found = view.search(Query("", {SPACE: drawn_vector(document.text)}, mode="dense", limit=count))
+            assert ids(found)[0] == f"{document.document_id}#0"
+            assert len(found) == count
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "ivf-rabitq"])
 def test_what_only_grew_is_added_to_and_not_built_anew(create: Create, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     base = create(delta_limit=0, index=kind, keep_versions=1)
     prepared = base.prepare(numbered(60))

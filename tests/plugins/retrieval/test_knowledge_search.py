@@ -90,6 +90,28 @@ def test_filters_choose_by_metadata(base: KnowledgeBase, mode: Any, where: Any, 
     assert {hit.passage.document_id for hit in hits} == expected
 
 
+def test_filters_by_keys_that_no_document_has_leave_nothing_behind(base: KnowledgeBase) -> None:
+    put(base, Document(document_id="a", text="words", metadata={"product": "router"}))
+    with base.view() as view:
+        for number in range(20):
+            assert view.search(Query("words", {}, mode="sparse", where={f"unheard-of-{number}": 1})) == []
+        assert len(view.search(Query("words", {}, mode="sparse", where={"product": "router"}))) == 1
+    assert set(base._columns._columns) == {"product"}  # type: ignore[attr-defined]
+
+
+def test_filters_by_more_keys_than_are_kept_in_memory_find_what_they_ask_for(
+    base: KnowledgeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskloom.plugins.retrieval.filters.MOST_COLUMNS", 3)
+    keys = [f"key{number}" for number in range(6)]
+    put(base, *(Document(document_id=key, text=f"words of {key}", metadata={key: 1}) for key in keys))
+    with base.view() as view:
+        for key in keys * 2:
+            found = view.search(Query("words", {}, mode="sparse", where={key: 1}))
+            assert [hit.passage.document_id for hit in found] == [key]
+    assert len(base._columns._columns) == 3  # type: ignore[attr-defined]
+
+
 def test_a_filter_sees_what_came_in_after_it_was_first_used(base: KnowledgeBase) -> None:
     kinds_of_router(base)
     query = Query("router", {SPACE: drawn_vector("x")}, where={"product": "modem"})
