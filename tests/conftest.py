@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A deadline measures how busy the machine is.
+settings.register_profile("taskloom", deadline=None)
+settings.load_profile("taskloom")
 
 
 @pytest.fixture(autouse=True)

@@ -71,7 +71,7 @@ def test_a_classifier_learns_and_the_same_seed_gives_the_same_one(tmp_path: Path
     rows = card_or_order()
     first = trained(rows, tmp_path, tiny_bert)
     assert answers(first.model, rows) == [{row.target} for row in rows]
-    again = trained(rows, tmp_path, tiny_bert)
+    again = trained(rows, tmp_path / "again", tiny_bert)
     pairs = zip(first.model.module.parameters(), again.model.module.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
