@@ -31,6 +31,7 @@ from taskloom.core.artifact import (
     folder_files,
 )
 from taskloom.core.comparison import Comparison
+from taskloom.core.digest import sha256_hex
 from taskloom.core.errors import ArtifactError, InvalidInputError
 from taskloom.core.model_card import model_card
 from taskloom.core.predictor import load_predictor, validated
@@ -262,9 +263,13 @@ def draft_artifact(draft: Path, manifest: Manifest) -> Artifact:
 
 
 def read_report(artifact: Artifact) -> Report:
-    """The report of an artifact; raises `ArtifactError` if it has none that can be understood."""
+    """The report of an artifact; raises `ArtifactError` if it has none that can be understood, and for one that was edited."""
+    path = artifact.path(REPORT)
     try:
-        return Report.model_validate_json(artifact.path(REPORT).read_bytes())
+        content = path.read_bytes()
+        if sha256_hex(content) != artifact.manifest.files[REPORT].sha256:
+            raise ArtifactError(f"{artifact.name} was altered: {REPORT} is not the file in its manifest; install it again")
+        return Report.model_validate_json(content)
     except (OSError, ValueError) as exc:
         raise ArtifactError(f"{REPORT} of {artifact.name} can't be read: {exc}") from exc
 
