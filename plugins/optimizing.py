@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskloom.core.artifact import CARD, Artifact, DataInfo, ParentInfo, file_digest
+from taskloom.core.artifact import CARD, Artifact, DataInfo, ParentInfo, file_digest, file_label
 from taskloom.core.comparing import Comparing, DrawPareto
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.errors import DataError
 from taskloom.core.model_card import told_in_card
-from taskloom.core.optimizing import Chain, Optimizing, StepRequest, digests_of, step_config
+from taskloom.core.optimizing import Chain, Optimizing, StepRequest, digests_of, step_config, without_folders
 from taskloom.core.performance import REGISTRY, Effort
 from taskloom.core.publishing import ModelStory, publish_model
 from taskloom.core.registry import Registry
@@ -24,7 +24,7 @@ from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.settings import GateLimits
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, TaskPlugin, TrainRun
-from taskloom.plugins._shared.datasets import describe_data, file_label, stratified_split
+from taskloom.plugins._shared.datasets import describe_data, rows_digest, stratified_split
 from taskloom.plugins._shared.robustness import perturbations
 
 VALIDATION_SHARE = 0.1
@@ -58,6 +58,11 @@ class Rows:
     evaluation: list[Example[Any]]
     seen: list[DataInfo]
     evaluation_data: DataInfo
+
+    @property
+    def identity(self) -> list[str]:
+        """The rows that optimizers get, apart as they get them: the same files can be divided in many ways."""
+        return [rows_digest(self.train), rows_digest(self.validation)]
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def optimize_model(
             chain=chain,
             rows=rows,
             others=others,
-            story=_story(parent, task, name, _command(parent, asked, data, name)),
+            story=_story(parent, task, name, _command(parent, steps, data, name, seed=seed, others=others.files)),
             comparing=Comparing(
                 store,
                 registry,
@@ -295,17 +300,20 @@ def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, command
     )
 
 
-def _command(parent: Artifact, steps: Sequence[StepRequest], data: DataFiles, name: str) -> str:
-    """The command line that makes the version again, without the paths of this machine."""
+def _command(
+    parent: Artifact, steps: Sequence[StepRequest], data: DataFiles, name: str, *, seed: int | None, others: Sequence[Path]
+) -> str:
+    """The command line that makes the version again, without the paths of this machine; `others` are files that settings name."""
     words = ["taskloom", "optimize", parent.name, "--with", ",".join(step.name for step in steps)]
     for step in steps:
-        for key, value in step.config.items():
+        for key, value in without_folders(step.config, others).items():
             words += ["--set", f"{step.name}.{key}={value}"]
     for flag, files in (("--data", data.train), ("--validation", data.validation), ("--eval", data.evaluation)):
         for path in files:
             words += [flag, file_label(str(path))]
     for flag, count in (("--rows", data.train_rows), ("--eval-rows", data.evaluation_rows)):
         words += [flag, str(count)] if count else []
+    words += [] if seed is None else ["--seed", str(seed)]
     return shlex.join([*words, *(["--name", name] if name else [])])
 
 
@@ -319,7 +327,7 @@ def _draw_pareto() -> DrawPareto | None:
 
 def shared_folder(work_folder: Path, parent: Artifact, rows: Rows) -> Path:
     """Where chains on this model and these rows keep their steps."""
-    identity = [parent.digest, *(info.sha256 for info in rows.seen), str(len(rows.train))]
+    identity = [parent.digest, *rows.identity]
     return work_folder / f"{parent.manifest.model}-{sha256_hex(canonical_json(identity))[:12]}"
 
 
@@ -338,7 +346,7 @@ def chains(
         parent,
         train=rows.train,
         validation=rows.validation,
-        identity=[*(info.sha256 for info in rows.seen), str(seed)],
+        identity=[*rows.identity, str(seed)],
         run=run,
         runtime=runtime,
         resolve=store.resolve,

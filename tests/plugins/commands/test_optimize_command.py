@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import guessing_task
@@ -16,12 +17,14 @@ from taskloom.core.artifact import DataInfo, file_digest
 from taskloom.core.errors import ConfigError, DataError, TaskloomError
 from taskloom.core.hookspecs import hookimpl
 from taskloom.core.loader import load_registry
+from taskloom.core.optimizing import StepRequest
 from taskloom.core.ports import AuditEntry, AuditReceipt
 from taskloom.core.publishing import read_report
 from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore
 from taskloom.plugins import optimizing
 from taskloom.plugins.commands.optimize import optimize
+from taskloom.plugins.optimizing import DataFiles
 
 
 class Recorder:
@@ -222,6 +225,31 @@ def test_a_recipe_says_all_of_it_and_the_command_line_more(cli: Cli) -> None:
     config = known.steps[-1].config
     assert (config["bulk_bytes"], config["wrong"], config["seed"]) == (700, 0.04, 7)
     assert known.data[-1].licence == "CC0-1.0"
+
+
+def test_the_command_in_the_card_names_files_without_their_folders_and_the_seed() -> None:
+    parent: Any = SimpleNamespace(name="guess-en@1")
+    mails = Path("/home/someone/mails/new.txt")
+    steps = [StepRequest(name="distill", config={"unlabelled": [str(mails)], "layers": 2})]
+    told = optimizing._command(parent, steps, DataFiles([Path("/a/b/rows.csv")], [Path("e.csv")]), "", seed=7, others=[mails])
+    assert "someone" not in told
+    assert "mails/new.txt" in told
+    assert told.endswith("--data b/rows.csv --eval e.csv --seed 7")
+
+
+def test_the_same_files_divided_otherwise_are_other_work(tmp_path: Path) -> None:
+    task = guessing_task.GuessTask()
+    one, two = (guessing_task.write_rows(tmp_path / f"{first}.jsonl", first, first + 50) for first in (0, 100))
+    unseen = guessing_task.write_rows(tmp_path / "unseen.jsonl", 200, 220)
+    both = optimizing.read_rows(task, DataFiles([one, two], [unseen]), 13)
+    apart = optimizing.read_rows(task, DataFiles([one], [unseen], [two]), 13)
+    assert [info.sha256 for info in both.seen] == [info.sha256 for info in apart.seen]
+    parent: Any = SimpleNamespace(digest="d", manifest=SimpleNamespace(model="m"))
+    other = optimizing.read_rows(task, DataFiles([one, two], [unseen]), 14)
+    assert len(other.train) == len(both.train)
+    assert len({optimizing.shared_folder(tmp_path, parent, rows) for rows in (both, apart, other)}) == 3
+    again = optimizing.read_rows(task, DataFiles([one, two], [unseen]), 13)
+    assert optimizing.shared_folder(tmp_path, parent, again) == optimizing.shared_folder(tmp_path, parent, both)
 
 
 @pytest.mark.parametrize(
