@@ -303,7 +303,8 @@ def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, command
 def _command(
     parent: Artifact, steps: Sequence[StepRequest], data: DataFiles, name: str, *, seed: int | None, others: Sequence[Path]
 ) -> str:
-    """The command line that makes the version again, without the paths of this machine; `others` are files that settings name."""
+    """The command line that makes the version again, without the paths of this machine; `others` are files that its settings
+    name."""
     words = ["taskloom", "optimize", parent.name, "--with", ",".join(step.name for step in steps)]
     for step in steps:
         for key, value in without_folders(step.config, others).items():

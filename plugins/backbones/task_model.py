@@ -75,6 +75,13 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
         self.parts.own_backbone()
         self._note_parts()
 
+    def own_restored(self, parameters: Iterable[nn.Parameter]) -> None:
+        """`own_backbone` if some of the parameters, which were just read from an earlier training, are the backbone's: frozen
+        now, they were trained then, and its name alone would not give them back."""
+        own = {id(parameter) for parameter in self.parts.backbone.model.parameters()}
+        if self.parts.adapted is None and any(id(parameter) in own for parameter in parameters):
+            self.own_backbone()
+
     def keep_adapter(self, adapted: Any) -> None:
         """`EncoderParts.keep_adapter`."""
         self.parts.keep_adapter(adapted)
