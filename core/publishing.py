@@ -151,6 +151,7 @@ def publish_model(
     compare: Compare | None = None,
     runtime: RuntimeConfig | None = None,
     aliases: Sequence[str] = ("candidate",),
+    first_is_live: bool = True,
 ) -> Artifact:
     """Publishes a model with its whole lineage (`steps`). `files` are put into the artifact as they are, by name;
     with `external` they hold the weights of its graph. `demanded_runtime` is the one that must serve it, empty for any. Nothing
@@ -200,7 +201,7 @@ def publish_model(
         manifest = manifest.model_copy(update={"metrics": dict(report.evaluation.metrics)})
         (draft / REPORT).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (draft / CARD).write_text(model_card(manifest, report, story, task), encoding="utf-8")
-        return store.publish(draft, manifest, aliases, reason="published")
+        return store.publish(draft, manifest, aliases, reason="published", first_is_live=first_is_live)
 
 
 def write_model(

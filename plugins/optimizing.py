@@ -15,20 +15,23 @@ from taskloom.core.artifact import CARD, Artifact, DataInfo, ParentInfo, file_di
 from taskloom.core.comparing import Comparing, DrawPareto
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.errors import DataError
+from taskloom.core.gate import breaches
 from taskloom.core.model_card import told_in_card
 from taskloom.core.optimizing import Chain, Optimizing, StepRequest, digests_of, step_config, without_folders
 from taskloom.core.performance import REGISTRY, Effort
-from taskloom.core.publishing import ModelStory, publish_model
+from taskloom.core.publishing import ModelStory, publish_model, read_report
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.settings import GateLimits
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, TaskPlugin, TrainRun
+from taskloom.core.types import PRODUCTION
 from taskloom.plugins._shared.datasets import describe_data, rows_digest, stratified_split
 from taskloom.plugins._shared.robustness import perturbations
 
 VALIDATION_SHARE = 0.1
 SEED = 13
+CANDIDATE = "candidate"
 
 Record = Callable[[str, TaskPlugin[Any, Any, Any], Mapping[str, Any], str], None]
 """Puts on record what happens: action, task, facts, and the version if there is one."""
@@ -102,7 +105,7 @@ def optimize_model(
     """Runs the steps on `model` (NAME or NAME@VERSION), compares what they made with it and publishes that as a new version of
     the same name, or of `name`. `work_folder` keeps finished steps until that is done: the same call goes on where one was
     interrupted. `seed` goes to every step that has such a setting, over its default. The report's page says what a gate with
-    `limits` makes of the new version.
+    `limits` makes of the new version; one that it refuses becomes no more than a candidate, whatever `aliases` says.
 
     Raises `UnsupportedError` where a step makes no sense for what it is given, `ConfigError` for a setting that can't be,
     `DataError` for rows that can't be used, and for an evaluation file that the model was, or would be, trained on.
@@ -150,6 +153,7 @@ def optimize_model(
             ),
             aliases=aliases,
             runtime=runtime,
+            limits=limits,
         )
         published = artifact.manifest
         facts = {
@@ -176,10 +180,14 @@ def _publish(
     comparing: Comparing,
     aliases: Sequence[str],
     runtime: RuntimeConfig | None,
+    limits: GateLimits | None,
 ) -> Artifact:
+    """With `limits`, `production` moves only for a version that the gate lets pass."""
     known = parent.manifest
+    goes_live = PRODUCTION in aliases or not store.versions(story.name)
+    held = tuple(alias for alias in aliases if alias != PRODUCTION) or (CANDIDATE,)
     data = {info.sha256: info for info in (*known.data, *rows.seen, *others.data)}
-    return publish_model(
+    artifact = publish_model(
         store,
         registry,
         task,
@@ -195,8 +203,14 @@ def _publish(
         external=chain.external,
         compare=comparing,
         runtime=runtime,
-        aliases=aliases,
+        aliases=aliases if limits is None else held,
+        first_is_live=limits is None,
     )
+    comparison = read_report(artifact).comparison
+    if limits is None or not goes_live or (comparison is not None and breaches(comparison, limits)):
+        return artifact
+    store.set_alias(story.name, PRODUCTION, artifact.manifest.version, "published; the gate let it pass")
+    return store.resolve(artifact.name)
 
 
 def named_by(store: ModelStore, registry: Registry, steps: Sequence[StepRequest]) -> Others:

@@ -272,6 +272,20 @@ def test_a_setting_that_can_not_be_is_told_before_any_step(cli: Cli) -> None:
     assert cli.log.entries == []
 
 
+@pytest.mark.parametrize(
+    "words", [["--alias", "production"], ["--name", "guess-small", "--alias", "production"], ["--name", "guess-small"]]
+)
+def test_what_the_gate_refuses_does_not_go_live_by_being_published(cli: Cli, words: list[str]) -> None:
+    result = cli.run("--with", "shrink", *cli.files(), "--set", "shrink.wrong=0.4", "--json", *words)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["aliases"], told["gate"]["passed"]) == (["candidate"], False)
+    assert cli.store.resolve("guess-en").manifest.version == "1"
+    assert "production" not in cli.store.aliases(told["model"].partition("@")[0]) or words[0] == "--alias"
+    again = cli.run("--with", "shrink", *cli.files(), "--set", "shrink.wrong=0.05", "--json", *words)
+    assert ("production" in json.loads(again.stdout)["aliases"]) == ("--alias" in words)
+
+
 def test_it_may_be_published_under_another_name(cli: Cli) -> None:
     result = cli.run("--with", "shrink", *cli.files(), "--name", "guess-small", "--alias", "trial")
     assert result.exit_code == 0, result.output
