@@ -24,6 +24,7 @@ from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore
 from taskloom.plugins import optimizing
 from taskloom.plugins.commands.optimize import optimize
+from taskloom.plugins.commands.optimize_recipe import settled_recipe
 from taskloom.plugins.optimizing import DataFiles
 
 
@@ -250,6 +251,18 @@ def test_the_same_files_divided_otherwise_are_other_work(tmp_path: Path) -> None
     assert len({optimizing.shared_folder(tmp_path, parent, rows) for rows in (both, apart, other)}) == 3
     again = optimizing.read_rows(task, DataFiles([one, two], [unseen]), 13)
     assert optimizing.shared_folder(tmp_path, parent, again) == optimizing.shared_folder(tmp_path, parent, both)
+
+
+def test_files_that_a_steps_settings_name_lie_beside_the_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(
+        'model = "m"\n[[steps]]\nname = "distill"\nconfig = {unlabelled = ["new.txt", "~/old.txt"], layers = 2}\n'
+        '[data]\ntrain = "rows.jsonl"\nevaluation = "unseen.jsonl"\n'
+    )
+    (step,) = settled_recipe(
+        recipe, model=None, steps=None, train=(), evaluation=(), validation=(), changes=(), registry=load_registry()
+    ).steps
+    assert step.config == {"unlabelled": [str(tmp_path / "new.txt"), str(Path.home() / "old.txt")], "layers": 2}
 
 
 @pytest.mark.parametrize(
