@@ -60,9 +60,8 @@ def settled_recipe(
     changes: Sequence[str],
     registry: Registry,
 ) -> OptimizeRecipe:
-    """The recipe with what the command line says over it; files that it names lie
-    beside it. Raises `ConfigError` for what is missing, and for a setting of a
-    step that is not among the steps."""
+    """The recipe with what the command line says over it; files that it names lie beside it. Raises `ConfigError` for what
+    is missing, and for a setting of a step that is not among the steps."""
     raw = _read(path, registry) if path is not None else {}
     if model is not None:
         raw["model"] = model
