@@ -102,7 +102,9 @@ def test_a_new_version_of_the_same_model_with_its_lineage_and_what_people_said_o
     )
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert (told["model"], told["aliases"], told["gate"]["passed"]) == ("guess-en@2", ["candidate"], True)
+    assert (told["model"], told["aliases"], told["gate"]["passed"]) == ("guess-en@2", ["candidate"], False)
+    assert [breach for breach in told["gate"]["breaches"] if "without --quick" not in breach] == []
+    assert told["comparison"]["notes"] == ["speed: a glance of 2 turns for each model, not to decide by"]
     assert cli.store.resolve("guess-en").manifest.version == "1", "production stays where it was"
     artifact = cli.store.resolve("guess-en@candidate")
     known, parent = artifact.manifest, cli.store.resolve("guess-en@1")
