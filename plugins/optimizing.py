@@ -255,6 +255,7 @@ def read_rows(task: TaskPlugin[Any, Any, Any], data: DataFiles, seed: int) -> Ro
     count = len(data.train)
     train = _sample([row for part in parts[:count] for row in part], data.train_rows, seed)
     evaluation = [row for path in data.evaluation for row in task.read_examples(path)]
+    every_row = len(evaluation)
     evaluation = _sample(evaluation, data.evaluation_rows, seed)
     validation = [row for part in parts[count:] for row in part]
     seen = [
@@ -272,6 +273,8 @@ def read_rows(task: TaskPlugin[Any, Any, Any], data: DataFiles, seed: int) -> Ro
         told = f"{len(train)} rows to optimize with, {len(validation)} to choose by, {len(evaluation)} to evaluate on"
         raise DataError(f"there are {told}; each needs one at least")
     info = describe_data(data.evaluation, len(evaluation), licence=data.licence, source=data.source)
+    if len(evaluation) < every_row:  # figures of a sample are not compared with those of the whole file, or of another sample
+        info = info.model_copy(update={"sha256": sha256_hex(f"{info.sha256} {rows_digest(evaluation)}".encode())})
     return Rows(train, validation, evaluation, seen, info)
 
 

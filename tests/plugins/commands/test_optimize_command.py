@@ -240,6 +240,18 @@ def test_the_command_in_the_card_names_files_without_their_folders_and_the_seed(
     assert told.endswith("--data b/rows.csv --eval e.csv --seed 7")
 
 
+def test_a_sample_of_the_evaluation_rows_is_other_data_than_the_file(tmp_path: Path) -> None:
+    rows, unseen = (guessing_task.write_rows(tmp_path / f"{first}.jsonl", first, first + 50) for first in (0, 100))
+    task = guessing_task.GuessTask()
+    digests = [
+        optimizing.read_rows(task, DataFiles([rows], [unseen], evaluation_rows=count), seed).evaluation_data.sha256
+        for count, seed in ((0, 13), (50, 13), (10, 13), (10, 13), (10, 14))
+    ]
+    assert digests[0] == digests[1] == file_digest(unseen).sha256
+    assert digests[2] == digests[3]
+    assert len(set(digests)) == 3
+
+
 def test_the_same_files_divided_otherwise_are_other_work(tmp_path: Path) -> None:
     task = guessing_task.GuessTask()
     one, two = (guessing_task.write_rows(tmp_path / f"{first}.jsonl", first, first + 50) for first in (0, 100))
