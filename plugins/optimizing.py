@@ -31,6 +31,8 @@ from taskloom.plugins._shared.robustness import perturbations
 
 VALIDATION_SHARE = 0.1
 SEED = 13
+DATABASE = "search.db"
+"""A search's trials, in the folder of the chains that it makes."""
 CANDIDATE = "candidate"
 
 Record = Callable[[str, TaskPlugin[Any, Any, Any], Mapping[str, Any], str], None]
@@ -374,12 +376,12 @@ def chains(
 @contextmanager
 def shared_work(folder: Path, *, keep: bool = False) -> Iterator[None]:
     """Chains on the same model and data share their beginnings; the last one that is done removes what all have made, unless
-    it is to be kept. An interrupted one leaves its steps to the next."""
+    it is to be kept or a search has its trials there. An interrupted one leaves its steps to the next."""
     folder.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
-        if keep:
+        if keep or (folder / DATABASE).exists():
             return
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
