@@ -140,7 +140,7 @@ def optimize_model(
             chain=chain,
             rows=rows,
             others=others,
-            story=_story(parent, task, name, _command(parent, steps, data, name, seed=seed, others=others.files)),
+            story=_story(parent, task, name, others, _command(parent, steps, data, name, seed=seed, others=others.files)),
             comparing=Comparing(
                 store,
                 registry,
@@ -301,8 +301,8 @@ def seeded(registry: Registry, steps: Sequence[StepRequest], seed: int | None) -
     ]
 
 
-def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, command: str) -> ModelStory:
-    """What people said about the parent is true of what was made from it."""
+def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, others: Others, command: str) -> ModelStory:
+    """What people said about the parent is true of what was made from it; its licence, with those of the other models."""
     known = parent.manifest
     use, limits = "", ""
     if CARD in known.files:
@@ -311,12 +311,20 @@ def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, command
         name=name or known.model,
         description=known.description,
         languages=known.languages,
-        licence=known.licence,
+        licence=_licence([parent, *others.models]),
         intended_use=use,
         limits=limits,
         examples=known.examples,
         reproduce=(command,),
     )
+
+
+def _licence(models: Sequence[Artifact]) -> str:
+    """The licences of all models that a version was made from, as one SPDX expression; a model that states none is named."""
+    if not any(model.manifest.licence for model in models):
+        return ""
+    stated = (model.manifest.licence or f"not stated by {model.name}" for model in models)
+    return " AND ".join(dict.fromkeys(stated))
 
 
 def _command(

@@ -252,6 +252,16 @@ def test_a_sample_of_the_evaluation_rows_is_other_data_than_the_file(tmp_path: P
     assert len(set(digests)) == 3
 
 
+def test_the_licence_is_that_of_all_models_that_it_was_made_from() -> None:
+    models: list[Any] = [
+        SimpleNamespace(name=f"m@{i}", manifest=SimpleNamespace(licence=licence))
+        for i, licence in enumerate(["Apache-2.0", "Apache-2.0", "CC-BY-NC-4.0", ""])
+    ]
+    assert optimizing._licence(models[:2]) == "Apache-2.0"
+    assert optimizing._licence(models) == "Apache-2.0 AND CC-BY-NC-4.0 AND not stated by m@3"
+    assert optimizing._licence(models[3:]) == ""
+
+
 def test_the_same_files_divided_otherwise_are_other_work(tmp_path: Path) -> None:
     task = guessing_task.GuessTask()
     one, two = (guessing_task.write_rows(tmp_path / f"{first}.jsonl", first, first + 50) for first in (0, 100))
