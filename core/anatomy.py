@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from taskloom.core.errors import UnsupportedError
 from taskloom.core.types import Frozen
 
 StructureKind = Literal["layers", "heads", "units", "channels"]
@@ -68,6 +69,8 @@ class Structure(ABC):
     kind: StructureKind
     size: int
     weights: int
+    limits: str = ""
+    """The name of a structure that may have no more parts than this one; empty for none."""
 
     @abstractmethod
     def gated(self, gate: Any) -> AbstractContextManager[None]:
@@ -78,3 +81,15 @@ class Structure(ABC):
     def keep(self, parts: Sequence[int]) -> None:
         """Takes all other parts out, for good, and sets `size`; what is left computes what it did with a gate of zeros for the
         others. At least one part must stay (of layers, too). Structures inside a layer that goes are used no more."""
+
+
+def check_sizes(structures: Sequence[Structure], sizes: Mapping[str, int]) -> None:
+    """Raises `UnsupportedError` where a structure would have fewer parts than another one must not have more of. `sizes` are
+    those that change, by name."""
+    then = {own.name: sizes.get(own.name, own.size) for own in structures}
+    for own in structures:
+        if own.limits in then and then[own.name] < then[own.limits]:
+            raise UnsupportedError(
+                f"this model can't be run with {then[own.name]} {own.name} and {then[own.limits]} {own.limits}: take as many "
+                f"out of {own.limits}, or fewer out of {own.name}"
+            )

@@ -96,6 +96,15 @@ def file_digest(path: Path) -> FileDigest:
     return FileDigest(sha256=digest.hexdigest(), size_bytes=path.stat().st_size)
 
 
+def file_label(path: str) -> str:
+    """What a file is called beside others: its folder's name and its own, and nothing of where they lie.
+
+    >>> file_label("/data/wikigold/dev.jsonl")
+    'wikigold/dev.jsonl'
+    """
+    return "/".join(Path(path).parts[-2:]).lstrip("/")
+
+
 def folder_files(folder: Path) -> dict[str, Path]:
     """Every regular file below `folder` by its relative POSIX path. A link is refused: it points out of what is vouched
     for."""

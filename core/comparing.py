@@ -117,6 +117,8 @@ class Comparing:
             runtime=self._runtime,
             factory=self._factory,
         )
+        if any(ratio.is_a_glance for ratio in ratios):
+            notes.append(f"speed: a glance of {ratios[0].turns} turns for each model, not to decide by")
         known = self._parent.manifest
         return Comparison(
             parent=ParentInfo(model=known.model, version=known.version, digest=self._parent.digest),

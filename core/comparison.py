@@ -74,6 +74,10 @@ class Latency(Frozen):
     items_per_s: float
 
 
+LEAST_TURNS = 4
+"""Of a speed that is decided by."""
+
+
 class LatencyRatio(Frozen):
     """Candidate over parent, below 1 for a faster one; `p99_low` and `p99_high` are a 95% interval, from how much the turns
     differ in which the two ran one after the other. `cpu` is the ratio of processor time for each call: it hardly minds what
@@ -86,6 +90,13 @@ class LatencyRatio(Frozen):
     p99: float
     p99_low: float
     p99_high: float
+    turns: int = 0
+    """How often each of the two was measured; 0 in reports that don't say it."""
+
+    @property
+    def is_a_glance(self) -> bool:
+        """Measured in too few turns to decide by: their spread can't be told."""
+        return 0 < self.turns < LEAST_TURNS
 
 
 class Performance(Frozen):

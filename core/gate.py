@@ -18,8 +18,12 @@ class Breach(Frozen):
     figure: str
     found: float
     limit: float
+    is_unknown: bool = False
+    """The figure was measured too briefly to be held against the limit; `figure` says so."""
 
     def __str__(self) -> str:
+        if self.is_unknown:
+            return self.figure
         return (
             f"{self.figure} {self.found:.4g}, and {self.setting} allows {self.limit:g}: {self.found - self.limit:.4g} too much"
         )
@@ -42,6 +46,14 @@ def breaches(comparison: Comparison, limits: GateLimits) -> tuple[Breach, ...]:
             found.append(Breach(setting="max_worst_class_drop", figure=f"{told} a drop of", found=worst.drop, limit=limit))
     if limits.max_latency_ratio != "off":
         limit = limits.max_latency_ratio
+        glances = [ratio for ratio in comparison.latency if ratio.batch == SINGLE and ratio.is_a_glance]
+        if glances:
+            told = (
+                f"the p99 of one request was measured in {glances[0].turns} turns, too few for max_latency_ratio to judge: "
+                "make the version again without --quick"
+            )
+            found.append(Breach(setting="max_latency_ratio", figure=told, found=glances[0].p99, limit=limit, is_unknown=True))
+            return tuple(found)
         slow = [ratio for ratio in comparison.latency if ratio.batch == SINGLE and min(ratio.p99, ratio.p99_low) > limit]
         if slow:
             slowest = max(slow, key=lambda ratio: ratio.p99)

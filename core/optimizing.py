@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from taskloom.core.artifact import MANIFEST, Artifact, LineageStep, Manifest, file_digest
+from taskloom.core.artifact import MANIFEST, Artifact, LineageStep, Manifest, file_digest, file_label
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.errors import ArtifactError, ConfigError, DataError, UnsupportedError
 from taskloom.core.optimizer import Needs, OptimizeContext, Optimized, OptimizerPlugin, no_store
@@ -101,7 +101,9 @@ class Optimizing:
         ]
 
     def run(self, steps: Sequence[StepRequest]) -> Chain:
-        """All steps, one after the other. Raises `UnsupportedError` where one can't be made on what it is given."""
+        """All steps, one after the other. Raises `UnsupportedError` where one can't be made on what it is given, and
+        `ArtifactError` for a parent that was altered since it was published."""
+        self._parent.verify()
         artifact, finished = self._parent, list[_Done]()
         history: list[Any] = list(self._identity)
         for plugin, config in self.configs(steps):
@@ -155,8 +157,9 @@ class Optimizing:
             self._verified,
         )
         made = plugin.apply(self._task.load(artifact, SharedParts()), config, context)
+        told = without_folders(config.model_dump(mode="json"), plugin.needs(config).files)
         done = _Done(
-            lineage=LineageStep(name=plugin.name, config=config.model_dump(mode="json"), facts=made.facts),
+            lineage=LineageStep(name=plugin.name, config=told, facts=made.facts),
             files=tuple(made.files),
             runtime=made.runtime,
             external=made.external,
@@ -205,6 +208,18 @@ def digests_of(needs: Needs, resolve: Callable[[str], Artifact]) -> list[str]:
         if not path.is_file():
             raise DataError(f"there is no data file {path}", path=str(path))
     return [*(resolve(model).digest for model in needs.models), *(file_digest(path).sha256 for path in needs.files)]
+
+
+def without_folders(value: Any, files: Collection[Path]) -> Any:
+    """A step's settings with the paths of `files` as `file_label` has them: a published version tells nobody how the folders
+    of this machine are called."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(item, files) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(item, files) for item in value]
+    if isinstance(value, str | Path):
+        return file_label(str(value)) if Path(os.path.expanduser(value)) in files else value
+    return value
 
 
 @contextmanager

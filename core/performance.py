@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from taskloom.core.artifact import Artifact
-from taskloom.core.comparison import Latency, LatencyRatio, Performance, quantile
+from taskloom.core.comparison import LEAST_TURNS, Latency, LatencyRatio, Performance, quantile
 from taskloom.core.errors import ArtifactError
 from taskloom.core.predictor import choose_runtime
 from taskloom.core.registry import Registry
@@ -39,7 +39,8 @@ WORKER_LINES_KEPT = 5
 @dataclass(frozen=True)
 class Effort:
     """How long is measured: for each shape of call, so many turns of so many seconds for each model, but no new turn after
-    `longest_s`; at least two. `robustness_rows` is how many rows the metric is taken on for each way of changing them."""
+    `longest_s`, if there were `LEAST_TURNS` of them. `robustness_rows` is how many rows the metric is taken on for each way of
+    changing them."""
 
     turns: int = 8
     turn_s: float = 0.15
@@ -96,7 +97,7 @@ def measure(
                 worker.turn(*shape, seconds=0.0)
             began = time.monotonic()
             for number in range(effort.turns):
-                if number >= 2 and time.monotonic() - began > 2 * effort.longest_s:
+                if number >= LEAST_TURNS and time.monotonic() - began > 2 * effort.longest_s:
                     break
                 order = range(len(workers)) if number % 2 == 0 else reversed(range(len(workers)))
                 for i in order:
@@ -223,6 +224,7 @@ def _ratios(parent: Turns, candidate: Turns) -> list[LatencyRatio]:
                 p99=p99,
                 p99_low=p99 * math.exp(-spread),
                 p99_high=p99 * math.exp(spread),
+                turns=len(each),
             )
         )
     return found

@@ -31,6 +31,7 @@ from taskloom.core.artifact import (
     folder_files,
 )
 from taskloom.core.comparison import Comparison
+from taskloom.core.digest import sha256_hex
 from taskloom.core.errors import ArtifactError, InvalidInputError
 from taskloom.core.model_card import model_card
 from taskloom.core.predictor import load_predictor, validated
@@ -150,6 +151,7 @@ def publish_model(
     compare: Compare | None = None,
     runtime: RuntimeConfig | None = None,
     aliases: Sequence[str] = ("candidate",),
+    first_is_live: bool = True,
 ) -> Artifact:
     """Publishes a model with its whole lineage (`steps`). `files` are put into the artifact as they are, by name;
     with `external` they hold the weights of its graph. `demanded_runtime` is the one that must serve it, empty for any. Nothing
@@ -199,7 +201,7 @@ def publish_model(
         manifest = manifest.model_copy(update={"metrics": dict(report.evaluation.metrics)})
         (draft / REPORT).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (draft / CARD).write_text(model_card(manifest, report, story, task), encoding="utf-8")
-        return store.publish(draft, manifest, aliases, reason="published")
+        return store.publish(draft, manifest, aliases, reason="published", first_is_live=first_is_live)
 
 
 def write_model(
@@ -262,9 +264,13 @@ def draft_artifact(draft: Path, manifest: Manifest) -> Artifact:
 
 
 def read_report(artifact: Artifact) -> Report:
-    """The report of an artifact; raises `ArtifactError` if it has none that can be understood."""
+    """The report of an artifact; raises `ArtifactError` if it has none that can be understood, and for one that was edited."""
+    path = artifact.path(REPORT)
     try:
-        return Report.model_validate_json(artifact.path(REPORT).read_bytes())
+        content = path.read_bytes()
+        if sha256_hex(content) != artifact.manifest.files[REPORT].sha256:
+            raise ArtifactError(f"{artifact.name} was altered: {REPORT} is not the file in its manifest; install it again")
+        return Report.model_validate_json(content)
     except (OSError, ValueError) as exc:
         raise ArtifactError(f"{REPORT} of {artifact.name} can't be read: {exc}") from exc
 

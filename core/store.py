@@ -128,9 +128,18 @@ class ModelStore:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def publish(self, draft: Path, manifest: Manifest, aliases: Sequence[str] = ("candidate",), reason: str = "") -> Artifact:
+    def publish(
+        self,
+        draft: Path,
+        manifest: Manifest,
+        aliases: Sequence[str] = ("candidate",),
+        reason: str = "",
+        *,
+        first_is_live: bool = True,
+    ) -> Artifact:
         """Makes the draft a version, under the next free number, and points `aliases` at it. All of it or nothing: files are
-        on stable storage before the version has a name. The first version of a model becomes `production` as well."""
+        on stable storage before the version has a name. The first version of a model becomes `production` as well, unless
+        `first_is_live` is False."""
         files = {name: file_digest(path) for name, path in folder_files(draft).items() if name != MANIFEST}
         home = self.writable / manifest.model
         with self._locked(manifest.model):
@@ -148,7 +157,7 @@ class ModelStore:
                 raise AlreadyExistsError(f"{manifest.model}@{version} exists in {home}")
             os.rename(draft, final)
             _fsync(home)
-            wanted = set(aliases) | ({PRODUCTION} if not taken else set())
+            wanted = set(aliases) | ({PRODUCTION} if first_is_live and not taken else set())
             self._move(manifest.model, dict.fromkeys(sorted(wanted), version), reason or "published")
         return self.resolve(ModelRef(name=manifest.model, version=version))
 

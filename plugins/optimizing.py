@@ -11,24 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskloom.core.artifact import CARD, Artifact, DataInfo, ParentInfo, file_digest
+from taskloom.core.artifact import CARD, Artifact, DataInfo, ParentInfo, file_digest, file_label
 from taskloom.core.comparing import Comparing, DrawPareto
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.errors import DataError
+from taskloom.core.gate import breaches
 from taskloom.core.model_card import told_in_card
-from taskloom.core.optimizing import Chain, Optimizing, StepRequest, digests_of, step_config
+from taskloom.core.optimizing import Chain, Optimizing, StepRequest, digests_of, step_config, without_folders
 from taskloom.core.performance import REGISTRY, Effort
-from taskloom.core.publishing import ModelStory, publish_model
+from taskloom.core.publishing import ModelStory, publish_model, read_report
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.settings import GateLimits
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, TaskPlugin, TrainRun
-from taskloom.plugins._shared.datasets import describe_data, file_label, stratified_split
+from taskloom.core.types import PRODUCTION
+from taskloom.plugins._shared.datasets import describe_data, rows_digest, stratified_split
 from taskloom.plugins._shared.robustness import perturbations
 
 VALIDATION_SHARE = 0.1
 SEED = 13
+DATABASE = "search.db"
+"""A search's trials, in the folder of the chains that it makes."""
+CANDIDATE = "candidate"
 
 Record = Callable[[str, TaskPlugin[Any, Any, Any], Mapping[str, Any], str], None]
 """Puts on record what happens: action, task, facts, and the version if there is one."""
@@ -58,6 +63,11 @@ class Rows:
     evaluation: list[Example[Any]]
     seen: list[DataInfo]
     evaluation_data: DataInfo
+
+    @property
+    def identity(self) -> list[str]:
+        """The rows that optimizers get, apart as they get them: the same files can be divided in many ways."""
+        return [rows_digest(self.train), rows_digest(self.validation)]
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ def optimize_model(
     """Runs the steps on `model` (NAME or NAME@VERSION), compares what they made with it and publishes that as a new version of
     the same name, or of `name`. `work_folder` keeps finished steps until that is done: the same call goes on where one was
     interrupted. `seed` goes to every step that has such a setting, over its default. The report's page says what a gate with
-    `limits` makes of the new version.
+    `limits` makes of the new version; one that it refuses becomes no more than a candidate, whatever `aliases` says.
 
     Raises `UnsupportedError` where a step makes no sense for what it is given, `ConfigError` for a setting that can't be,
     `DataError` for rows that can't be used, and for an evaluation file that the model was, or would be, trained on.
@@ -130,7 +140,7 @@ def optimize_model(
             chain=chain,
             rows=rows,
             others=others,
-            story=_story(parent, task, name, _command(parent, asked, data, name)),
+            story=_story(parent, task, name, others, _command(parent, steps, data, name, seed=seed, others=others.files)),
             comparing=Comparing(
                 store,
                 registry,
@@ -145,6 +155,7 @@ def optimize_model(
             ),
             aliases=aliases,
             runtime=runtime,
+            limits=limits,
         )
         published = artifact.manifest
         facts = {
@@ -171,10 +182,14 @@ def _publish(
     comparing: Comparing,
     aliases: Sequence[str],
     runtime: RuntimeConfig | None,
+    limits: GateLimits | None,
 ) -> Artifact:
+    """With `limits`, `production` moves only for a version that the gate lets pass."""
     known = parent.manifest
+    goes_live = PRODUCTION in aliases or not store.versions(story.name)
+    held = tuple(alias for alias in aliases if alias != PRODUCTION) or (CANDIDATE,)
     data = {info.sha256: info for info in (*known.data, *rows.seen, *others.data)}
-    return publish_model(
+    artifact = publish_model(
         store,
         registry,
         task,
@@ -190,8 +205,14 @@ def _publish(
         external=chain.external,
         compare=comparing,
         runtime=runtime,
-        aliases=aliases,
+        aliases=aliases if limits is None else held,
+        first_is_live=limits is None,
     )
+    comparison = read_report(artifact).comparison
+    if limits is None or not goes_live or (comparison is not None and breaches(comparison, limits)):
+        return artifact
+    store.set_alias(story.name, PRODUCTION, artifact.manifest.version, "published; the gate let it pass")
+    return store.resolve(artifact.name)
 
 
 def named_by(store: ModelStore, registry: Registry, steps: Sequence[StepRequest]) -> Others:
@@ -236,6 +257,7 @@ def read_rows(task: TaskPlugin[Any, Any, Any], data: DataFiles, seed: int) -> Ro
     count = len(data.train)
     train = _sample([row for part in parts[:count] for row in part], data.train_rows, seed)
     evaluation = [row for path in data.evaluation for row in task.read_examples(path)]
+    every_row = len(evaluation)
     evaluation = _sample(evaluation, data.evaluation_rows, seed)
     validation = [row for part in parts[count:] for row in part]
     seen = [
@@ -253,6 +275,8 @@ def read_rows(task: TaskPlugin[Any, Any, Any], data: DataFiles, seed: int) -> Ro
         told = f"{len(train)} rows to optimize with, {len(validation)} to choose by, {len(evaluation)} to evaluate on"
         raise DataError(f"there are {told}; each needs one at least")
     info = describe_data(data.evaluation, len(evaluation), licence=data.licence, source=data.source)
+    if len(evaluation) < every_row:  # figures of a sample are not compared with those of the whole file, or of another sample
+        info = info.model_copy(update={"sha256": sha256_hex(f"{info.sha256} {rows_digest(evaluation)}".encode())})
     return Rows(train, validation, evaluation, seen, info)
 
 
@@ -277,8 +301,8 @@ def seeded(registry: Registry, steps: Sequence[StepRequest], seed: int | None) -
     ]
 
 
-def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, command: str) -> ModelStory:
-    """What people said about the parent is true of what was made from it."""
+def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, others: Others, command: str) -> ModelStory:
+    """What people said about the parent is true of what was made from it; its licence, with those of the other models."""
     known = parent.manifest
     use, limits = "", ""
     if CARD in known.files:
@@ -287,7 +311,7 @@ def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, command
         name=name or known.model,
         description=known.description,
         languages=known.languages,
-        licence=known.licence,
+        licence=_licence([parent, *others.models]),
         intended_use=use,
         limits=limits,
         examples=known.examples,
@@ -295,17 +319,29 @@ def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, command
     )
 
 
-def _command(parent: Artifact, steps: Sequence[StepRequest], data: DataFiles, name: str) -> str:
-    """The command line that makes the version again, without the paths of this machine."""
+def _licence(models: Sequence[Artifact]) -> str:
+    """The licences of all models that a version was made from, as one SPDX expression; a model that states none is named."""
+    if not any(model.manifest.licence for model in models):
+        return ""
+    stated = (model.manifest.licence or f"not stated by {model.name}" for model in models)
+    return " AND ".join(dict.fromkeys(stated))
+
+
+def _command(
+    parent: Artifact, steps: Sequence[StepRequest], data: DataFiles, name: str, *, seed: int | None, others: Sequence[Path]
+) -> str:
+    """The command line that makes the version again, without the paths of this machine; `others` are files that its settings
+    name."""
     words = ["taskloom", "optimize", parent.name, "--with", ",".join(step.name for step in steps)]
     for step in steps:
-        for key, value in step.config.items():
+        for key, value in without_folders(step.config, others).items():
             words += ["--set", f"{step.name}.{key}={value}"]
     for flag, files in (("--data", data.train), ("--validation", data.validation), ("--eval", data.evaluation)):
         for path in files:
             words += [flag, file_label(str(path))]
     for flag, count in (("--rows", data.train_rows), ("--eval-rows", data.evaluation_rows)):
         words += [flag, str(count)] if count else []
+    words += [] if seed is None else ["--seed", str(seed)]
     return shlex.join([*words, *(["--name", name] if name else [])])
 
 
@@ -319,7 +355,7 @@ def _draw_pareto() -> DrawPareto | None:
 
 def shared_folder(work_folder: Path, parent: Artifact, rows: Rows) -> Path:
     """Where chains on this model and these rows keep their steps."""
-    identity = [parent.digest, *(info.sha256 for info in rows.seen), str(len(rows.train))]
+    identity = [parent.digest, *rows.identity]
     return work_folder / f"{parent.manifest.model}-{sha256_hex(canonical_json(identity))[:12]}"
 
 
@@ -338,7 +374,7 @@ def chains(
         parent,
         train=rows.train,
         validation=rows.validation,
-        identity=[*(info.sha256 for info in rows.seen), str(seed)],
+        identity=[*rows.identity, str(seed)],
         run=run,
         runtime=runtime,
         resolve=store.resolve,
@@ -348,12 +384,12 @@ def chains(
 @contextmanager
 def shared_work(folder: Path, *, keep: bool = False) -> Iterator[None]:
     """Chains on the same model and data share their beginnings; the last one that is done removes what all have made, unless
-    it is to be kept. An interrupted one leaves its steps to the next."""
+    it is to be kept or a search has its trials there. An interrupted one leaves its steps to the next."""
     folder.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
-        if keep:
+        if keep or (folder / DATABASE).exists():
             return
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskloom.core.artifact import Artifact
+from taskloom.core.artifact import Artifact, file_digest
 from taskloom.core.comparison import model_bytes
 from taskloom.core.errors import ConfigError, MissingDependencyError, UnsupportedError
 from taskloom.core.optimizing import Optimizing, StepRequest
@@ -25,7 +25,9 @@ from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, TaskPlugin, TrainRun
 from taskloom.core.types import Frozen
 from taskloom.plugins.optimizing import (
+    DATABASE,
     DataFiles,
+    Others,
     chains,
     named_by,
     read_rows,
@@ -35,7 +37,6 @@ from taskloom.plugins.optimizing import (
     shared_work,
 )
 
-DATABASE = "search.db"
 SEED = 13
 FIGURES = ("quality", "latency", "size")
 
@@ -176,7 +177,8 @@ def search_model(
     parent = store.resolve(model)
     task = registry.tasks.get(parent.manifest.task)
     asked = seeded(registry, steps, seed)
-    refuse_known_rows(parent, data, named_by(store, registry, asked))
+    others = named_by(store, registry, asked)
+    refuse_known_rows(parent, data, others)
     _check(asked, tried)
     rows = read_rows(task, data, SEED if seed is None else seed)
     run = TrainRun(work_folder=shared_folder(work_folder, parent, rows), show_progress=False, on_event=on_event)
@@ -196,7 +198,7 @@ def search_model(
         )
         better = next(spec.higher_is_better for spec in task.metrics if spec.name == task.primary_metric)
         study = optuna.create_study(
-            study_name=repr([[step.model_dump(mode="json") for step in asked], [own.model_dump() for own in tried]]),
+            study_name=_identity(asked, tried, others, [effort or QUICK, runtime, seed]),
             storage=f"sqlite:///{run.work_folder / DATABASE}",
             load_if_exists=True,
             directions=["maximize" if better else "minimize", "minimize", "minimize"],
@@ -205,6 +207,14 @@ def search_model(
         done = sum(trial.state.is_finished() for trial in study.trials)
         study.optimize(_objective(search, optuna), n_trials=max(0, trials - done))
         return _result(search, study, task, better)
+
+
+def _identity(steps: Sequence[StepRequest], tried: Sequence[Tried], others: Others, measured: Sequence[Any]) -> str:
+    """What a search is known by: what it tries, the models and files that the steps name, and how it is measured. Figures
+    that were found in another way are no trials of it."""
+    named = [*(model.digest for model in others.models), *(file_digest(path).sha256 for path in others.files)]
+    asked = [[step.model_dump(mode="json") for step in steps], [own.model_dump() for own in tried]]
+    return repr([*asked, named, *measured])
 
 
 def _objective(search: _Search, optuna: Any) -> Callable[[Any], tuple[float, float, float]]:

@@ -12,9 +12,10 @@ from math import floor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from taskloom.core.artifact import DataInfo, file_digest
+from taskloom.core.artifact import DataInfo, file_digest, file_label
 from taskloom.core.digest import sha256_hex
 from taskloom.core.errors import DataError
+from taskloom.core.task import Example
 
 T = TypeVar("T")
 
@@ -144,6 +145,13 @@ def stratified_split(items: Sequence[T], key: Callable[[T], str], fraction: floa
     return [x for i, x in enumerate(items) if i not in held], [items[i] for i in sorted(held)]
 
 
+def rows_digest(rows: Sequence[Example[Any]]) -> str:
+    """SHA-256 over the inputs and targets of rows, in their order."""
+    return sha256_hex(
+        "".join(sha256_hex(repr((row.input, row.target)).encode("utf-8", "surrogatepass")) for row in rows).encode()
+    )
+
+
 def describe_data(paths: Path | Sequence[Path], rows: int, *, licence: str = "", source: str = "") -> DataInfo:
     """What the manifest keeps of a data file: its SHA-256 identifies it wherever it lies. Several files that were read as
     one are named with their folders, and identified by the SHA-256 of their digests, in order."""
@@ -153,12 +161,3 @@ def describe_data(paths: Path | Sequence[Path], rows: int, *, licence: str = "",
         return DataInfo(name=files[0].name, sha256=digests[0], rows=rows, licence=licence, source=source)
     name = ", ".join(file_label(str(path)) for path in files)
     return DataInfo(name=name, sha256=sha256_hex("\n".join(digests).encode()), rows=rows, licence=licence, source=source)
-
-
-def file_label(path: str) -> str:
-    """What a file is called beside others: its folder's name and its own, and nothing of where they lie.
-
-    >>> file_label("/data/wikigold/dev.jsonl")
-    'wikigold/dev.jsonl'
-    """
-    return "/".join(Path(path).parts[-2:]).lstrip("/")

@@ -172,15 +172,15 @@ class _Loop:
             self._restore_final(found)
             self.module.eval()
             return FitResult(tuple(found.state["history"]), found.state["facts"])
+        if self.start is not None:
+            self._restore_final(self.start)  # going on, too: a checkpoint on the way has not what is frozen here
+        elif found is None:
+            prepare()
         if found is not None:
             self._restore(found)
             self.resumed_at.append(self.step)
             self._tell("resumed")
         else:
-            if self.start is None:
-                prepare()
-            else:
-                self._restore_final(self.start)
             with torch.no_grad():
                 for name, tensor in self.average.items():
                     tensor.copy_(self.trained[name])
@@ -329,6 +329,8 @@ class _Loop:
         return {"weights": changed, "buffers": dict(self.buffers)}
 
     def _restore_final(self, found: Checkpoint) -> None:
+        from taskloom.plugins.backbones.task_model import EncoderTaskModel
+
         kinds = _by_kind(found.tensors)
         places = {"weights": dict(self.module.named_parameters()), "buffers": self.buffers}
         with torch.no_grad():
@@ -341,6 +343,8 @@ class _Loop:
                             "may change how a model is trained, not what it is made of"
                         )
                     place.copy_(tensor)
+        if isinstance(self.model, EncoderTaskModel):
+            self.model.own_restored([places["weights"][name] for name in kinds.get("weights", ())])
 
     def _restore(self, found: Checkpoint) -> None:
         kinds = _by_kind(found.tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.optimizer import OptimizeContext
 from taskloom.core.predictor import Predictor
 from taskloom.core.runtime import ExecutionPlan
-from taskloom.core.task import Batch, Example, Outputs, TaskModel
+from taskloom.core.task import Batch, Outputs, TaskModel
+from taskloom.plugins._shared.datasets import rows_digest
 from taskloom.plugins._shared.loop_config import TuneConfig
 from taskloom.plugins._shared.norms import calibrate_norms
 from taskloom.plugins._shared.training import FitResult, Validation, fit
@@ -85,12 +86,6 @@ def tuning_fingerprint(model: TaskModel[Any, Any, Any], context: OptimizeContext
     """Identifies a training: the same settings and rows, from the same weights, with the same parent."""
     content: list[Any] = [config.model_dump(mode="json"), context.parent.digest, weights_of(model.module)]
     return sha256_hex(canonical_json([*content, rows_digest(context.train), rows_digest(context.validation)]))
-
-
-def rows_digest(rows: Sequence[Example[Any]]) -> str:
-    return sha256_hex(
-        "".join(sha256_hex(repr((row.input, row.target)).encode("utf-8", "surrogatepass")) for row in rows).encode()
-    )
 
 
 def weights_of(module: nn.Module) -> str:

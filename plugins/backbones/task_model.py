@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from taskloom.core.anatomy import Graph, Structure
 from taskloom.core.errors import ArtifactError
-from taskloom.core.task import Batch, In, Out, Outputs, Par, TaskModel
+from taskloom.core.task import Batch, Example, In, Out, Outputs, Par, TaskModel
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.graph import encoder_graph
 from taskloom.plugins.backbones.packing import row_length
@@ -75,6 +75,13 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
         self.parts.own_backbone()
         self._note_parts()
 
+    def own_restored(self, parameters: Iterable[nn.Parameter]) -> None:
+        """`own_backbone` if some of the parameters, which were just read from an earlier training, are the backbone's: frozen
+        now, they were trained then, and its name alone would not give them back."""
+        own = {id(parameter) for parameter in self.parts.backbone.model.parameters()}
+        if self.parts.adapted is None and any(id(parameter) in own for parameter in parameters):
+            self.own_backbone()
+
     def keep_adapter(self, adapted: Any) -> None:
         """`EncoderParts.keep_adapter`."""
         self.parts.keep_adapter(adapted)
@@ -86,14 +93,20 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
         self._note_parts()
         return kept
 
-    def pieces_read(self, inputs: Sequence[In]) -> Tensor:
-        """How often each piece of the vocabulary is read in inputs [V]."""
+    def pieces_read(self, examples: Sequence[Example[In]]) -> Tensor:
+        """How often each piece of the vocabulary is read in the texts of examples [V]."""
         rows = self.parts.backbone.model.get_input_embeddings().num_embeddings
+        inputs = self.inputs_read(examples)
         found = torch.zeros(rows, dtype=torch.long)
         for start in range(0, len(inputs), READ_AT_ONCE):
             ids = self.encode(inputs[start : start + READ_AT_ONCE])["input_ids"]
             found += torch.bincount(ids, minlength=rows)
         return found
+
+    def inputs_read(self, examples: Sequence[Example[In]]) -> list[In]:
+        """What of examples a model like this is asked to read: their inputs; a task adds what else it reads in the same
+        way."""
+        return [example.input for example in examples]
 
     def keep_virtual_tokens(self, tokens: VirtualTokens) -> list[nn.Parameter]:
         """`EncoderParts.keep_virtual_tokens`."""

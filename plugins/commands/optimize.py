@@ -83,6 +83,7 @@ def optimize(
         train_rows=train_rows,
         evaluation_rows=evaluation_rows,
         changes=changes,
+        registry=cli.registry,
     )
     if tried and trials is None:
         raise click.UsageError("--try says what --search N tries; give both")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 from pydantic import Field
 
 from taskloom.core.errors import ConfigError
-from taskloom.core.optimizing import StepRequest
+from taskloom.core.optimizing import StepRequest, step_config
+from taskloom.core.registry import Registry
 from taskloom.core.types import Frozen
 from taskloom.plugins.commands.recipe import Files, parsed, set_values
 from taskloom.plugins.optimizing import DataFiles
@@ -56,10 +58,11 @@ def settled_recipe(
     train_rows: int | None = None,
     evaluation_rows: int | None = None,
     changes: Sequence[str],
+    registry: Registry,
 ) -> OptimizeRecipe:
-    """The recipe with what the command line says over it. Raises `ConfigError` for what is missing, and for a setting of a
-    step that is not among the steps."""
-    raw = _read(path) if path is not None else {}
+    """The recipe with what the command line says over it; files that it names lie beside it. Raises `ConfigError` for what
+    is missing, and for a setting of a step that is not among the steps."""
+    raw = _read(path, registry) if path is not None else {}
     if model is not None:
         raw["model"] = model
     if steps is not None:
@@ -85,7 +88,7 @@ def settled_recipe(
     return parsed(OptimizeRecipe, raw, f"recipe {path}" if path is not None else "the command line")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, registry: Registry) -> dict[str, Any]:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
@@ -98,7 +101,30 @@ def _read(path: Path) -> dict[str, Any]:
         for name in ("train", "evaluation", "validation")
     }
     found: dict[str, Any] = json.loads(recipe.model_dump_json())
-    return {**found, "data": {**found["data"], **placed}}
+    return {
+        **found,
+        "steps": [_placed(step, path.parent, registry) for step in recipe.steps],
+        "data": {**found["data"], **placed},
+    }
+
+
+def _placed(step: StepRequest, folder: Path, registry: Registry) -> dict[str, Any]:
+    """The step with the files that its settings name beside the recipe, as those of `[data]` are."""
+    plugin = registry.optimizers.get(step.name)
+    try:
+        files = plugin.needs(step_config(plugin, step.config)).files
+    except ConfigError:
+        files = ()  # told where the steps are checked, with what the command line says over it
+    places = {file: str(folder / os.path.expanduser(file)) for file in files}
+
+    def place(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: place(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [place(item) for item in value]
+        return places.get(Path(value), value) if isinstance(value, str) else value
+
+    return {"name": step.name, "config": place(step.config)}
 
 
 def _change(steps: list[dict[str, Any]], changes: Sequence[str]) -> None:

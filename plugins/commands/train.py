@@ -112,10 +112,9 @@ def _train_and_publish(
     show_progress: bool,
     resume: bool,
 ) -> Artifact:
-    from taskloom.core.artifact import LineageStep
+    from taskloom.core.artifact import LineageStep, file_label
     from taskloom.core.publishing import ModelStory, publish_trained
     from taskloom.core.task import TrainRun
-    from taskloom.plugins._shared.datasets import file_label
     from taskloom.plugins.commands.events import record_event
     from taskloom.plugins.commands.telling import say_training
 

@@ -143,6 +143,7 @@ def promote(cli: CliContext, /, model: str, version: str, *, alias: str, reason:
         "after": target.version,
         "reason": reason,
     }
+    artifact.verify()  # the gate reads a report, which says nothing of files that were altered since
     broken = _breaches(cli, artifact)
     if broken and not force:
         _record(cli, _entry("model.promote", target.model, target.version, {**facts, "gate": broken}, code="gate_refused"))

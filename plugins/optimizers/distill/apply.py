@@ -148,7 +148,8 @@ def _encoder(model: TaskModel[Any, Any, Any]) -> TextEncoder:
 
 def compared_targets(watching: _Watching, panel: Panel, reading: Reading, context: OptimizeContext) -> frozenset[str]:
     """Which of the student's soft targets its teachers have as well, seen on some rows. Vectors of another model than the
-    chain's parent, or of several, lie in spaces of their own and are left out. Raises `UnsupportedError` if not even the first
+    chain's parent, or of several, lie in spaces of their own and are left out, unless they are the answer itself and of one
+    teacher: then the student learns its space. Raises `UnsupportedError` if not even the first
     of the targets, the answer itself, can be compared."""
     rows = context.train[:CHECKED_ROWS]
     with torch.random.fork_rng():
@@ -167,7 +168,13 @@ def compared_targets(watching: _Watching, panel: Panel, reading: Reading, contex
                 f"distill: what {who} and the student answer can't be compared: {why}. A teacher must have its student's "
                 "labels and, where each token or word has an answer, its tokenizer"
             )
-        if not any(reasons) and not (target.kind == "vectors" and panel.foreign):
+        own_space = target.kind == "vectors" and panel.foreign
+        if i == 0 and own_space and len(others) > 1:
+            raise UnsupportedError(
+                f"distill: {', '.join(panel.names)} answer with vectors, each in a space of its own, which have no mean; "
+                "name one teacher"
+            )
+        if not any(reasons) and (i == 0 or not own_space):
             found.add(name)
     return frozenset(found)
 

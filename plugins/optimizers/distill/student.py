@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from taskloom.core.anatomy import Structure
+from taskloom.core.anatomy import Structure, check_sizes
 from taskloom.core.errors import UnsupportedError
 from taskloom.core.task import TaskModel
 from taskloom.plugins.optimizers.distill.config import DistillConfig
@@ -39,6 +39,7 @@ def keep_layers(model: TaskModel[Any, Any, Any], config: DistillConfig) -> dict[
             "steps before this one (prune,distill)"
         )
     chosen = {stack.name: _chosen(stack, stacks, config) for stack in stacks}
+    check_sizes(stacks, {name: len(kept) for name, kept in chosen.items()})
     for stack in stacks:
         if len(chosen[stack.name]) < stack.size:
             stack.keep(chosen[stack.name])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
-from taskloom.core.anatomy import Structure
+from taskloom.core.anatomy import Structure, check_sizes
 from taskloom.core.errors import ConfigError, UnsupportedError
 from taskloom.core.optimizer import OptimizeContext, Optimized
 from taskloom.core.task import Batch, Example, TaskModel
@@ -108,7 +108,9 @@ def _make_plan(model: TaskModel[Any, Any, Any], config: PruneConfig, context: Op
     rows = _spread_rows(context.train, config.importance_rows)
     pieces = seen_pieces(model, context.train, config.seen_at_least) if config.vocabulary == "seen" else None
     layers = _layers_to_keep(model, config, rows)
-    kept_layers = {} if layers is None else {s.name: layers for s in model.structures() if s.kind == "layers"}
+    stacks = [structure for structure in model.structures() if structure.kind == "layers"]
+    kept_layers = {} if layers is None else {stacks[0].name: layers}  # the first stack, as `_take_out` does
+    check_sizes(stacks, {name: len(kept) for name, kept in kept_layers.items()})
     smaller = shrunk(model, kept_layers, pieces)
     (before, count), (after, _) = (_batch(each, config, context) for each in (model, smaller))
     batches = [before, after]

@@ -12,7 +12,7 @@ from taskloom.plugins.backbones.task_model import EncoderTaskModel
 
 def seen_pieces(model: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]], at_least: int) -> tuple[int, ...]:
     """The ids of the pieces that the rows have so often."""
-    counts = _with_vocabulary(model).pieces_read([row.input for row in rows])
+    counts = _with_vocabulary(model).pieces_read(rows)
     return tuple((counts >= at_least).nonzero().flatten().tolist())
 
 
@@ -29,8 +29,7 @@ def reading_facts(
     before: TaskModel[Any, Any, Any], after: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]]
 ) -> Mapping[str, Any]:
     """What the smaller vocabulary does to rows that it was not made for: tokens before and after."""
-    inputs = [row.input for row in rows]
-    tokens = [int(_with_vocabulary(model).pieces_read(inputs).sum()) for model in (before, after)]
+    tokens = [int(_with_vocabulary(model).pieces_read(rows).sum()) for model in (before, after)]
     return {
         "pieces": vocabulary_size(after),
         "of": vocabulary_size(before),

@@ -77,5 +77,6 @@ def two_of_four(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _held(weight: Tensor, mask: Tensor) -> Any:
-    """A hook under which the weight's gradient is zero where the mask is."""
-    return weight.register_hook(lambda gradient: gradient * mask.to(gradient.device))  # type: ignore[no-untyped-call]
+    """A hook under which the weight's gradient is zero where the mask is. Merging an adapter leaves weights frozen, and those
+    take no hook."""
+    return weight.requires_grad_(True).register_hook(lambda gradient: gradient * mask.to(gradient.device))  # type: ignore[no-untyped-call]

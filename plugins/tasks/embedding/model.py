@@ -113,6 +113,14 @@ class EmbeddingModel(EncoderTaskModel[EmbeddingInput, EmbeddingOutput, Embedding
     def encode(self, inputs: Sequence[EmbeddingInput]) -> Batch:
         return self._read([(item.text, item.kind) for item in inputs])
 
+    def inputs_read(self, examples: Sequence[Example[EmbeddingInput]]) -> list[EmbeddingInput]:
+        """Queries, and the passages that are right and wrong for them: those are what an index is made of."""
+        found = super().inputs_read(examples)
+        for example in examples:
+            passages = (*example.target.positives, *example.target.negatives)
+            found += [EmbeddingInput(text=text, kind="passage") for text in passages]
+        return found
+
     def _read(self, texts: Sequence[tuple[str, Kind]]) -> dict[str, Any]:
         prefixes = {"query": self.saved.query_prefix, "passage": self.saved.passage_prefix}
         found = self.parts.tokenizer.encode([prefixes[kind] + text for text, kind in texts])

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from taskloom.core.artifact import file_label
 from taskloom.core.errors import DataError, TaskloomError
 from taskloom.core.predictor import Predictor
 from taskloom.core.task import EvaluationResult, Example, Pairing
 from taskloom.plugins._shared.bootstrap import intervals_of, percentile_intervals, replicates
-from taskloom.plugins._shared.datasets import bad_row, file_label
+from taskloom.plugins._shared.datasets import bad_row
 from taskloom.plugins.tasks.ner.reading import Annotation
 from taskloom.plugins.tasks.ner.schema import NerInput, NerOutput, NerParams
 

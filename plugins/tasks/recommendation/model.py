@@ -213,9 +213,9 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
                 found[rows] = pooled(hidden, read.lengths).float()
         return found
 
-    def pieces_read(self, inputs: Sequence[RecommendationInput]) -> Tensor:
+    def pieces_read(self, examples: Sequence[Example[RecommendationInput]]) -> Tensor:
         """Those of the inputs' words and of the items' texts: users and new items are told of in the same words."""
-        found = super().pieces_read(inputs)
+        found = super().pieces_read(examples)
         read = self.parts.tokenizer.encode([item.text() for item in self.catalogue.items])
         return found + torch.bincount(read.input_ids, minlength=len(found))
 

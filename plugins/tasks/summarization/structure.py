@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from taskloom.core.anatomy import Structure, StructureKind
 from taskloom.plugins.backbones.structure import checked_parts, hooked, passing
 
-COUNTS = (("num_layers", "num_decoder_layers"), ("encoder_layers", "decoder_layers"))
+T5_COUNTS = ("num_layers", "num_decoder_layers")
+"""What T5 writes keeps its keys and values in as many places as the encoder has layers."""
+COUNTS = (T5_COUNTS, ("encoder_layers", "decoder_layers"))
 """What configurations call the layers of the encoder and of the decoder: T5's kin, BART's kin."""
 
 
@@ -28,6 +30,8 @@ class WriterLayers(Structure):
         self._stack = module.get_encoder() if side == "encoder" else module.get_decoder()
         self._layers = layers
         self._count = count
+        if (side, count) == ("encoder", T5_COUNTS[0]):
+            self.limits = "decoder.layers"
 
     def gated(self, gate: Tensor) -> AbstractContextManager[None]:
         return hooked([layer.register_forward_hook(passing(gate, i)) for i, layer in enumerate(self._layers)])

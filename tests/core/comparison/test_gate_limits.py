@@ -101,3 +101,12 @@ def test_a_limit_that_is_no_number_is_refused(tmp_path: Path) -> None:
     file.write_text('[gate]\nmax_primary_drop = "little"\n')
     with pytest.raises(ConfigError, match=r"gate\.max_primary_drop"):
         load_settings(file)
+
+
+def test_a_speed_that_was_measured_for_a_moment_is_not_decided_by() -> None:
+    glance = ratio(0.5, 0.1).model_copy(update={"turns": 2})
+    (breach,) = breaches(comparison(latency=(glance,)), GateLimits())
+    assert breach.setting == "max_latency_ratio"
+    assert "without --quick" in str(breach)
+    assert broken(comparison(latency=(glance,)), max_latency_ratio="off") == []
+    assert broken(comparison(latency=(glance.model_copy(update={"turns": 4}),))) == []

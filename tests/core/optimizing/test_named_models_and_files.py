@@ -12,7 +12,7 @@ from guessing_task import Alter, AlterConfig
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, DataError, NotFoundError, UnsupportedError
 from taskloom.core.optimizer import Needs, OptimizeContext, Optimized
-from taskloom.core.optimizing import Optimizing, StepRequest
+from taskloom.core.optimizing import Chain, Optimizing, StepRequest
 from taskloom.core.store import ModelStore
 from taskloom.core.task import TrainRun
 
@@ -51,12 +51,12 @@ class Bench:
     def publish(self) -> Artifact:
         return guessing_task.publish_parent(self.store, self.registry)
 
-    def run(self, with_store: bool = True, **config: Any) -> None:
+    def run(self, with_store: bool = True, **config: Any) -> Chain:
         rows = guessing_task.rows(0, 20)
         run = TrainRun(work_folder=self.folder / "work", show_progress=False)
         parts: dict[str, Any] = {"resolve": self.store.resolve} if with_store else {}
         chain = Optimizing(self.registry, self.parent, train=rows, validation=rows, identity=["rows"], run=run, **parts)
-        chain.run([StepRequest(name="learn", config=config)])
+        return chain.run([StepRequest(name="learn", config=config)])
 
 
 @pytest.fixture
@@ -102,3 +102,12 @@ def test_an_altered_teacher_is_refused(bench: Bench) -> None:
     next(path for path in other.folder.iterdir() if path.name == "nature.json").write_text('{"wrong": 1.0}')
     with pytest.raises(ArtifactError, match="was altered"):
         bench.run(teacher=other.name)
+
+
+def test_the_lineage_says_nothing_of_the_folders_that_files_lie_in(bench: Bench) -> None:
+    texts = bench.folder / "mails" / "texts.txt"
+    texts.parent.mkdir()
+    texts.write_text("one\n")
+    chain = bench.run(teacher=bench.parent.name, texts=texts)
+    assert chain.steps[0].config["texts"] == "mails/texts.txt"
+    assert str(bench.folder) not in chain.artifact.manifest.model_dump_json()

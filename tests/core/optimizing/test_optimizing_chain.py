@@ -10,7 +10,7 @@ import pytest
 from guessing_task import Alter, Nature
 
 from taskloom.core.artifact import Artifact
-from taskloom.core.errors import ConfigError, NotFoundError, UnsupportedError
+from taskloom.core.errors import ArtifactError, ConfigError, NotFoundError, UnsupportedError
 from taskloom.core.optimizing import Chain, Optimizing, StepRequest
 from taskloom.core.registry import Registry
 from taskloom.core.store import ModelStore
@@ -157,3 +157,12 @@ def test_an_unknown_optimizer_is_told_which_there_are(bench: Bench) -> None:
         bench.run(StepRequest(name="shrnk"))
     with pytest.raises(ConfigError, match="at least one"):
         bench.run()
+
+
+def test_a_parent_that_was_altered_is_refused_before_any_step(bench: Bench) -> None:
+    nature = bench.parent.path("nature.json")
+    nature.chmod(0o644)
+    nature.write_text('{"wrong": 0.5}')
+    with pytest.raises(ArtifactError, match=r"nature\.json is not the file in its manifest"):
+        bench.run(SHRINK)
+    assert bench.shrink.applied == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import guessing_task
@@ -16,12 +17,15 @@ from taskloom.core.artifact import DataInfo, file_digest
 from taskloom.core.errors import ConfigError, DataError, TaskloomError
 from taskloom.core.hookspecs import hookimpl
 from taskloom.core.loader import load_registry
+from taskloom.core.optimizing import StepRequest
 from taskloom.core.ports import AuditEntry, AuditReceipt
 from taskloom.core.publishing import read_report
 from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore
 from taskloom.plugins import optimizing
 from taskloom.plugins.commands.optimize import optimize
+from taskloom.plugins.commands.optimize_recipe import settled_recipe
+from taskloom.plugins.optimizing import DataFiles
 
 
 class Recorder:
@@ -98,7 +102,9 @@ def test_a_new_version_of_the_same_model_with_its_lineage_and_what_people_said_o
     )
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert (told["model"], told["aliases"], told["gate"]["passed"]) == ("guess-en@2", ["candidate"], True)
+    assert (told["model"], told["aliases"], told["gate"]["passed"]) == ("guess-en@2", ["candidate"], False)
+    assert [breach for breach in told["gate"]["breaches"] if "without --quick" not in breach] == []
+    assert told["comparison"]["notes"] == ["speed: a glance of 2 turns for each model, not to decide by"]
     assert cli.store.resolve("guess-en").manifest.version == "1", "production stays where it was"
     artifact = cli.store.resolve("guess-en@candidate")
     known, parent = artifact.manifest, cli.store.resolve("guess-en@1")
@@ -224,6 +230,65 @@ def test_a_recipe_says_all_of_it_and_the_command_line_more(cli: Cli) -> None:
     assert known.data[-1].licence == "CC0-1.0"
 
 
+def test_the_command_in_the_card_names_files_without_their_folders_and_the_seed() -> None:
+    parent: Any = SimpleNamespace(name="guess-en@1")
+    mails = Path("/home/someone/mails/new.txt")
+    steps = [StepRequest(name="distill", config={"unlabelled": [str(mails)], "layers": 2})]
+    told = optimizing._command(parent, steps, DataFiles([Path("/a/b/rows.csv")], [Path("e.csv")]), "", seed=7, others=[mails])
+    assert "someone" not in told
+    assert "mails/new.txt" in told
+    assert told.endswith("--data b/rows.csv --eval e.csv --seed 7")
+
+
+def test_a_sample_of_the_evaluation_rows_is_other_data_than_the_file(tmp_path: Path) -> None:
+    rows, unseen = (guessing_task.write_rows(tmp_path / f"{first}.jsonl", first, first + 50) for first in (0, 100))
+    task = guessing_task.GuessTask()
+    digests = [
+        optimizing.read_rows(task, DataFiles([rows], [unseen], evaluation_rows=count), seed).evaluation_data.sha256
+        for count, seed in ((0, 13), (50, 13), (10, 13), (10, 13), (10, 14))
+    ]
+    assert digests[0] == digests[1] == file_digest(unseen).sha256
+    assert digests[2] == digests[3]
+    assert len(set(digests)) == 3
+
+
+def test_the_licence_is_that_of_all_models_that_it_was_made_from() -> None:
+    models: list[Any] = [
+        SimpleNamespace(name=f"m@{i}", manifest=SimpleNamespace(licence=licence))
+        for i, licence in enumerate(["Apache-2.0", "Apache-2.0", "CC-BY-NC-4.0", ""])
+    ]
+    assert optimizing._licence(models[:2]) == "Apache-2.0"
+    assert optimizing._licence(models) == "Apache-2.0 AND CC-BY-NC-4.0 AND not stated by m@3"
+    assert optimizing._licence(models[3:]) == ""
+
+
+def test_the_same_files_divided_otherwise_are_other_work(tmp_path: Path) -> None:
+    task = guessing_task.GuessTask()
+    one, two = (guessing_task.write_rows(tmp_path / f"{first}.jsonl", first, first + 50) for first in (0, 100))
+    unseen = guessing_task.write_rows(tmp_path / "unseen.jsonl", 200, 220)
+    both = optimizing.read_rows(task, DataFiles([one, two], [unseen]), 13)
+    apart = optimizing.read_rows(task, DataFiles([one], [unseen], [two]), 13)
+    assert [info.sha256 for info in both.seen] == [info.sha256 for info in apart.seen]
+    parent: Any = SimpleNamespace(digest="d", manifest=SimpleNamespace(model="m"))
+    other = optimizing.read_rows(task, DataFiles([one, two], [unseen]), 14)
+    assert len(other.train) == len(both.train)
+    assert len({optimizing.shared_folder(tmp_path, parent, rows) for rows in (both, apart, other)}) == 3
+    again = optimizing.read_rows(task, DataFiles([one, two], [unseen]), 13)
+    assert optimizing.shared_folder(tmp_path, parent, again) == optimizing.shared_folder(tmp_path, parent, both)
+
+
+def test_files_that_a_steps_settings_name_lie_beside_the_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(
+        'model = "m"\n[[steps]]\nname = "distill"\nconfig = {unlabelled = ["new.txt", "~/old.txt"], layers = 2}\n'
+        '[data]\ntrain = "rows.jsonl"\nevaluation = "unseen.jsonl"\n'
+    )
+    (step,) = settled_recipe(
+        recipe, model=None, steps=None, train=(), evaluation=(), validation=(), changes=(), registry=load_registry()
+    ).steps
+    assert step.config == {"unlabelled": [str(tmp_path / "new.txt"), str(Path.home() / "old.txt")], "layers": 2}
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -242,6 +307,20 @@ def test_a_setting_that_can_not_be_is_told_before_any_step(cli: Cli) -> None:
     assert "polish.wrong" in failure(result, ConfigError)
     assert cli.registry.optimizers.get("shrink").applied == 0  # type: ignore[attr-defined]
     assert cli.log.entries == []
+
+
+@pytest.mark.parametrize(
+    "words", [["--alias", "production"], ["--name", "guess-small", "--alias", "production"], ["--name", "guess-small"]]
+)
+def test_what_the_gate_refuses_does_not_go_live_by_being_published(cli: Cli, words: list[str]) -> None:
+    result = cli.run("--with", "shrink", *cli.files(), "--set", "shrink.wrong=0.4", "--json", *words)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["aliases"], told["gate"]["passed"]) == (["candidate"], False)
+    assert cli.store.resolve("guess-en").manifest.version == "1"
+    assert "production" not in cli.store.aliases(told["model"].partition("@")[0]) or words[0] == "--alias"
+    again = cli.run("--with", "shrink", *cli.files(), "--set", "shrink.wrong=0.05", "--json", *words)
+    assert ("production" in json.loads(again.stdout)["aliases"]) == ("--alias" in words)
 
 
 def test_it_may_be_published_under_another_name(cli: Cli) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import guessing_task
+import optuna
 import pytest
 from click.testing import CliRunner, Result
 
@@ -87,6 +88,18 @@ def test_what_was_found_is_published_from_the_steps_that_were_kept(cli: Cli, mon
     )
     assert made.exit_code == 0, made.output
     assert cli.shrink.applied <= applied + 1
+    again = json.loads(cli.search(3, "--try", "shrink.bulk_bytes=100|200", "--json").stdout)
+    assert again["trials"] == 3
+    assert cli.shrink.applied <= applied + 1, "publishing one line leaves the search where it was"
+
+
+def test_trials_that_were_measured_otherwise_are_not_counted(cli: Cli) -> None:
+    words = ["--try", "shrink.wrong=0.0..0.3"]
+    cli.search(2, *words)
+    cli.search(2, *words, "--quick")
+    (found,) = cli.settings.home.rglob("search.db")
+    names = optuna.get_all_study_names(f"sqlite:///{found}")
+    assert len(names) == 2, "figures of another effort are another search's"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
+from optimizer_steps import published
 from PIL import Image
 
 from taskloom.core.errors import AuditUnavailableError, ConfigError, DataError, TaskloomError
@@ -20,7 +21,7 @@ from taskloom.core.predictor import load_predictor
 from taskloom.core.registry import Registry
 from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore
-from taskloom.core.task import Example, TrainRun
+from taskloom.core.task import Example, SharedParts, TrainRun
 from taskloom.plugins.commands.evaluate import evaluate as eval_command
 from taskloom.plugins.commands.train import train as train_command
 from taskloom.plugins.tasks.classification.schema import ClassificationInput, TrainConfig
@@ -115,6 +116,22 @@ def test_frozen_layers_stay_as_they_are_with_an_adapter_and_without(tmp_path: Pa
         free = {name for name, p in model.module.named_parameters() if p.requires_grad and "layer." in name}
         assert free
         assert all("layer.1." in name for name in free), free
+
+
+def test_a_stage_that_freezes_the_backbone_keeps_what_the_stage_before_made_of_it(tmp_path: Path, tiny_bert: str) -> None:
+    rows, first = card_or_order(), tmp_path / "first"
+    config = TrainConfig(**{**FAST, "backbone": tiny_bert, "adapter": None, "epochs": 1, "validation_fraction": 0})
+    task = load_registry().tasks.get("classification")
+    task.train(config, rows, [], TrainRun(first, show_progress=False))
+    frozen = config.model_copy(update={"frozen_layers": 2})
+    for _ in range(2):  # the second time it is found finished
+        made = task.train(frozen, rows, [], TrainRun(tmp_path / "second", start=first, show_progress=False)).model
+        saved = published("classification", made, tmp_path / "store")
+        read = task.load(saved, SharedParts())
+        inputs = [row.input for row in rows]
+        with torch.inference_mode():
+            logits = [model.forward(model.encode(inputs))["logits"] for model in (made, read)]
+        assert torch.allclose(*logits, atol=1e-5)
 
 
 def test_rows_that_do_not_fit_the_settings_are_refused(tmp_path: Path, tiny_bert: str) -> None:

@@ -133,6 +133,27 @@ def test_a_training_starts_from_the_weights_of_a_finished_one(tmp_path: Path) ->
         torch.testing.assert_close(fourth.module.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
+def test_what_is_frozen_comes_from_the_start_when_an_interrupted_training_goes_on(tmp_path: Path) -> None:
+    first, _ = train(tmp_path / "first")
+
+    def frozen() -> LineModel:
+        model = LineModel(seed=99)
+        for name, parameter in model.module.named_parameters():
+            parameter.requires_grad = name.startswith("head.")
+        return model
+
+    def stop(event: Mapping[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "second", frozen(), start=tmp_path / "first", on_event=stop)
+    second, _ = train(tmp_path / "second", frozen(), start=tmp_path / "first")
+    kept = {name: tensor for name, tensor in weights(first).items() if not name.startswith("head.")}
+    assert kept
+    assert {name: weights(second)[name] for name in kept} == kept
+
+
 def test_a_start_that_is_not_finished_or_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no finished training"):
         train(tmp_path / "second", start=tmp_path / "first")

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 
 from taskloom.core.artifact import DataInfo, Manifest, ParentInfo
 from taskloom.core.comparison import Change, Comparison, RowChanges, Side
+from taskloom.core.errors import ArtifactError
 from taskloom.core.hookspecs import hookimpl
-from taskloom.core.publishing import MachineInfo, Report, Timings
+from taskloom.core.publishing import MachineInfo, Report, Timings, read_report
 from taskloom.core.runtime import ExecutionPlan
 from taskloom.core.store import ModelStore, open_store
 from taskloom.core.task import EvaluationResult
@@ -144,3 +145,22 @@ def test_going_back_is_never_refused(desk: Desk) -> None:
     desk.run("3")
     result = CliRunner().invoke(root, ["models", "rollback", "toy"], obj=desk.cli, prog_name="taskloom")
     assert (result.exit_code, desk.production()) == (0, "2")
+
+
+def test_a_version_that_was_edited_is_not_promoted(desk: Desk) -> None:
+    artifact = desk.store.resolve("toy@2")
+    report = artifact.path("report.json")
+    kept = report.read_text()
+    report.chmod(0o644)
+    report.write_text(kept.replace('"candidate":0.7', '"candidate":0.9'))
+    assert report.read_text() != kept
+    with pytest.raises(ArtifactError, match=r"report\.json is not the file in its manifest"):
+        read_report(artifact)
+    result = desk.run("2", "--force", "--reason", "a try")
+    assert result.exit_code != 0
+    assert "was altered" in result.stderr
+    report.write_text(kept)
+    artifact.folder.chmod(0o755)
+    (artifact.folder / "more.bin").write_bytes(b"more")
+    assert "does not list" in desk.run("2", "--force", "--reason", "a try").stderr
+    assert desk.production() == "1"

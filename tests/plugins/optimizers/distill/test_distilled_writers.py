@@ -75,6 +75,24 @@ def test_a_student_with_fewer_layers_writes_the_same_again_after_it_was_saved(st
         assert float(again.loss(batch)) == pytest.approx(float(chain.model.loss(batch)), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_layers_of_the_encoder_alone(tmp_path: Path, kind: str) -> None:
+    """T5 can't write with more layers in the decoder than in the encoder; of BART, the decoder's stay as they are."""
+    writer = SummaryWriter.import_checkpoint(str(make_writer(tmp_path, kind)), max_tokens=6)
+    own = Steps(published("summarization", writer, tmp_path / "store"), rows(), tmp_path / "work", rows()[:2])
+    settings: dict[str, Any] = {"layers": 1, "share": 1, "target": "parameters", "epochs": 0, "timed_rows": 2}
+    if kind == "t5":
+        with pytest.raises(UnsupportedError, match=r"1 encoder\.layers and 2 decoder\.layers"):
+            own.run("prune", **settings)
+        with pytest.raises(UnsupportedError, match=r"1 encoder\.layers and 2 decoder\.layers"):
+            own.run("distill", layers=1, decoder_layers=2, **QUICK)
+        return
+    made = own.run("prune", **settings)
+    facts = made.steps[0].facts
+    assert [(one.name, one.size) for one in made.model.structures()] == [("encoder.layers", 1), ("decoder.layers", 2)]
+    assert facts["predicted_share"] == pytest.approx(facts["parameters_after"] / facts["parameters_before"])
+
+
 def test_what_the_teacher_writes_takes_the_place_of_the_references(tmp_path: Path) -> None:
     teacher = SummaryWriter.import_checkpoint(str(make_writer(tmp_path, "t5")), max_tokens=6)
     steps = Steps(published("summarization", teacher, tmp_path / "store"), rows(), tmp_path / "work", rows()[:2])

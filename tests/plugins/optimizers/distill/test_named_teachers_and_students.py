@@ -15,6 +15,8 @@ from taskloom.core.errors import ConfigError, NotFoundError, UnsupportedError
 from taskloom.core.task import Example, SharedParts
 from taskloom.plugins.optimizers.distill.panel import averaged
 from taskloom.plugins.tasks.classification.model import ClassificationModel
+from taskloom.plugins.tasks.embedding.model import EmbeddingModel
+from taskloom.plugins.tasks.embedding.schema import EmbeddingInput, EmbeddingTarget
 from taskloom.plugins.tasks.ner.model import NerModel
 from taskloom.plugins.tasks.qa.model import QaModel
 
@@ -212,3 +214,24 @@ def test_words_are_compared_across_tokenizers_and_windows_are_not(tiny_bert: str
     more.write_text('{"question": "where?", "context": "my card is lost"}\n')
     with pytest.raises(UnsupportedError, match="leave `unlabelled` and `augment` open"):
         Steps(reader, asked, tmp_path / "qa").run("distill", unlabelled=[str(more)], **QUICK)
+
+
+def test_an_embedder_learns_the_vectors_of_one_named_teacher_and_several_are_refused(
+    checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    small, other = (EmbeddingModel.build(backbone=str(checkpoint("bert", seed=seed))) for seed in (0, 1))
+    parent = published("embedding", small, tmp_path / "store")
+    published("embedding", other, tmp_path / "store", "other")
+    rows = [
+        Example(input=EmbeddingInput(text=text), target=EmbeddingTarget(positives=(text[::-1],)))
+        for text in shuffled_words(["card", "order", "lost", "refund", "hello"], 24, 4, 5)
+    ]
+    taught = Steps(parent, rows[:16], tmp_path / "work", rows[16:])
+    made = taught.run("distill", teachers=["other"], alpha=0.0, hidden_weight=0.0, **QUICK | {"batch_size": 4})
+    assert made.steps[0].facts["compared"] == ["target/vectors"]
+    inputs = [row.input for row in rows]
+    with torch.inference_mode():
+        before, after, wanted = (model.forward(model.encode(inputs))["vectors"] for model in (small, made.model, other))
+    assert float((after - wanted).square().sum()) < 0.9 * float((before - wanted).square().sum())
+    with pytest.raises(UnsupportedError, match="name one teacher"):
+        taught.run("distill", teachers=["small", "other"], **QUICK)

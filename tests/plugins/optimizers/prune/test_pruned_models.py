@@ -19,6 +19,7 @@ from taskloom.core.publishing import draft_artifact
 from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, SharedParts, TaskModel, TrainRun
+from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.optimizers.prune import apply, latency
 from taskloom.plugins.optimizers.prune.importance import importances
 from taskloom.plugins.tasks.classification.model import ClassificationModel
@@ -228,6 +229,13 @@ def test_magnitude_says_what_it_is(tiny_bert: str, tmp_path: Path) -> None:
     assert sum(p.numel() for p in chain.model.module.parameters()) == before
     weights = [m.weight for m in chain.model.module.modules() if isinstance(m, torch.nn.Linear)]
     assert sum(int((w == 0).sum()) for w in weights) == facts["zeros"]  # saved, though the parent's backbone was only named
+
+
+def test_zeros_stay_in_a_model_that_was_trained_as_an_adapter(tiny_bert: str, tmp_path: Path) -> None:
+    _, rows = classifier(tiny_bert)
+    model = ClassificationModel.build(["one", "two"], backbone=tiny_bert, adapter=LoraSettings(r=2))
+    chain = optimized(tmp_path, "classification", model, rows, {**QUICK, "kind": "magnitude", "sparsity": 0.8, "epochs": 1})
+    assert chain.steps[0].facts["zeros_share_of_layers"] == pytest.approx(0.8, abs=0.01)
 
 
 def test_two_of_four_needs_a_gpu(tiny_bert: str, tmp_path: Path) -> None:

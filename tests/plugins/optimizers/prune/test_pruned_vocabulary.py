@@ -22,6 +22,8 @@ from taskloom.core.task import Example, SharedParts, TaskModel, TrainRun
 from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.schema import ClassificationInput
+from taskloom.plugins.tasks.embedding.model import EmbeddingModel
+from taskloom.plugins.tasks.embedding.schema import EmbeddingInput, EmbeddingTarget
 from taskloom.plugins.tasks.vision.model import VisionModel
 from taskloom.plugins.tasks.vision.schema import NetworkSettings, VisionInput
 
@@ -99,6 +101,16 @@ def test_rows_are_answered_as_before_and_other_words_still(classifier: Model, ro
     assert {"backbone/tokenizer.json", "backbone/model.safetensors"} <= set(saved.files)
     lost = chain.steps[0].facts["parameters_before"] - chain.steps[0].facts["parameters_after"]
     assert lost == 32 * (told["of"] - told["pieces"])
+
+
+def test_an_embedder_keeps_the_words_of_its_passages(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    model = EmbeddingModel.build(backbone=str(checkpoint("bert", pieces=INSIDE)))
+    target = EmbeddingTarget(positives=("lost order",), negatives=("refund",))
+    rows = [Example(input=EmbeddingInput(text="where is my card", kind="query"), target=target) for _ in range(20)]
+    chain = optimized(tmp_path, "embedding", model, rows, StepRequest(name="prune", config=ALONE))
+    names = chain.model.parts.tokenizer.processor.get_vocab()  # type: ignore[attr-defined]
+    assert {"where", "card", "lost", "order", "refund"} <= set(names)
+    assert "hello" not in names
 
 
 def test_a_piece_that_is_too_rare_goes_too(classifier: Model, rows: list[Example[Any]], tmp_path: Path) -> None:
