@@ -214,7 +214,7 @@ class KnowledgeSettings(Frozen):
     )
     default_language: str = "en"
     """Of texts whose script tells none."""
-    threshold: float = Field(default=0.5, ge=0, le=1)
+    threshold: float = Field(default=0.15, ge=0, le=1)
     calibration: Calibration = Calibration()
     search_threads: int = Field(default=4, ge=1)
     max_upsert_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
