@@ -14,11 +14,11 @@ from taskloom.core.artifact import Artifact
 from taskloom.core.errors import InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
 from taskloom.plugins._shared.label_scores import best_labels
+from taskloom.plugins._shared.pooling import mean_of_each
 from taskloom.plugins.backbones.loading import Backbone
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout
 from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
-from taskloom.plugins.tasks.classification.heads import mean_of_each
 from taskloom.plugins.tasks.classification.schema import (
     ClassificationInput,
     ClassificationOutput,
