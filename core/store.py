@@ -150,13 +150,13 @@ class ModelStore:
             (draft / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
             for path in folder_files(draft).values():
                 path.chmod(0o444)
-                _fsync(path)
+                sync_path(path)
             for folder in [draft, *(p for p in draft.rglob("*") if p.is_dir())]:
-                _fsync(folder)
+                sync_path(folder)
             if final.exists():
                 raise AlreadyExistsError(f"{manifest.model}@{version} exists in {home}")
             os.rename(draft, final)
-            _fsync(home)
+            sync_path(home)
             wanted = set(aliases) | ({PRODUCTION} if first_is_live and not taken else set())
             self._move(manifest.model, dict.fromkeys(sorted(wanted), version), reason or "published")
         return self.resolve(ModelRef(name=manifest.model, version=version))
@@ -205,7 +205,8 @@ def _version_order(version: str) -> tuple[int, str]:
     return (int(version), "") if version.isdecimal() else (0, version)
 
 
-def _fsync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Puts a file's content, or a folder's entries, on stable storage."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -227,4 +228,4 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    _fsync(path.parent)
+    sync_path(path.parent)

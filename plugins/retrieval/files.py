@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from taskloom.core.store import sync_path
 from taskloom.plugins.retrieval.config import KnowledgeConfig
 from taskloom.plugins.retrieval.dense import DenseIndex, VectorSource, library
 from taskloom.plugins.retrieval.filters import Ints
 from taskloom.plugins.retrieval.sparse import SparseIndex, write_sparse
-from taskloom.plugins.retrieval.store import IndexRecord, sync_folder
+from taskloom.plugins.retrieval.store import IndexRecord
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class IndexFiles:
             file.flush()
             os.fsync(file.fileno())
         aside.rename(self.folder / name)
-        sync_folder(self.folder)
+        sync_path(self.folder)
         facts = {"kind": index.kind, "effort": index.effort, "recall": index.recall, "trained": index.trained}
         return IndexRecord(target, name, hashlib.sha256(content).hexdigest(), index.source.rows, facts)
 
@@ -71,10 +72,10 @@ class IndexFiles:
         for file in _contents(aside):
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-        sync_folder(aside)
+        sync_path(aside)
         digest = _folder_digest(aside)
         aside.rename(self.folder / name)
-        sync_folder(self.folder)
+        sync_path(self.folder)
         return IndexRecord(SPARSE, name, digest, rows[-1:], {"passages": count, "length": length})
 
     def read_sparse(self, record: IndexRecord) -> SparseIndex:

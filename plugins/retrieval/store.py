@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from taskloom.core.errors import AlreadyExistsError, ArtifactError, UnavailableError, UnsupportedError
 from taskloom.core.knowledge import Document, Passage, VersionInfo
+from taskloom.core.store import sync_path
 from taskloom.plugins.retrieval.changes import Revision, close_version, end_lives, insert_revision, now
 from taskloom.plugins.retrieval.config import KnowledgeConfig
 from taskloom.plugins.retrieval.filters import Ints
@@ -88,8 +89,8 @@ class PassageStore:
         except OSError as exc:
             shutil.rmtree(aside, ignore_errors=True)
             raise AlreadyExistsError(f"{folder.name} has just been made by somebody else; open it") from exc
-        sync_folder(folder)
-        sync_folder(folder.parent)
+        sync_path(folder)
+        sync_path(folder.parent)
         return cls(folder)
 
     def close(self) -> None:
@@ -360,15 +361,6 @@ class PassageStore:
                 "insert into indexes values (?, ?, ?, ?, ?)",
                 ((one.target, one.path, one.sha256, one.rows.tobytes(), json.dumps(dict(one.facts))) for one in records),
             )
-
-
-def sync_folder(folder: Path) -> None:
-    """Puts a folder's entries on stable storage."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _locked(folder: Path) -> IO[bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from taskloom.core.errors import AlreadyExistsError, ArtifactError, NotFoundError, unknown_name
 from taskloom.core.knowledge_calls import BaseSpec
+from taskloom.core.store import sync_path, write_atomically
 from taskloom.core.types import NAME_PATTERN
 
 log = logging.getLogger(__name__)
@@ -87,9 +87,9 @@ class BaseFolders:
         aside.mkdir(parents=True)
         try:
             fill(aside / CONTENT)
-            _write_durably(aside / SPEC, json.dumps(spec.model_dump(mode="json"), indent=1))
+            write_atomically(aside / SPEC, spec.model_dump_json(indent=1).encode())
             os.rename(aside, folder)
-            _sync(folder.parent)
+            sync_path(folder.parent)
         except BaseException as exc:
             shutil.rmtree(aside, ignore_errors=True)
             if isinstance(exc, OSError) and exc.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -101,7 +101,7 @@ class BaseFolders:
         """From now on the base is not there any more; `discard` what is returned when nobody uses it."""
         aside = place.folder.with_name(f".{place.spec.base}.{uuid.uuid4().hex[:8]}")
         os.rename(place.folder, aside)
-        _sync(place.folder.parent)
+        sync_path(place.folder.parent)
         return aside
 
     def discard(self, aside: Path) -> None:
@@ -143,19 +143,3 @@ def _read(tenant: str, folder: Path) -> Place:
 
 def _taken(base: str) -> AlreadyExistsError:
     return AlreadyExistsError(f"there is a knowledge base {base!r}; choose another name, or drop that one first")
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
