@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
+
+from taskloom.plugins.backbones.attention import attention
 
 ATTENTION_NAME = "taskloom_packed"
 PREFIX = "virtual_prefix"
@@ -213,8 +215,7 @@ def packed_attention(  # the signature is transformers'
     prefix = getattr(module, PREFIX, None)
     if row is None:
         key, value, attention_mask = _prefixed(prefix and prefix.at(0), key, value, attention_mask)
-        out = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling)
-        return out.transpose(1, 2), None
+        return attention(query, key, value, mask=attention_mask, dropout_p=dropout, scale=scaling).transpose(1, 2), None
     found = []
     for span in row.spans:
         end = span.start + span.count * span.length
@@ -222,7 +223,7 @@ def packed_attention(  # the signature is transformers'
         q, k, v = (x[0, :, span.start : end].view(shape).transpose(0, 1) for x in (query, key, value))
         mask = None if span.mask is None else span.mask.to(query.dtype)  # autocast may have changed the dtype on the way
         k, v, mask = _prefixed(prefix and prefix.at(span.start), k, v, mask)
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        out = attention(q, k, v, mask=mask, dropout_p=dropout, scale=scaling)
         found.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(found).unsqueeze(0), None
 
