@@ -23,6 +23,7 @@ from taskloom.core.task import Example, TaskModel, TrainRun
 from taskloom.plugins._shared.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from taskloom.plugins._shared.loop_config import LoopConfig
 from taskloom.plugins._shared.progress import TrainingProgress
+from taskloom.plugins.runtimes.machine import bf16_instructions
 
 GROUPED_BATCHES = 50
 """Batches that are sorted by length together: enough that texts of like length meet, few enough that order stays random."""
@@ -97,7 +98,7 @@ def pick_precision(asked: str, device: torch.device) -> str:
         return asked
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"  # type: ignore[no-untyped-call]
+    return "bf16" if bf16_instructions() else "fp32"
 
 
 def batches_of_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
