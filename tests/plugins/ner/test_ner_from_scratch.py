@@ -143,3 +143,19 @@ def test_optimizers_say_what_they_cannot_do_with_it(tmp_path: Path, step: str, s
     steps = Steps(published("ner", model, tmp_path / "store"), rows, tmp_path / "work")
     with pytest.raises(UnsupportedError, match=told):
         steps.run(step, **settings)
+
+
+@pytest.mark.parametrize(
+    ("mode", "layers"),
+    [("dynamic", {"embedding": {"int8": 1}, "recurrent": {"int8": 2}}), ("static", {"embedding": {"int8": 1}})],
+)
+def test_its_graph_is_quantized(tmp_path: Path, mode: str, layers: dict[str, Any]) -> None:
+    """Static int8 leaves the LSTMs: OpenVINO runs them with plain weights alone."""
+    rows = flat(chinese(8))
+    torch.manual_seed(0)
+    model = NerModel.build(["ORG", "PER"], backbone=new_backbone(NETWORK, [r.input.text for r in rows], max_length=64))
+    facts = (
+        Steps(published("ner", model, tmp_path / "store"), rows, tmp_path / "work").run("quantize", mode=mode).steps[0].facts
+    )
+    assert facts["layers"] == layers
+    assert facts["compared"]["cosine_least"] > 0.999
