@@ -98,8 +98,8 @@ class RecurrentModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 
 class RecurrentLayer(nn.Module):
-    """One LSTM reads the sequences, another reads them from their ends. They run on padded rows: on CPUs that is three times as
-    fast as on `PackedSequence`, which has no kernel of oneDNN. Padding comes after what is read, so nothing sees it."""
+    """One LSTM reads the sequences, another reads them from their ends. They run on padded rows, for which
+    oneDNN has kernels, as it has none for a `PackedSequence`. Padding comes after what is read, so nothing sees it."""
 
     def __init__(self, size: int, hidden: int) -> None:
         super().__init__()

@@ -74,7 +74,8 @@ class SavedEncoder(Frozen):
     `form` is `adapter` (a head, perhaps an adapter, on a backbone that is found by name), `full` (backbone and head in the
     artifact) or `imported` (a Hugging Face checkpoint with a head of its own, in the artifact). An adapter (`has_adapter`) lies
     beside the backbone, wherever that is. With `external` the backbone's weights are in the files of the runtime that the
-    artifact demands; only its configuration and tokenizer are beside them.
+    artifact demands; only its configuration and tokenizer are beside them. `backbone` is empty for an encoder that was made
+    from scratch.
     """
 
     form: Literal["adapter", "full", "imported"]

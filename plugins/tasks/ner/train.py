@@ -21,6 +21,7 @@ from taskloom.plugins.backbones.settings import RecurrentNetwork
 from taskloom.plugins.tasks.ner.metrics import Counts, predicted, span_counts
 from taskloom.plugins.tasks.ner.model import NerModel
 from taskloom.plugins.tasks.ner.schema import MAX_CHARACTERS, NerInput, NerOutput, NerParams, TrainConfig
+from taskloom.plugins.tasks.ner.words import words_of
 
 MEASURED_AT_ONCE = 64
 """Rows in a batch where no gradient is needed."""
@@ -71,7 +72,7 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
     if config.head == "span":
         widest = config.max_span_words
         facts["entities_too_long_to_learn"] = sum(
-            len(example.input.text[start:end].split()) > widest for example in kept for start, end, _ in example.target
+            len(words_of(example.input.text[start:end])) > widest for example in kept for start, end, _ in example.target
         )
     return Trained(model, result.history, facts)
 

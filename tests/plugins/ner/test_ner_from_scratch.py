@@ -76,6 +76,12 @@ def test_names_in_names_are_found_in_chinese(tmp_path: Path, ask: Ask) -> None:
     ]
 
 
+def test_entities_that_are_too_long_are_told(tmp_path: Path) -> None:
+    config = TrainConfig(network=NETWORK, head="span", max_span_words=3, span_size=8, **{**FAST, "epochs": 1})
+    facts = train(config, chinese(8), [], TrainRun(tmp_path, True, False)).facts
+    assert facts["entities_too_long_to_learn"] == 8  # the universities
+
+
 def test_it_learns_what_an_untrained_one_does_not_know(tmp_path: Path, ask: Ask) -> None:
     rows = list(read_examples(SAMPLE))
     model = trained(rows, tmp_path, epochs=14)
