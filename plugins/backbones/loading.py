@@ -63,6 +63,7 @@ def load_backbone(
             f"the weights were trained on backbone {expect.id!r} with SHA-256 {expect.digest[:12]}..., and {name!r} here has "
             f"{info.digest[:12]}...; install the backbone that they belong to"
         )
+    _know_own_models()
     loader = getattr(transformers, auto_class)
     options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
     shape = read_shape(folder)
@@ -77,6 +78,7 @@ def blank_backbone(folder: Path, *, max_length: int | None = None, auto_class: s
     """A backbone without weights (on torch's `meta` device), from the configuration and tokenizer in a folder."""
     import transformers
 
+    _know_own_models()
     shape = read_shape(folder)
 
     def make() -> Any:
@@ -103,11 +105,27 @@ def _with_tokenizer(info: BackboneInfo, folder: Path, make: Callable[[], Any], m
     if config.is_encoder_decoder or not hasattr(config, "hidden_size"):
         raise UnsupportedError(f"{info.id!r} is a {config.model_type} model; a text encoder such as BERT is needed here")
     model.eval()
+    return Backbone(info, model, text_tokenizer(config, processor, max_length))
+
+
+def text_tokenizer(config: Any, processor: Any, max_length: int | None) -> TextTokenizer:
+    """What a model of this configuration reads texts by."""
+    from taskloom.plugins.backbones.recurrent import MODEL_TYPE
+
     longest = longest_input(config, processor)
-    tokenizer = TextTokenizer(
-        processor, min(longest, max_length or longest), type_vocab_size=getattr(config, "type_vocab_size", 1)
+    types = getattr(config, "type_vocab_size", 1)
+    return TextTokenizer(
+        processor,
+        min(longest, max_length or longest),
+        type_vocab_size=types,
+        segmentation=config.model_type == MODEL_TYPE and types > 1,
     )
-    return Backbone(info, model, tokenizer)
+
+
+def _know_own_models() -> None:
+    from taskloom.plugins.backbones.recurrent import register
+
+    register()
 
 
 def find_backbone(name: str) -> Path:

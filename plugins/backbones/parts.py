@@ -203,6 +203,10 @@ class EncoderParts:
     def restart(self) -> None:
         """Puts the backbone as it was pretrained, found by its name, in the place of this model's own."""
         info = self.backbone.info
+        if not info.id:
+            raise UnsupportedError(
+                "this model's encoder was made from scratch: there is no pretrained one to begin from; use start = 'model'"
+            )
         self.backbone = load_backbone(info.id, max_length=self.backbone.max_length, expect=info)
         self.encoder = TextEncoder(self.backbone, None if isinstance(self.encoder, EncoderBranch) else self.encoder.layout)
         self.saved = self.saved.model_copy(update={"form": "adapter", "has_adapter": False})
