@@ -86,6 +86,13 @@ class EncoderParts:
         return cls._imported(checkpoint, _saved(checkpoint, "imported"), layout)
 
     @classmethod
+    def with_head(cls, checkpoint: Backbone, *, frozen_layers: int = 0, layout: Layout | None = None) -> EncoderParts:
+        """A model in memory that has a head of its own, such as transformers' `BertForMaskedLM`, as `checkpoint.model`: it is
+        trained as a whole, but for its bottom `frozen_layers`."""
+        freeze_bottom(checkpoint.model.base_model, frozen_layers)
+        return cls._imported(checkpoint, _saved(checkpoint, "imported"), layout)
+
+    @classmethod
     def load(
         cls,
         artifact: Artifact,
