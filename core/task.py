@@ -279,9 +279,9 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
         """The rows of a data file; raises `DataError` with the path and line of the first bad row."""
 
     def rows(self, path: Path) -> Sequence[Example[In]]:
-        """All rows of a data file, to be asked for by number and perhaps more than once. A list of them by default; a task whose
-        files may be larger than memory gives a sequence that reads each row when it is asked for, and raises `DataError` for a
-        bad one no later than here."""
+        """All rows of a data file, to be asked for by number and perhaps more than once. A list of them by default; a
+        task whose files may be larger than memory gives a sequence that reads each row when it is asked for, and raises
+        `DataError` for a bad one no later than here."""
         return list(self.read_examples(path))
 
     @abstractmethod

@@ -14,7 +14,7 @@ from taskloom.core.errors import ArtifactError, InvalidInputError, UnsupportedEr
 from taskloom.core.task import SharedParts
 from taskloom.plugins.backbones.adapters import add_adapter, load_adapter, mixable_adapter, save_adapter
 from taskloom.plugins.backbones.encoder import WEIGHTS_APART, TextEncoder, can_pack
-from taskloom.plugins.backbones.loading import Backbone, blank_backbone, load_backbone, save_backbone
+from taskloom.plugins.backbones.loading import BACKBONE_FOLDER, Backbone, blank_backbone, load_backbone, save_backbone
 from taskloom.plugins.backbones.settings import Layout, LoraSettings, SavedEncoder
 from taskloom.plugins.backbones.tokenizer import TextTokenizer
 from taskloom.plugins.backbones.trunk import EncoderBranch, EncoderTrunk
@@ -28,7 +28,6 @@ from taskloom.plugins.backbones.virtual_tokens import (
 from taskloom.plugins.backbones.vocabulary import WordPieces, keep_embeddings, without_pieces
 
 ADAPTER_FOLDER = "adapter"
-BACKBONE_FOLDER = "backbone"
 REST_FILE = "rest.safetensors"
 """The weights of an imported checkpoint that are not in its encoder's graph."""
 SHARED = "this model shares its backbone with others and can't be saved; load it alone first"

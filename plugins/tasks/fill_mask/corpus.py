@@ -1,8 +1,8 @@
 """Text to tokens, once: a file of token ids and one of word starts, which training reads a row at a time.
 
-Documents are laid end to end with `[SEP]` behind each and cut into rows of equal length, as in RoBERTa's "full sentences" (Liu et
-al. 2019, https://arxiv.org/abs/1907.11692, section 4.2), so that a batch has no padding. The files are written aside and renamed,
-the description that vouches for them by their SHA-256 last: a run that is killed meanwhile begins them anew.
+Documents are laid end to end with `[SEP]` behind each and cut into rows of equal length, as in RoBERTa's "full sentences"
+(Liu et al. 2019, https://arxiv.org/abs/1907.11692, section 4.2), so that a batch has no padding. The files are written aside
+and renamed, the description that vouches for them by their SHA-256 last: a run that is killed meanwhile begins them anew.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from taskloom.core.errors import DataError
 from taskloom.core.store import sync_path, write_atomically
 from taskloom.core.task import Example
 from taskloom.core.types import Frozen
+from taskloom.plugins.tasks.fill_mask.vocabulary import PREFIX
 from taskloom.plugins.tasks.fill_mask.words import word_starts
 
 IDS, STARTS, DESCRIPTION = "tokens.bin", "starts.bin", "corpus.json"
@@ -103,20 +104,22 @@ class TokenFile:
 
 
 def tokenised(texts: Iterable[str], processor: Any) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    """Ids and word starts of each text, with the separator behind it. A token begins a word if it lies in another word than the
-    token before it."""
+    """Ids and word starts of each text, with the separator behind it. A token begins a word if it lies in another word than
+    the token before it, and is no piece from inside of one to the tokenizer (which takes `5×3` for one word)."""
     inner = processor.backend_tokenizer
     fast = type(inner).from_str(inner.to_str())
     fast.no_padding()
     fast.no_truncation()
+    inside = np.array([token.startswith(PREFIX) for token in processor.convert_ids_to_tokens(range(len(processor)))])
     stream = iter(texts)
     while some := list(islice(stream, TEXTS_AT_ONCE)):
         for text, found in zip(some, fast.encode_batch(some, add_special_tokens=False), strict=True):
             first = np.array([start for start, _ in found.offsets], dtype=np.int64)
             word = np.searchsorted(np.array(word_starts(text), dtype=np.int64), first, side="right")
             starts = np.ones(len(first) + 1, dtype=np.uint8)
-            starts[1:-1] = word[1:] != word[:-1]
-            yield np.array([*found.ids, processor.sep_token_id], dtype=np.int64), starts
+            ids = np.array([*found.ids, processor.sep_token_id], dtype=np.int64)
+            starts[1:-1] = (word[1:] != word[:-1]) & ~inside[ids[1:-1]]
+            yield ids, starts
 
 
 class RowNumber(Frozen):
@@ -126,8 +129,8 @@ class RowNumber(Frozen):
 
 
 class TokenRows(Sequence[Example[RowNumber]]):
-    """The rows of a token file as examples, of which each holds its number alone. `count` of them are drawn with a seed; 0 takes
-    all. What is left at the end of the file and fills no row is left out."""
+    """The rows of a token file as examples, of which each holds its number alone. `count` of them are drawn with a seed; 0
+    takes all. What is left at the end of the file and fills no row is left out."""
 
     def __init__(self, file: TokenFile, length: int, *, count: int = 0, seed: int = 0) -> None:
         self.file, self.length = file, length

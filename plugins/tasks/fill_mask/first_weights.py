@@ -1,8 +1,8 @@
 """First weights of a new network that say already which tokens are frequent, and which stand in like company.
 
-A masked language model that starts from random weights spends its first thousands of steps on just that. The vectors are those of
-Levy, Goldberg and Dagan 2015 (https://doi.org/10.1162/tacl_a_00134): a truncated singular value decomposition of the positive
-pointwise mutual information of tokens and their neighbours, with contexts smoothed by 0.75 (section 3.2).
+A masked language model that starts from random weights spends its first steps on just that, thousands of them. The vectors are
+those of Levy, Goldberg and Dagan 2015 (https://doi.org/10.1162/tacl_a_00134): a truncated singular value decomposition of the
+positive pointwise mutual information of tokens and their neighbours, with contexts smoothed by 0.75 (section 3.2).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SMOOTHING = 0.75
 def set_first_weights(model: FillMaskModel, ids: NDArray[Any]) -> None:
     """Sets token embeddings and the bias of the logits from a token file's ids, special tokens' embeddings excepted. Draws from
     torch's generator. The length of an embedding stays what it was on average."""
-    table = model.module.encoder.model.get_input_embeddings().weight
+    table = model.parts.backbone.model.get_input_embeddings().weight
     head = model.parts.whole.get_output_embeddings()
     counts = np.bincount(ids[:TOKENS_COUNTED], minlength=len(table))
     special = model.processor.all_special_ids

@@ -15,8 +15,8 @@ from taskloom.plugins.tasks.fill_mask.schema import NetworkSettings
 
 AUTO_CLASS = "AutoModelForMaskedLM"
 HEADS = ("cls", "lm_head")
-"""What transformers calls a head that takes hidden states to logits over the vocabulary: in BERT and ERNIE; in RoBERTa, XLM-R and
-CamemBERT."""
+"""What transformers calls a head that takes hidden states to logits over the vocabulary: in BERT and ERNIE; in RoBERTa, XLM-R
+and CamemBERT."""
 
 
 def new_network(settings: NetworkSettings, processor: Any, *, max_length: int) -> Backbone:

@@ -1,8 +1,9 @@
 """What is hidden of training rows, drawn anew each time (dynamic masking, Liu et al. 2019, https://arxiv.org/abs/1907.11692).
 
-Each word is hidden with the same chance by itself, so that the expected share of tokens is the rate whatever the words' lengths.
-What is hidden together shares its fate: of ten words eight become `[MASK]`, one other tokens, and one stays (Devlin et al. 2018,
-https://arxiv.org/abs/1810.04805, section 3.1; for spans Joshi et al. 2020, https://arxiv.org/abs/1907.10529, section 3.1).
+Each word is hidden with the same chance by itself, so that the expected share of tokens is the rate whatever the words'
+lengths. What is hidden together shares its fate: of ten words eight become `[MASK]`, one other tokens, and one stays (Devlin et
+al. 2018, https://arxiv.org/abs/1810.04805, section 3.1; for spans Joshi et al. 2020, https://arxiv.org/abs/1907.10529, section
+3.1).
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ Table = tuple[tuple[str | float | int, ...], ...]
 
 @dataclass
 class HiddenWord:
-    """A word of a row (a run of Chinese characters counts as one), the tokens that it has in this model's vocabulary, and what the
-    model said of each: whether its best candidate was right, and the probability of the right one."""
+    """A word of a row (Chinese characters side by side count as one), the tokens that it has in this model's vocabulary, and
+    what the model said of each: whether its best candidate was right, and the probability of the right one."""
 
     kind: str
     tokens: list[str]

@@ -15,8 +15,8 @@ from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, InvalidInputError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
-from taskloom.plugins.backbones.loading import Backbone
-from taskloom.plugins.backbones.parts import BACKBONE_FOLDER, EncoderParts
+from taskloom.plugins.backbones.loading import BACKBONE_FOLDER, Backbone
+from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
 from taskloom.plugins.tasks.fill_mask.curve import CURVE_FILE, LossCurve
@@ -93,14 +93,15 @@ class FillMaskModel(EncoderTaskModel[FillMaskInput, FillMaskOutput, FillMaskPara
         return self.parts.tokenizer.processor
 
     def encode(self, inputs: Sequence[FillMaskInput]) -> Batch:
-        """Beside the tokens: `places` [M], the gaps among all tokens, and `counts` [N], how many each text has. Raises
-        `InvalidInputError` for a text that is too long: a gap that is cut off can't be filled."""
+        """Beside the tokens: `places` [M], the gaps among all tokens, and `counts` [N], how many each text has.
+
+        Raises `InvalidInputError` for a text that is too long: a gap that is cut off can't be filled."""
         own = str(self.processor.mask_token)
         found = self.parts.tokenizer.encode([item.text.replace(MASK, own) for item in inputs])
         if found.truncated.any():
             raise InvalidInputError(
-                f"the text has more than {self.parts.tokenizer.max_length} tokens, which is all that this model takes; send the "
-                f"sentences around the {MASK} alone",
+                f"the text has more than {self.parts.tokenizer.max_length} tokens, all that this model takes at a time; send "
+                f"the sentences around the {MASK} alone",
                 field="input.text",
             )
         is_gap = found.input_ids == self.processor.mask_token_id
@@ -108,7 +109,7 @@ class FillMaskModel(EncoderTaskModel[FillMaskInput, FillMaskOutput, FillMaskPara
         asked = torch.tensor([item.text.count(MASK) for item in inputs])
         if not torch.equal(counts, asked):
             raise InvalidInputError(
-                f"the text has {own} in it, which this model's tokenizer takes for a gap; write {MASK} for gaps, and nothing else",
+                f"the text has {own} in it, which this model's tokenizer takes for a gap; write {MASK} for gaps alone",
                 field="input.text",
             )
         return {
@@ -191,7 +192,8 @@ class FillMaskModel(EncoderTaskModel[FillMaskInput, FillMaskOutput, FillMaskPara
     def loss(self, batch: Batch) -> Tensor:
         logits, labels = self.forward(batch)["logits"], batch["labels"]
         count = (labels != IGNORED).sum().clamp(min=1)
-        return cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum") / count
+        total: Tensor = cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+        return total / count
 
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
         """The choice among all tokens at each gap."""

@@ -17,9 +17,7 @@ class FillMaskTask(TaskPlugin[FillMaskInput, FillMaskOutput, FillMaskParams]):
     """Which tokens may stand in the gaps of a text; the task that encoders are pretrained on."""
 
     name: ClassVar[str] = "fill-mask"
-    description: ClassVar[str] = (
-        "Fills the gaps of a text; models of it are backbones for other tasks, pretrained on plain text."
-    )
+    description: ClassVar[str] = "Fills the gaps of a text; its models are backbones for other tasks, pretrained on plain text."
     Input = FillMaskInput
     Output = FillMaskOutput
     Params = FillMaskParams
@@ -28,7 +26,7 @@ class FillMaskTask(TaskPlugin[FillMaskInput, FillMaskOutput, FillMaskParams]):
         MetricSpec(name="masked_accuracy", description="Share of hidden tokens for which the best candidate is the right one."),
         MetricSpec(
             name="pseudo_perplexity",
-            description="e to the mean loss at hidden tokens: as if it chose among so many; comparable with one vocabulary only.",
+            description="e to the mean loss at hidden tokens: as if it chose among so many. Depends on the vocabulary.",
             higher_is_better=False,
         ),
         MetricSpec(name="word_accuracy", description="Share of hidden words of which every token is right."),
@@ -37,7 +35,7 @@ class FillMaskTask(TaskPlugin[FillMaskInput, FillMaskOutput, FillMaskParams]):
     data_formats: ClassVar[tuple[str, ...]] = ("txt", "jsonl")
     text_field: ClassVar[str | None] = "text"
     caution: ClassVar[str] = (
-        "It says what is usual in the texts that it was trained on, prejudices and errors included, and knows nothing of what is "
+        "It says what is usual in the texts that it was trained on, their prejudices and errors included, and not what is "
         "true. It is a start for training other models, not a source of facts."
     )
 

@@ -1,6 +1,7 @@
 """Plain text as rows: a document each, read from its file when it is asked for, so that files may be larger than memory.
 
-`.txt`: documents are blocks between blank lines, by custom with the title in the first line. `.jsonl`: one `{"text": ...}` a line.
+`.txt`: documents are blocks between blank lines, by custom with the title in the first line. `.jsonl`: a line is one
+`{"text": ...}`.
 """
 
 from __future__ import annotations
@@ -151,8 +152,9 @@ def passage_of(text: str) -> str:
 
 
 def hide_words(passage: str) -> tuple[str, tuple[str, ...]]:
-    """The passage with about 15% of its words hidden, and what is hidden: `[MASK]` in the place of each Chinese character, and of
-    each other word as a whole. Which words is drawn from the passage alone, so it is the same for every model; at least one."""
+    """The passage with about 15% of its words hidden, and what is hidden: `[MASK]` in the place of each Chinese character, and
+    of each other word as a whole. Which words is drawn from the passage alone, so it is the same for every model; at least
+    one."""
     starts = word_starts(passage)
     spans = [(start, start + len(passage[start:end].rstrip())) for start, end in zip(starts, [*starts[1:], None], strict=True)]
     chance = random.Random(f"hidden:{sha256_hex(passage.encode())}")

@@ -1,8 +1,9 @@
 """A vocabulary made from text, as the tokenizer that BERT has: single Chinese characters, and pieces of other words.
 
 Pieces are found by merging the most frequent pair of neighbours again and again (Sennrich et al. 2016,
-https://arxiv.org/abs/1508.07909, algorithm 1), on words as BERT's tokenizer splits them; `##` marks a piece inside a word. It is
-our own because the trainer in `tokenizers` breaks ties by the order of a hash map, and a recipe must give the same tokens again.
+https://arxiv.org/abs/1508.07909, algorithm 1), on words as BERT's tokenizer splits them; `##` marks a piece inside a word. It
+is our own because the trainer in `tokenizers` breaks ties by the order of a hash map, and a recipe must give the same tokens
+again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import heapq
 import string
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from taskloom.core.errors import DataError
 from taskloom.plugins.tasks.fill_mask.schema import MASK, NetworkSettings
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", MASK)
+"""In the order in which BERT's own vocabularies have them, and under the names that its tokenizer gives them by default."""
 PREFIX = "##"
 DIFFERENT_WORDS = 2_000_000
 """Words in memory at a time; beyond, those seen once are forgotten."""
@@ -121,7 +124,7 @@ def merged_pieces(words: Mapping[str, tuple[list[str], int]], known: set[str], w
 
 
 def _pairs(parts: list[str]) -> Iterator[Pair]:
-    return zip(parts, parts[1:], strict=False)
+    return pairwise(parts)
 
 
 def _merge(parts: list[str], pair: Pair, piece: str) -> list[str]:
@@ -147,19 +150,11 @@ def _latin() -> Iterator[str]:
 
 def make_tokenizer(tokens: Iterable[str], settings: NetworkSettings) -> Any:
     """The transformers tokenizer with these tokens."""
-    from transformers import BertTokenizerFast
+    import transformers
 
+    make: Any = transformers.BertTokenizerFast  # type: ignore[attr-defined]
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    return BertTokenizerFast(
-        vocab=vocabulary,
-        do_lower_case=settings.lowercase,
-        model_max_length=settings.positions,
-        unk_token="[UNK]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        mask_token=MASK,
-    )
+    return make(vocab=vocabulary, do_lower_case=settings.lowercase, model_max_length=settings.positions)
 
 
 def write_vocabulary(processor: Any, folder: Path) -> None:
