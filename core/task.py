@@ -264,6 +264,8 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
     noisy_fields: ClassVar[tuple[str, ...]] = ()
     """The fields of the input that robustness is measured on (texts, lists of texts, pictures), where not every such field
     may be changed without changing what should come out; empty: `text_field`, else all of them."""
+    fixed_marks: ClassVar[tuple[str, ...]] = ()
+    """What has a meaning of its own in the task's texts, such as the mark of a gap, and stays where a text is changed."""
     caution: ClassVar[str] = ""
     """What users of any model of the task should beware of: it stands in model cards, under their limits."""
     streams: ClassVar[bool] = False

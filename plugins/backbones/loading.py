@@ -138,16 +138,18 @@ def find_backbone(name: str, digest: str = "") -> Path:
             return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
         except Exception as exc:
             raise NotFoundError(
-                f"no backbone {name!r}: it is neither a bundled one ({', '.join([DEFAULT_BACKBONE, *bundled_backbones()])}), nor a "
+                f"no backbone {name!r}: it is neither a bundled one ({', '.join(map(repr, bundled_backbones()))}), nor a "
                 f"folder here, nor a model that could be fetched from the Hugging Face hub ({type(exc).__name__}); name one of "
                 "these"
             ) from exc
 
 
 def bundled_backbones() -> list[str]:
-    """The names of the models that came with Taskloom and hold an encoder of their own."""
+    """The default one, and the models that came with Taskloom and hold an encoder of their own."""
     store = _bundle()
-    return [name for name in store.models() if any(_of_version(store, name, v) for v in store.versions(name))]
+    return [DEFAULT_BACKBONE] + [
+        name for name in store.models() if any(_of_version(store, name, v) for v in store.versions(name))
+    ]
 
 
 def _bundle() -> ModelStore:

@@ -244,7 +244,8 @@ def _save_rest(whole: Any, head: nn.Module, path: Path) -> None:
 
     mine = {id(tensor) for tensor in (*head.parameters(), *head.buffers())}
     named = whole.state_dict(keep_vars=True)
-    save_file({name: t.detach().cpu().contiguous() for name, t in named.items() if id(t) in mine}, path)
+    # What is tied to another parameter has several names; a file may hold it once for each.
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in named.items() if id(t) in mine}, path)
 
 
 def _read_rest(whole: Any, path: Path) -> None:

@@ -10,7 +10,7 @@ from taskloom.core.artifact import Artifact
 from taskloom.core.predictor import Predictor
 from taskloom.core.task import EvaluationResult, Example, MetricSpec, SharedParts, TaskModel, TaskPlugin, Trained, TrainRun
 from taskloom.plugins._shared.text_cost import estimated_tokens
-from taskloom.plugins.tasks.fill_mask.schema import FillMaskInput, FillMaskOutput, FillMaskParams, TrainConfig
+from taskloom.plugins.tasks.fill_mask.schema import MASK, FillMaskInput, FillMaskOutput, FillMaskParams, TrainConfig
 
 
 class FillMaskTask(TaskPlugin[FillMaskInput, FillMaskOutput, FillMaskParams]):
@@ -34,6 +34,7 @@ class FillMaskTask(TaskPlugin[FillMaskInput, FillMaskOutput, FillMaskParams]):
     primary_metric: ClassVar[str] = "masked_accuracy"
     data_formats: ClassVar[tuple[str, ...]] = ("txt", "jsonl")
     text_field: ClassVar[str | None] = "text"
+    fixed_marks: ClassVar[tuple[str, ...]] = (MASK,)
     caution: ClassVar[str] = (
         "It says what is usual in the texts that it was trained on, their prejudices and errors included, and not what is "
         "true. It is a start for training other models, not a source of facts."

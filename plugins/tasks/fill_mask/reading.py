@@ -21,8 +21,8 @@ from taskloom.plugins.tasks.fill_mask.schema import MASK, FillMaskInput, FillMas
 from taskloom.plugins.tasks.fill_mask.words import is_han, word_starts
 
 FORMATS = ("txt", "jsonl")
-PASSAGE_CHARACTERS = 200
-"""Of each document, so much is what evaluation reads."""
+PASSAGE_CHARACTERS = 120
+"""Of each document, so much is what evaluation reads: no more than 128 tokens, the special ones among them."""
 SHORT_LINE = 20
 """Characters; no passage starts with a line that is shorter, such as a title, if there is a longer one."""
 HIDDEN_SHARE = 0.15
@@ -135,7 +135,7 @@ def _row(path: Path, line: int, raw: bytes) -> Row:
 
 
 def passage_of(text: str) -> str:
-    """A part of a document of at most 200 characters, from the start of a line; the same for the same text."""
+    """A part of a document of at most 120 characters, from the start of a line; the same for the same text."""
     lines, at = [], 0
     for line in text.split("\n"):
         lines.append((at, len(line.strip())))

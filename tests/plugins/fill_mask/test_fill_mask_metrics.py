@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from taskloom.core.errors import DataError
 from taskloom.core.predictor import Predictor
 from taskloom.core.task import Example
+from taskloom.plugins._shared.robustness import perturbations
 from taskloom.plugins.tasks.fill_mask.curve import CurveLog, CurvePoint, LossCurve
 from taskloom.plugins.tasks.fill_mask.metrics import evaluate, read_row
 from taskloom.plugins.tasks.fill_mask.model import FillMaskModel
@@ -75,7 +77,7 @@ def test_a_word_that_the_vocabulary_cannot_write_is_shown(model: FillMaskModel) 
 
 
 def test_every_model_is_asked_about_the_same_words(model: FillMaskModel, sample: Path) -> None:
-    one, other = (KnowingPredictor(model, 0.5, lambda _: right) for right in (True, False))
+    one, other = KnowingPredictor(model, 0.5, lambda _: True), KnowingPredictor(model, 0.5, lambda _: False)
     rows = DocumentRows(sample)
     first, second = evaluate(one, rows), evaluate(other, rows)
     assert one.read == other.read
@@ -92,7 +94,7 @@ def test_a_model_is_measured_by_its_own_probabilities(model: FillMaskModel, as_p
 
 def test_rows_that_do_not_fit_are_refused(model: FillMaskModel) -> None:
     predictor = KnowingPredictor(model, 0.5, lambda _: True)
-    with pytest.raises(DataError, match="d.txt, line 3: 1 words are hidden at 2 gaps"):
+    with pytest.raises(DataError, match="line 3: 1 words are hidden at 2 gaps"):
         evaluate(predictor, [example("[MASK][MASK]", "的")])
     with pytest.raises(DataError, match="no rows"):
         evaluate(predictor, [])
@@ -122,3 +124,13 @@ def test_a_curve_survives_its_file(tmp_path: Path) -> None:
     point = CurvePoint(step=1, tokens=64, loss=6.5, learning_rate=1e-3, tokens_per_s=1000.0)
     LossCurve(points=(point,)).write(tmp_path / "curve.json")
     assert LossCurve.read(tmp_path / "curve.json").points == (point,)
+
+
+def test_changed_texts_keep_their_gaps(sample: Path) -> None:
+    """Robustness changes letters and words, and `[MASK]` is neither."""
+    rows = DocumentRows(sample)
+    for perturbation in perturbations(FillMaskTask()):
+        changed = [perturbation.change(row, random.Random(1)) for row in rows]
+        assert any(new.input != old.input for new, old in zip(changed, rows, strict=True)) or perturbation.name == "negation"
+        for new, old in zip(changed, rows, strict=True):
+            assert new.input.text.count("[MASK]") == len(old.target.hidden)

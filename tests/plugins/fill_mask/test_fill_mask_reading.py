@@ -101,7 +101,7 @@ def test_the_same_words_of_a_passage_are_hidden_each_time(sample: Path) -> None:
     for row in DocumentRows(sample):
         passage = passage_of(row.target.text)
         assert passage in row.target.text
-        assert 0 < len(passage) <= 200
+        assert 0 < len(passage) <= 120
         shown, hidden = hide_words(passage)
         assert (shown, hidden) == (row.input.text, row.target.hidden)
         assert len(hidden) == shown.count(MASK) >= 1

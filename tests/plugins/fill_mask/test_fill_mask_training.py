@@ -28,7 +28,7 @@ from taskloom.plugins.tasks.fill_mask.plugin import FillMaskTask
 from taskloom.plugins.tasks.fill_mask.schema import TrainConfig
 
 SAMPLE = Path(__file__).parents[2] / "data" / "zhwiki-law-sample.txt"
-NETWORK = {"layers": 2, "width": 32, "heads": 4, "feed_forward": 64, "positions": 64, "vocabulary": 1000}
+NETWORK = {"layers": 2, "width": 32, "heads": 4, "feed_forward": 64, "positions": 128, "vocabulary": 1000}
 SETTINGS: dict[str, Any] = {
     "network": NETWORK,
     "train_length": 32,
@@ -155,7 +155,7 @@ def test_an_english_backbone_without_a_head_gets_one(tiny_bert: str, tmp_path: P
     [
         ({"adapter": {"r": 4}}, "an adapter is no backbone"),
         ({"backbone": "other"}, "give one of them"),
-        ({"train_length": 128}, "reads 64 tokens at most"),
+        ({"train_length": 160}, "reads 128 tokens at most"),
         ({"network": {"width": 30, "heads": 4}}, "multiple of heads"),
     ],
 )
