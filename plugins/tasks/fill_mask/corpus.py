@@ -25,7 +25,7 @@ from taskloom.core.errors import DataError
 from taskloom.core.store import sync_path, write_atomically
 from taskloom.core.task import Example
 from taskloom.core.types import Frozen
-from taskloom.plugins.tasks.fill_mask.vocabulary import PREFIX
+from taskloom.plugins.tasks.fill_mask.vocabulary import PREFIX, table_size
 from taskloom.plugins.tasks.fill_mask.words import word_starts
 
 IDS, STARTS, DESCRIPTION = "tokens.bin", "starts.bin", "corpus.json"
@@ -70,7 +70,7 @@ class TokenFile:
     def build(cls, folder: Path, fingerprint: str, texts: Iterable[str], processor: Any) -> TokenFile:
         """Reads the texts once. `processor` is a transformers tokenizer."""
         folder.mkdir(parents=True, exist_ok=True)
-        dtype = "<u2" if len(processor) <= 1 << 16 else "<u4"
+        dtype = "<u2" if table_size(processor) <= 1 << 16 else "<u4"
         aside = [folder / f".{name}.{os.getpid()}" for name in (IDS, STARTS)]
         documents = tokens = unknown = 0
         try:
@@ -110,7 +110,8 @@ def tokenised(texts: Iterable[str], processor: Any) -> Iterator[tuple[NDArray[np
     fast = type(inner).from_str(inner.to_str())
     fast.no_padding()
     fast.no_truncation()
-    inside = np.array([token.startswith(PREFIX) for token in processor.convert_ids_to_tokens(range(len(processor)))])
+    inside = np.zeros(table_size(processor), dtype=bool)
+    inside[[number for token, number in processor.get_vocab().items() if token.startswith(PREFIX)]] = True
     stream = iter(texts)
     while some := list(islice(stream, TEXTS_AT_ONCE)):
         for text, found in zip(some, fast.encode_batch(some, add_special_tokens=False), strict=True):

@@ -17,7 +17,8 @@ CURVE_FILE = "training_curve.json"
 LOG_FILE = "losses.jsonl"
 FIGURE = "training_loss.png"
 EVERY_S = 20.0
-"""A point of the curve is the mean of the steps of so many seconds, and is said where no progress bar is shown."""
+"""A point of the curve is the mean of the steps of so many seconds, and is said where no progress bar is shown; the end of an
+epoch is one, too."""
 
 
 class CurvePoint(Frozen):
@@ -72,46 +73,56 @@ class _Since:
 
 class CurveLog:
     """Hears the events of a training and writes its curve into the work folder, one JSON line a point. A training that goes on
-    goes on with its curve."""
+    goes on with its curve, and so does one that starts from the weights of an `earlier` one, in its folder."""
 
-    def __init__(self, folder: Path, on_event: Callable[[Mapping[str, Any]], None], *, every_s: float = EVERY_S) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        on_event: Callable[[Mapping[str, Any]], None],
+        *,
+        earlier: Path | None = None,
+        every_s: float = EVERY_S,
+    ) -> None:
         self._path = folder / LOG_FILE
         self._on_event = on_event
         self._every_s = every_s
-        self._points: list[CurvePoint] = []
+        self._before = tuple(_written(earlier / LOG_FILE)) if earlier is not None else ()
+        self._points: list[CurvePoint] | None = None
         self._since = _Since()
         self._began = time.perf_counter()
 
     def hear(self, event: Mapping[str, Any]) -> None:
         kind = event["event"]
-        if kind == "resumed":
-            self._points = [point for point in self._written() if point.step <= event["step"]]
-            self._path.write_text("".join(f"{point.model_dump_json()}\n" for point in self._points), encoding="utf-8")
-            self._restart()
-        elif kind == "step":
+        if self._points is None:
+            self._begin(event["step"] if kind == "resumed" else 0)
+        if kind == "step":
             self._since.steps += 1
             self._since.loss += event["loss"]
             self._since.units += event["units"]
             if time.perf_counter() - self._began >= self._every_s:
-                self._point(event)
+                told = self._point(event).model_dump(include={"loss", "tokens_per_s"})
+                self._on_event({"event": "progress", "step": event["step"], "steps": event["steps"], **told})
+        elif kind == "epoch" and self._since.steps:
+            self._point(event)
         self._on_event(event)
 
-    def begin(self) -> None:
-        """A new training; what an earlier one left is gone once its first point is written."""
-        self._points = []
-        self._path.unlink(missing_ok=True)
-        self._restart()
+    def _begin(self, step: int) -> None:
+        """Keeps what is known of the training up to a step; points behind it will come again."""
+        last = self._before[-1].step if self._before else 0
+        self._points = [*self._before, *(point for point in _written(self._path) if last < point.step <= last + step)]
+        self._path.write_text("".join(f"{point.model_dump_json()}\n" for point in self._points), encoding="utf-8")
+        self._since, self._began = _Since(), time.perf_counter()
 
     def curve(self) -> LossCurve:
-        return LossCurve(points=tuple(self._points or self._written()))
+        return LossCurve(points=tuple(self._points if self._points is not None else _written(self._path)))
 
-    def _point(self, event: Mapping[str, Any]) -> None:
+    def _point(self, event: Mapping[str, Any]) -> CurvePoint:
+        assert self._points is not None
         took = time.perf_counter() - self._began
         since = self._since
-        before = self._points[-1].tokens if self._points else 0
         point = CurvePoint(
-            step=event["step"],
-            tokens=before + since.units,
+            step=event["step"] + (self._before[-1].step if self._before else 0),
+            tokens=since.units + (self._points[-1].tokens if self._points else 0),
             loss=round(since.loss / since.steps, 4),
             learning_rate=event["learning_rate"],
             tokens_per_s=round(since.units / took, 1),
@@ -119,20 +130,17 @@ class CurveLog:
         self._points.append(point)
         with self._path.open("a", encoding="utf-8") as out:
             out.write(f"{point.model_dump_json()}\n")
-        self._restart()
-        self._on_event({"event": "progress", "steps": event["steps"], **point.model_dump()})
-
-    def _restart(self) -> None:
         self._since, self._began = _Since(), time.perf_counter()
+        return point
 
-    def _written(self) -> list[CurvePoint]:
-        if not self._path.is_file():
-            return []
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        found = []
-        for line in lines:
-            try:
-                found.append(CurvePoint.model_validate(json.loads(line)))
-            except ValueError:
-                break  # a line that a kill cut off
-        return found
+
+def _written(path: Path) -> list[CurvePoint]:
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(CurvePoint.model_validate(json.loads(line)))
+        except ValueError:
+            break  # a line that a kill cut off
+    return found

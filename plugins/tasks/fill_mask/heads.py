@@ -12,6 +12,7 @@ from taskloom.plugins.backbones.loading import Backbone, load_backbone
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.tokenizer import TextTokenizer
 from taskloom.plugins.tasks.fill_mask.schema import NetworkSettings
+from taskloom.plugins.tasks.fill_mask.vocabulary import table_size
 
 AUTO_CLASS = "AutoModelForMaskedLM"
 HEADS = ("cls", "lm_head")
@@ -24,7 +25,7 @@ def new_network(settings: NetworkSettings, processor: Any, *, max_length: int) -
     from transformers import BertConfig, BertForMaskedLM, BertModel
 
     config = BertConfig(
-        vocab_size=len(processor),
+        vocab_size=table_size(processor),
         hidden_size=settings.width,
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,

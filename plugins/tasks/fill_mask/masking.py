@@ -29,7 +29,7 @@ class MaskedRows:
 
 @dataclass(frozen=True)
 class Masker:
-    """`special` [V] is True for tokens that are never hidden, nor put in the place of others."""
+    """`special` [V] is True for ids that are never hidden, nor put in the place of others."""
 
     mask_id: int
     special: Tensor

@@ -14,6 +14,7 @@ from taskloom.plugins.tasks.fill_mask.corpus import TokenRows
 from taskloom.plugins.tasks.fill_mask.masking import Masker
 from taskloom.plugins.tasks.fill_mask.model import FillMaskModel
 from taskloom.plugins.tasks.fill_mask.schema import TrainConfig
+from taskloom.plugins.tasks.fill_mask.vocabulary import table_size
 
 
 class Pretraining(TaskModel[Any, Any, Any]):
@@ -59,7 +60,8 @@ class Pretraining(TaskModel[Any, Any, Any]):
 
 
 def masker_for(processor: Any, config: TrainConfig) -> Masker:
-    special = torch.zeros(len(processor), dtype=torch.bool)
+    special = torch.ones(table_size(processor), dtype=torch.bool)
+    special[list(processor.get_vocab().values())] = False
     special[processor.all_special_ids] = True
     return Masker(
         mask_id=processor.mask_token_id,

@@ -55,10 +55,9 @@ def train(
     fingerprint = sha256_hex(canonical_json([texts, sha256_hex(model.processor.backend_tokenizer.to_str().encode())]))
     file = TokenFile.open(folder, fingerprint) or TokenFile.build(folder, fingerprint, _texts(kept), model.processor)
     token_rows = TokenRows(file, config.train_length, count=config.rows, seed=config.seed)
-    log = CurveLog(run.work_folder, run.on_event)
+    log = CurveLog(run.work_folder, run.on_event, earlier=run.start)
 
     def prepare() -> None:
-        log.begin()
         if config.network is not None and config.network.first_vectors:
             set_first_weights(model, file.ids)
 

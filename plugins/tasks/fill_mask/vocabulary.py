@@ -157,6 +157,12 @@ def make_tokenizer(tokens: Iterable[str], settings: NetworkSettings) -> Any:
     return make(vocab=vocabulary, do_lower_case=settings.lowercase, model_max_length=settings.positions)
 
 
+def table_size(processor: Any) -> int:
+    """One more than the greatest id: some vocabularies leave ids out."""
+    ids: Mapping[str, int] = processor.get_vocab()
+    return 1 + max(ids.values())
+
+
 def write_vocabulary(processor: Any, folder: Path) -> None:
     """`vocab.txt`, one token a line in the order of their ids, which older readers of BERT's tokenizer ask for."""
     ids: Mapping[str, int] = processor.get_vocab()

@@ -103,7 +103,6 @@ def test_rows_that_do_not_fit_are_refused(model: FillMaskModel) -> None:
 def test_the_curve_of_a_training_is_kept_and_drawn(model: FillMaskModel, tmp_path: Path) -> None:
     said: list[str] = []
     log = CurveLog(tmp_path, lambda event: said.append(event["event"]), every_s=0.0)
-    log.begin()
     for step in (1, 2, 3):
         log.hear({"event": "step", "step": step, "steps": 3, "loss": 8.0 - step, "units": 64, "learning_rate": 1e-3})
     assert [point.loss for point in log.curve().points] == [7.0, 6.0, 5.0]
@@ -114,6 +113,10 @@ def test_the_curve_of_a_training_is_kept_and_drawn(model: FillMaskModel, tmp_pat
     again.hear({"event": "resumed", "step": 2, "steps": 3})
     again.hear({"event": "step", "step": 3, "steps": 3, "loss": 4.5, "units": 64, "learning_rate": 1e-3})
     assert [point.loss for point in again.curve().points] == [7.0, 6.0, 4.5]
+    later = CurveLog(tmp_path / "later", lambda _: None, earlier=tmp_path, every_s=0.0)
+    (tmp_path / "later").mkdir()
+    later.hear({"event": "step", "step": 1, "steps": 1, "loss": 4.0, "units": 64, "learning_rate": 1e-3})
+    assert [(point.step, point.tokens, point.loss) for point in later.curve().points[2:]] == [(3, 192, 4.5), (4, 256, 4.0)]
     model.curve = again.curve()
     found = evaluate(KnowingPredictor(model, 0.5, lambda _: True), [example("[MASK]", "的")], tmp_path / "figures")
     assert found.figures == ("training_loss.png",)

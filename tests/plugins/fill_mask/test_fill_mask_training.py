@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from taskloom.core.testing.conformance import publish
 from taskloom.plugins._shared.checkpoints import CHECKPOINT
 from taskloom.plugins.backbones.loading import load_backbone
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
-from taskloom.plugins.tasks.fill_mask.model import FillMaskModel
 from taskloom.plugins.tasks.fill_mask.plugin import FillMaskTask
 from taskloom.plugins.tasks.fill_mask.schema import TrainConfig
 
@@ -44,12 +44,12 @@ SETTINGS: dict[str, Any] = {
 
 
 def pretrain(
-    folder: Path, *, on_event: Callable[[Mapping[str, Any]], None] = lambda _: None, **settings: Any
+    folder: Path, text: Path = SAMPLE, *, on_event: Callable[[Mapping[str, Any]], None] = lambda _: None, **settings: Any
 ) -> Trained[Any, Any, Any]:
     task = FillMaskTask()
     torch.set_num_threads(1)  # sums depend on how they are shared out: as many threads in every process
     config = TrainConfig.model_validate({**SETTINGS, **settings})
-    return task.train(config, task.rows(SAMPLE), [], TrainRun(folder, show_progress=False, on_event=on_event))
+    return task.train(config, task.rows(text), [], TrainRun(folder, show_progress=False, on_event=on_event))
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +77,26 @@ def test_a_killed_training_goes_on_to_the_same_weights(whole: Trained[Any, Any, 
         assert torch.equal(weights(resumed)[name], tensor), name
 
 
-def test_it_learns_more_than_which_tokens_are_frequent(whole: Trained[Any, Any, Any], texts: list[str]) -> None:
-    model = whole.model
-    assert isinstance(model, FillMaskModel)
-    counts = Counter(i for text in texts for i in model.processor(text, add_special_tokens=False)["input_ids"])
-    total = sum(counts.values())
-    entropy = -sum(n / total * math.log(n / total) for n in counts.values())
-    assert whole.history[-1]["loss"] < entropy
+def test_it_says_what_it_was_trained_on(whole: Trained[Any, Any, Any], texts: list[str]) -> None:
+    read = [whole.model.processor(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
     assert whole.facts["trained_tokens"] == 2 * 320 * 32
-    assert whole.facts["unknown_tokens"] == counts[model.processor.unk_token_id]
+    assert whole.facts["documents"] == len(texts)
+    assert whole.facts["corpus_tokens"] == sum(len(ids) + 1 for ids in read)
+    assert whole.facts["unknown_tokens"] == sum(ids.count(whole.model.processor.unk_token_id) for ids in read)
+
+
+def test_it_learns_from_context(tmp_path: Path) -> None:
+    """More than which tokens are frequent: what is hidden follows from what is beside it, and the loss is far below the entropy
+    of single tokens."""
+    chance = random.Random(3)
+    seasons = ("春天花开", "夏天炎热", "秋天落叶", "冬天下雪")
+    document = "。".join(chance.choice(seasons) for _ in range(3000))
+    (tmp_path / "seasons.txt").write_text(document, encoding="utf-8")
+    counts = Counter(document)
+    entropy = -sum(n / len(document) * math.log(n / len(document)) for n in counts.values())
+    learning = {"rows": 0, "epochs": 6, "learning_rate": 1e-2, "head_learning_rate": 1e-2, "masking": "character"}
+    found = pretrain(tmp_path / "work", tmp_path / "seasons.txt", **learning)
+    assert found.history[-1]["loss"] < entropy / 3
 
 
 def test_first_vectors_put_tokens_of_like_company_together(tmp_path: Path) -> None:
