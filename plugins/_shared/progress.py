@@ -31,13 +31,13 @@ class TrainingProgress:
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task("training", total=total, completed=done)
 
-    def advance(self, epoch: int, loss: float, units: int) -> None:
-        """After a step over so many units, tokens for text; their speed is that of the last steps."""
+    def advance(self, epoch: int, loss: float, units: int = 0) -> None:
+        """After a step over so many units, tokens for text; their speed, if they are told, is that of the last steps."""
         if self._bar is not None:
             now = time.monotonic()
             self._steps.append((now, units))
             took = now - self._steps[0][0]
-            speed = f", {sum(done for _, done in list(self._steps)[1:]) / took:,.0f}/s" if took else ""
+            speed = f", {sum(done for _, done in list(self._steps)[1:]) / took:,.0f}/s" if units and took else ""
             self._bar.update(self._task, advance=1, description=f"epoch {epoch}, loss {loss:.4f}{speed}{self._note}")
 
     def note(self, text: str) -> None:

@@ -244,8 +244,9 @@ def _save_rest(whole: Any, head: nn.Module, path: Path) -> None:
 
     mine = {id(tensor) for tensor in (*head.parameters(), *head.buffers())}
     named = whole.state_dict(keep_vars=True)
-    # What is tied to another parameter has several names; a file may hold it once for each.
-    save_file({name: t.detach().cpu().contiguous().clone() for name, t in named.items() if id(t) in mine}, path)
+    # Embeddings that the head is tied to belong to the graph under their other name; what is tied inside of it is held twice.
+    own = {name: t for name, t in named.items() if id(t) in mine and not name.startswith(f"{whole.base_model_prefix}.")}
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in own.items()}, path)
 
 
 def _read_rest(whole: Any, path: Path) -> None:

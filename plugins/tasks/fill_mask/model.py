@@ -193,13 +193,16 @@ class FillMaskModel(EncoderTaskModel[FillMaskInput, FillMaskOutput, FillMaskPara
         logits, labels = self.forward(batch)["logits"], batch["labels"]
         count = (labels != IGNORED).sum().clamp(min=1)
         total: Tensor = cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-        return total / count
+        mean: Tensor = total / count
+        return mean
 
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
         """The choice among all tokens at each gap."""
-        ids: Mapping[str, int] = self.processor.get_vocab()
-        tokens = tuple(sorted(ids, key=ids.__getitem__))
-        return {"logits": SoftTarget(outputs["logits"], "classes", outputs["counts"], columns=tokens)}
+        logits: Tensor = outputs["logits"]
+        tokens = [""] * logits.shape[-1]
+        for token, number in self.processor.get_vocab().items():
+            tokens[number] = token
+        return {"logits": SoftTarget(logits, "classes", outputs["counts"], columns=tuple(tokens))}
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from taskloom.core.artifact import Artifact
+from taskloom.core.artifact import Artifact, Manifest
 from taskloom.core.errors import InvalidInputError, UnsupportedError
 from taskloom.core.predictor import Predictor, validated
 from taskloom.core.store import ModelStore
@@ -149,3 +149,26 @@ def test_loading_what_is_no_masked_language_model_says_so(model: FillMaskModel, 
     other = artifact.manifest.model_copy(update={"config": {"form": "none"}})
     with pytest.raises(Exception, match="no masked language model's"):
         FillMaskModel.load(Artifact(artifact.folder, other), SharedParts())
+
+
+def test_the_head_can_lie_beside_a_graph_that_has_the_encoder(model: FillMaskModel, tmp_path: Path) -> None:
+    """What a runtime of its own for the encoder leaves to torch: the head with the table that it shares with the encoder."""
+    store = ModelStore([tmp_path])
+    with store.draft("apart") as folder:
+        config = model.save_rest(folder)
+        manifest = Manifest(model="apart", task="fill-mask", created="2026-01-01T00:00:00Z", config=config)
+        artifact = store.publish(folder, manifest)
+    loaded = FillMaskModel.load(artifact, SharedParts())
+    assert not loaded.parts.encoder.has_weights
+    batch = model.encode([FillMaskInput(text=TEXTS[0])])
+    hidden = torch.randn(len(batch["input_ids"]), 32)
+    with torch.no_grad():
+        assert torch.equal(loaded.finish(hidden, batch)["logits"], model.finish(hidden, batch)["logits"])
+
+
+def test_it_can_teach_and_be_pruned(model: FillMaskModel) -> None:
+    outputs = model.forward(model.encode([FillMaskInput(text=text) for text in TEXTS[:2]]))
+    target = model.distillation_targets(outputs)["logits"]
+    assert target.values.shape == (3, len(target.columns))
+    assert target.sizes.tolist() == [1, 2]
+    assert {structure.kind for structure in model.structures()} >= {"heads", "layers", "units"}

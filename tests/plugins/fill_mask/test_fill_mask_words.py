@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from taskloom.plugins.tasks.fill_mask.words import word_starts
 
 def words(text: str) -> list[str]:
     starts = word_starts(text)
-    return [text[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    return [text[a:b].strip() for a, b in pairwise([*starts, len(text)])]
 
 
 @pytest.mark.parametrize(
