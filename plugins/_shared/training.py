@@ -200,21 +200,23 @@ class _Loop:
         self.module.train()
         began = time.perf_counter()
         for rows in batches[self.batch :]:
-            self._run_step([self.examples[i] for i in rows])
+            step_loss = self._run_step([self.examples[i] for i in rows])
             self.batch += 1
-            progress.advance(self.epoch + 1, self.loss_sum / self.batch)
+            units = sum(self.lengths[i] for i in rows)
+            progress.advance(self.epoch + 1, self.loss_sum / self.batch, units)
             every = self.config.checkpoint_steps
             if every and self.step % every == 0 and self.batch < len(batches):
                 self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
                 self._save()
-            self._tell("step")
+            rate = self.optimizer.param_groups[0]["lr"]
+            self._tell("step", loss=step_loss, units=units, learning_rate=rate)
         self._judge(progress)
         self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
         self.seconds += time.perf_counter() - began
         self._save()
         self._tell("epoch", **self.history[-1])
 
-    def _run_step(self, rows: Sequence[Example[Any]]) -> None:
+    def _run_step(self, rows: Sequence[Example[Any]]) -> float:
         factor = rate_factor(self.step, self.total_steps, self.config.warmup_ratio)
         for group in self.optimizer.param_groups:
             group["lr"] = group["top_rate"] * factor
@@ -238,6 +240,7 @@ class _Loop:
         self.step += 1
         self.loss_sum += step_loss
         self._average_weights()
+        return step_loss
 
     def _average_weights(self) -> None:
         """Early on the average follows closely, so that the first weights don't linger in it."""

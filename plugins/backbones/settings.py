@@ -58,7 +58,8 @@ class EncoderTrainConfig(LoopConfig):
     """What a recipe may set of a model on a text encoder, whatever its task; a task's `TrainConfig` extends it."""
 
     backbone: str = DEFAULT_BACKBONE
-    """The bundled encoder, a Hugging Face id or a local folder."""
+    """A bundled encoder (`all-MiniLM-L6-v2`, or a model such as `backbone-zh`), a local folder, which may be an artifact's, or
+    a Hugging Face id."""
     adapter: LoraSettings | None = LoraSettings()
     """Train a small adapter and leave the backbone as it is; None trains the backbone itself."""
     frozen_layers: int = Field(default=0, ge=0)
