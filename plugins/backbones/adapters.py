@@ -38,7 +38,7 @@ def add_adapter(backbone: Backbone, settings: LoraSettings) -> Any:
     if not known:
         raise UnsupportedError(
             f"a {backbone.model.config.model_type} model has no linear layers in numbered blocks, which adapters go to; train "
-            "it whole (adapter = null)"
+            "it whole (adapter = false)"
         )
     config = LoraConfig(
         r=settings.r,

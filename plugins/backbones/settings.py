@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from taskloom.core.types import Frozen
 from taskloom.plugins._shared.loop_config import LoopConfig
@@ -54,14 +54,19 @@ class RecurrentNetwork(Frozen):
     """Tell each piece whether it begins, continues or ends a word, or is one, as jieba cuts Chinese text."""
 
 
+def _none_if_false(value: object) -> object:
+    """TOML has no null."""
+    return None if value is False else value
+
+
 class EncoderTrainConfig(LoopConfig):
     """What a recipe may set of a model on a text encoder, whatever its task; a task's `TrainConfig` extends it."""
 
     backbone: str = DEFAULT_BACKBONE
     """A bundled encoder (`all-MiniLM-L6-v2`, or a model such as `backbone-zh`), a local folder, which may be an artifact's, or
     a Hugging Face id."""
-    adapter: LoraSettings | None = LoraSettings()
-    """Train a small adapter and leave the backbone as it is; None trains the backbone itself."""
+    adapter: Annotated[LoraSettings | None, BeforeValidator(_none_if_false)] = LoraSettings()
+    """Train a small adapter and leave the backbone as it is; `false` (None in Python) trains the backbone itself."""
     frozen_layers: int = Field(default=0, ge=0)
     """Bottom layers (embeddings included) that stay as they are, adapter or not."""
     max_length: int = Field(default=256, ge=8)
