@@ -172,6 +172,25 @@ class JoinedRows(Sequence[T]):
         return chain.from_iterable(self._parts)
 
 
+class ChosenRows(Sequence[T]):
+    """Some of the rows of a sequence, by number, none of them copied."""
+
+    def __init__(self, rows: Sequence[T], numbers: Sequence[int]) -> None:
+        self._rows, self._numbers = rows, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._rows[number] for number in self._numbers[index]]
+        return self._rows[self._numbers[index]]
+
+
 def joined_rows(parts: Sequence[Sequence[T]]) -> Sequence[T]:
     """The rows of all parts: one list if they are lists, else without copying them."""
     if all(isinstance(part, list) for part in parts):

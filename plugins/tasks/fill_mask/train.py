@@ -16,7 +16,7 @@ from taskloom.core.errors import ConfigError
 from taskloom.core.predictor import Predictor
 from taskloom.core.store import write_atomically
 from taskloom.core.task import Example, Trained, TrainRun
-from taskloom.plugins._shared.datasets import stratified_split
+from taskloom.plugins._shared.datasets import ChosenRows, stratified_split
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
 from taskloom.plugins._shared.tuning import InMemory
 from taskloom.plugins.backbones.loading import Backbone
@@ -91,7 +91,7 @@ def held_out(rows: Rows, config: TrainConfig) -> tuple[Rows, Rows]:
     if not config.validation_fraction:
         return rows, ()
     kept, held = stratified_split(range(len(rows)), lambda _: "", config.validation_fraction, config.seed)
-    return [rows[i] for i in kept], [rows[i] for i in held]
+    return ChosenRows(rows, kept), ChosenRows(rows, held)
 
 
 def starting_network(config: TrainConfig, rows: Rows, texts: str, folder: Path) -> Backbone:

@@ -126,6 +126,20 @@ def test_spans_are_longer_than_words(processor: Any, rows: tuple[Tensor, Tensor]
     assert mean_run("span") > 1.7 * mean_run("word") > 1.7 * mean_run("character")
 
 
+def test_spans_reach_every_place_of_a_row_alike(processor: Any) -> None:
+    """Neither cut off where a row begins, nor going on from one row into the next."""
+    ids = torch.full((1500, 14), 20)
+    ids[:, 0], ids[:, -1] = processor.cls_token_id, processor.sep_token_id
+    torch.manual_seed(4)
+    hider = masker(processor, "span", rate=0.3)
+    shares = torch.zeros(14)
+    for _ in range(4):
+        places = hider.hide(ids, torch.ones_like(ids, dtype=torch.bool)).places
+        shares += torch.bincount(places % 14, minlength=14) / (4 * 1500)
+    assert shares[1:-1].min() > 0.27
+    assert shares[1:-1].max() < 0.33
+
+
 @pytest.mark.parametrize(("rate", "stop", "longest"), [(0.15, 0.2, 10), (0.5, 0.2, 10), (0.15, 0.5, 3), (0.3, 0.9, 1)])
 def test_spans_start_often_enough(rate: float, stop: float, longest: int) -> None:
     chance = start_chance(rate, stop, longest)

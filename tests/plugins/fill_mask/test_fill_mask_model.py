@@ -126,6 +126,8 @@ def test_the_published_encoder_is_any_bert(model: FillMaskModel, tmp_path: Path)
     """In bf16, exactly, with its head and its pooler: other readers get the same hidden states and logits."""
     from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+    whole = model.parts.whole
+    assert whole.get_output_embeddings().weight is whole.get_input_embeddings().weight
     model.module.to(torch.bfloat16)
     artifact = publish(FillMaskTask(), model, ModelStore([tmp_path]))
     folder = artifact.folder / "backbone"
@@ -134,14 +136,14 @@ def test_the_published_encoder_is_any_bert(model: FillMaskModel, tmp_path: Path)
     assert {p.dtype for p in loaded.module.parameters()} == {torch.bfloat16}
     encoder, again = (AutoModel.from_pretrained(folder, dtype=torch.float32).eval() for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), again.parameters(), strict=True))
-    whole = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    read = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
     loaded.module.float().eval()
     with torch.no_grad():
         batch = loaded.encode([FillMaskInput(text=TEXTS[0])])
         hidden = loaded.module(batch["input_ids"], batch["token_type_ids"], batch["lengths"])
         torch.testing.assert_close(encoder(**given).last_hidden_state[0], hidden, atol=1e-5, rtol=1e-4)
         logits = loaded.forward(batch)["logits"][0]
-        torch.testing.assert_close(whole(**given).logits[0, batch["places"][0]], logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(read(**given).logits[0, batch["places"][0]], logits, atol=1e-4, rtol=1e-4)
 
 
 def test_loading_what_is_no_masked_language_model_says_so(model: FillMaskModel, tmp_path: Path) -> None:

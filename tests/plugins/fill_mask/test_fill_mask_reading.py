@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from taskloom.core.errors import DataError
-from taskloom.plugins._shared.datasets import JoinedRows, joined_rows
+from taskloom.plugins._shared.datasets import ChosenRows, JoinedRows, joined_rows
 from taskloom.plugins.commands.train import read_files
 from taskloom.plugins.tasks.fill_mask.plugin import FillMaskTask
 from taskloom.plugins.tasks.fill_mask.reading import DocumentRows, hide_words, passage_of
@@ -95,6 +95,14 @@ def test_lists_stay_lists_and_others_are_not_copied() -> None:
     assert lazy[2:5] == [2, 7, 10]
     with pytest.raises(IndexError):
         lazy[6]
+
+
+def test_some_rows_are_a_view() -> None:
+    some = ChosenRows(range(10, 20), [1, 5, 7])
+    assert list(some) == [11, 15, 17]
+    assert (len(some), some[-1], some[1:]) == (3, 17, [15, 17])
+    with pytest.raises(IndexError):
+        some[3]
 
 
 def test_the_same_words_of_a_passage_are_hidden_each_time(sample: Path) -> None:
