@@ -25,6 +25,7 @@ from taskloom.plugins.tasks.embedding.plugin import EmbeddingTask
 from taskloom.plugins.tasks.ner.plugin import NerTask
 from taskloom.plugins.tasks.qa.plugin import QaTask
 from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
+from taskloom.plugins.tasks.relation.plugin import RelationTask
 from taskloom.plugins.tasks.summarization.plugin import SummarizationTask
 from taskloom.plugins.tasks.vision.plugin import VisionTask
 
@@ -38,6 +39,7 @@ def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> Non
     register(SummarizationTask())
     register(RecommendationTask())
     register(EmbeddingTask())
+    register(RelationTask())
 
 
 @hookimpl

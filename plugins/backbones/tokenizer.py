@@ -40,6 +40,14 @@ class EncodedWindows:
     words: Tensor
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """The tokens of a whole text, special ones not among them, and the code points of each in the text."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
 class TextTokenizer:
     """A tokenizer that cuts at `max_length` tokens and never pads. Thread-safe: it is set up once.
 
@@ -120,6 +128,22 @@ class TextTokenizer:
                 whole = self._whole.post_process(*((front, window) if front is not None else (window, None)))
                 found.append((owner, whole))
         return self._windows(found, 1 if fronts is not None else 0)
+
+    def pieces(self, texts: Sequence[str]) -> list[Pieces]:
+        """The texts as they are, cut nowhere: for a model that puts a sequence together from them, inside of `frame`. Raises
+        `InvalidInputError` for a text that is no Unicode."""
+        try:
+            found = self._whole.encode_batch(list(texts), add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError) as exc:
+            raise _no_unicode() from exc
+        return [Pieces(row.ids, row.offsets) for row in found]
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and behind a text."""
+        found = self._whole.encode("a")
+        own = found.special_tokens_mask.index(0)
+        behind = found.special_tokens_mask.index(1, own) if 1 in found.special_tokens_mask[own:] else len(found.ids)
+        return found.ids[:own], found.ids[behind:]
 
     def _windows(self, found: Sequence[tuple[int, Any]], sequence: int) -> EncodedWindows:
         ids = torch.tensor([i for _, window in found for i in window.ids], dtype=torch.long)
