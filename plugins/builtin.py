@@ -8,6 +8,7 @@ from typing import Any
 
 from taskloom.core.hookspecs import CommandSpec, hookimpl
 from taskloom.core.knowledge import Document, Refused, RetrieverPlugin
+from taskloom.core.knowledge_figures import AskedBase, KnowledgeFigures, KnownQuestion
 from taskloom.core.optimizer import OptimizerPlugin
 from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
@@ -68,6 +69,22 @@ def read_documents(paths: Sequence[Path]) -> Iterator[Document | Refused]:
     from taskloom.plugins.retrieval.documents.reading import read_documents as read
 
     return read(paths)
+
+
+@hookimpl
+def read_known_questions(path: Path) -> Sequence[KnownQuestion]:
+    from taskloom.plugins.retrieval.evaluation import read_questions
+
+    return list(read_questions(path))
+
+
+@hookimpl
+def judge_knowledge(
+    base: AskedBase, questions: Sequence[KnownQuestion], plot: Path | None, tell: Callable[[str], None]
+) -> KnowledgeFigures:
+    from taskloom.plugins.retrieval.evaluation import judge
+
+    return judge(base, questions, plot, tell)
 
 
 @hookimpl
