@@ -18,7 +18,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PYTHONPATH=.typing $(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -q -m "not integration"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not integration" --numprocesses auto --dist loadscope
 
 test: check
 	$(BIN)/python -m pytest -q -m integration

@@ -59,13 +59,16 @@ class Dispatcher(Protocol):
         that streams. Ends the work when it is cancelled."""
 
     def slots(self) -> int:
-        """How many batches the replicas can hold now: one running and one waiting for each replica."""
+        """How many batches the replicas can run now: one each."""
+
+    def standby_slots(self) -> int:
+        """How many more the replicas can hold now, to go on with at once when they have finished one."""
 
     def stream_slots(self) -> int:
         """How many answers the replicas can write in parts now, beside their batches."""
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """`changed` is called, in the event loop, whenever `slots` has grown."""
+        """`changed` is called, in the event loop, whenever there are more slots."""
 
     async def close(self) -> None: ...
 

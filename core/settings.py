@@ -72,7 +72,7 @@ class BatchSettings(Frozen):
     max_items: int = Field(default=64, ge=1)
     max_queue: int = Field(default=2048, ge=1)
     in_flight_per_replica: int = Field(default=2, ge=1, le=8)
-    """Batches handed to a replica at a time: one runs, the others wait beside it."""
+    """Batches handed to a replica at a time: one runs, others stand by if they are at least half full."""
     streams_per_replica: int = Field(default=4, ge=1, le=64)
     """Answers that a replica writes in parts at a time, beside its batches: at the device they take turns, step by step."""
     max_attempts: int = Field(default=5, ge=1)
@@ -134,7 +134,8 @@ class AuditSettings(Frozen):
     payloads: Literal["none", "redacted", "full"] = "none"
     checkpoint_every: int = Field(default=1000, ge=1)
     checkpoint_folder: Path | None = None
-    commit_wait_s: float = Field(default=0.0, ge=0, le=1)
+    commit_wait_s: float = Field(default=0.004, ge=0, le=1)
+    """How long a commit waits for more records while several requests come at a time; a lone request's never waits."""
 
 
 class AuthSettings(Frozen):

@@ -264,6 +264,8 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
     noisy_fields: ClassVar[tuple[str, ...]] = ()
     """The fields of the input that robustness is measured on (texts, lists of texts, pictures), where not every such field
     may be changed without changing what should come out; empty: `text_field`, else all of them."""
+    fixed_marks: ClassVar[tuple[str, ...]] = ()
+    """What has a meaning of its own in the task's texts, such as the mark of a gap, and stays where a text is changed."""
     caution: ClassVar[str] = ""
     """What users of any model of the task should beware of: it stands in model cards, under their limits."""
     streams: ClassVar[bool] = False
@@ -277,6 +279,12 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
     @abstractmethod
     def read_examples(self, path: Path) -> Iterator[Example[In]]:
         """The rows of a data file; raises `DataError` with the path and line of the first bad row."""
+
+    def rows(self, path: Path) -> Sequence[Example[In]]:
+        """All rows of a data file, to be asked for by number and perhaps more than once. A list of them by default; a
+        task whose files may be larger than memory gives a sequence that reads each row when it is asked for, and raises
+        `DataError` for a bad one no later than here."""
+        return list(self.read_examples(path))
 
     @abstractmethod
     def train(

@@ -23,6 +23,7 @@ from taskloom.plugins.runtimes.python import PythonRuntime
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
 from taskloom.plugins.tasks.embedding.plugin import EmbeddingTask
+from taskloom.plugins.tasks.fill_mask.plugin import FillMaskTask
 from taskloom.plugins.tasks.ner.plugin import NerTask
 from taskloom.plugins.tasks.qa.plugin import QaTask
 from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
@@ -41,6 +42,7 @@ def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> Non
     register(RecommendationTask())
     register(EmbeddingTask())
     register(RelationTask())
+    register(FillMaskTask())
 
 
 @hookimpl

@@ -29,6 +29,7 @@ from taskloom.server.gateway.caller import current_request_id
 from taskloom.server.gateway.server import Gateway, check_exposure, join_address
 from taskloom.server.knowledge.service import KnowledgeService
 from taskloom.server.ledger import Observer
+from taskloom.server.memory import settle_memory
 from taskloom.server.service import InferenceService
 from taskloom.server.telemetry.logs import logging_to
 
@@ -121,6 +122,7 @@ async def _start(
     await gateway.report(serving=True)
     closing.push_async_callback(_record_stop, audit)
     closing.push_async_callback(_ended, asyncio.create_task(_follow_health(engine, gateway), name="taskloom-health"))
+    settle_memory()
     log.info("ready on %s after %.1f s: %s", address.address, time.perf_counter() - began, ", ".join(models))
     if on_ready is not None:
         on_ready(address)

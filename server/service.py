@@ -144,7 +144,8 @@ class InferenceService:
         parts = SentParts(send) if send is not None else None
         try:
             deadline_s, left_s = self.admission.deadline(call.deadline_s)
-            call = call.model_copy(update={"deadline_s": deadline_s})
+            if deadline_s != call.deadline_s:
+                call = call.model_copy(update={"deadline_s": deadline_s})
             prepared = self._prepare(principal, call)
         except TaskloomError as error:
             await self.record_refusal(principal, error, call.request_id, call.model.name, facts=facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +35,12 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("TASKLOOM_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fp32() -> Iterator[None]:
+    """The same precision on every processor: what the tests train and compare in this process is in fp32. Tests of bf16 ask for
+    it by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taskloom.plugins.runtimes.machine.BF16_FLAGS", ())
+        yield

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import random
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from math import floor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from taskloom.core.artifact import DataInfo, file_digest, file_label
 from taskloom.core.digest import sha256_hex
@@ -143,6 +145,57 @@ def stratified_split(items: Sequence[T], key: Callable[[T], str], fraction: floa
     for name, rows in strata.items():
         held.update(random.Random(f"{seed}:{name}").sample(rows, take[name]))
     return [x for i, x in enumerate(items) if i not in held], [items[i] for i in sorted(held)]
+
+
+class JoinedRows(Sequence[T]):
+    """Sequences one after the other, none of them copied."""
+
+    def __init__(self, parts: Sequence[Sequence[T]]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._ends = list(accumulate(len(part) for part in self._parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        part = bisect_right(self._ends, place)
+        return self._parts[part][place - (self._ends[part] - len(self._parts[part]))]
+
+    def __iter__(self) -> Iterator[T]:
+        return chain.from_iterable(self._parts)
+
+
+class ChosenRows(Sequence[T]):
+    """Some of the rows of a sequence, by number, none of them copied."""
+
+    def __init__(self, rows: Sequence[T], numbers: Sequence[int]) -> None:
+        self._rows, self._numbers = rows, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._rows[number] for number in self._numbers[index]]
+        return self._rows[self._numbers[index]]
+
+
+def joined_rows(parts: Sequence[Sequence[T]]) -> Sequence[T]:
+    """The rows of all parts: one list if they are lists, else without copying them."""
+    if all(isinstance(part, list) for part in parts):
+        return [row for part in parts for row in part]
+    return parts[0] if len(parts) == 1 else JoinedRows(parts)
 
 
 def rows_digest(rows: Sequence[Example[Any]]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def perturbations(task: TaskPlugin[Any, Any, Any]) -> tuple[Perturbation, ...]:
         ("blur", f"Gaussian blur, {BLUR:.0%} of the side", blur),
         ("shift", f"moved by {SHIFT:.0%} of the side", shift),
     )
-    found = [Perturbation(name, told, _on_texts(texts, change)) for name, told, change in text_changes if texts]
+    found = [Perturbation(name, told, _on_texts(task, texts, change)) for name, told, change in text_changes if texts]
     if texts:
         found += [
             Perturbation(
@@ -90,25 +91,34 @@ def _on_words(task: TaskPlugin[Any, Any, Any], fields: Sequence[str]) -> RowChan
         def change(text: str, chance: random.Random) -> str:
             return with_synonyms(text, chance, lexicon, fixed=marked or (), same_length=marked is not None)
 
-        return _on_texts(fields, change)(row, chance)
+        return _on_texts(task, fields, change)(row, chance)
 
     return applied
 
 
 def _denied(task: TaskPlugin[Any, Any, Any], fields: Sequence[str]) -> RowChange:
-    deny = _on_texts(fields, lambda text, _: negated(text))
+    deny = _on_texts(task, fields, lambda text, _: negated(text))
     return lambda row, chance: deny(row, chance) if task.marked(row) is None else row
 
 
-def _on_texts(fields: Sequence[str], change: TextChange) -> RowChange:
+def _on_texts(task: TaskPlugin[Any, Any, Any], fields: Sequence[str], change: TextChange) -> RowChange:
+    around = re.compile(f"({'|'.join(map(re.escape, task.fixed_marks))})") if task.fixed_marks else None
+
+    def changed_text(text: str, chance: random.Random) -> str:
+        """What lies between the marks that stay is changed by itself."""
+        if around is None:
+            return change(text, chance)
+        parts = around.split(text)
+        return "".join(part if i % 2 or not part else change(part, chance) for i, part in enumerate(parts))
+
     def applied(row: Example[Any], chance: random.Random) -> Example[Any]:
         changed: dict[str, Any] = {}
         for name in fields:
             value = getattr(row.input, name)
             if isinstance(value, str):
-                changed[name] = change(value, chance)
+                changed[name] = changed_text(value, chance)
             elif isinstance(value, tuple) and all(isinstance(part, str) for part in value):
-                changed[name] = tuple(change(part, chance) for part in value)
+                changed[name] = tuple(changed_text(part, chance) for part in value)
         return _with_input(row, changed)
 
     return applied

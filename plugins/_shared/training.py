@@ -23,6 +23,7 @@ from taskloom.core.task import Example, TaskModel, TrainRun
 from taskloom.plugins._shared.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from taskloom.plugins._shared.loop_config import LoopConfig
 from taskloom.plugins._shared.progress import TrainingProgress
+from taskloom.plugins.runtimes.machine import bf16_instructions
 
 GROUPED_BATCHES = 50
 """Batches that are sorted by length together: enough that texts of like length meet, few enough that order stays random."""
@@ -97,7 +98,7 @@ def pick_precision(asked: str, device: torch.device) -> str:
         return asked
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"  # type: ignore[no-untyped-call]
+    return "bf16" if bf16_instructions() else "fp32"
 
 
 def batches_of_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -199,21 +200,23 @@ class _Loop:
         self.module.train()
         began = time.perf_counter()
         for rows in batches[self.batch :]:
-            self._run_step([self.examples[i] for i in rows])
+            step_loss = self._run_step([self.examples[i] for i in rows])
             self.batch += 1
-            progress.advance(self.epoch + 1, self.loss_sum / self.batch)
+            units = sum(self.lengths[i] for i in rows)
+            progress.advance(self.epoch + 1, self.loss_sum / self.batch, units)
             every = self.config.checkpoint_steps
             if every and self.step % every == 0 and self.batch < len(batches):
                 self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
                 self._save()
-            self._tell("step")
+            rate = self.optimizer.param_groups[0]["lr"]
+            self._tell("step", loss=step_loss, units=units, learning_rate=rate)
         self._judge(progress)
         self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
         self.seconds += time.perf_counter() - began
         self._save()
         self._tell("epoch", **self.history[-1])
 
-    def _run_step(self, rows: Sequence[Example[Any]]) -> None:
+    def _run_step(self, rows: Sequence[Example[Any]]) -> float:
         factor = rate_factor(self.step, self.total_steps, self.config.warmup_ratio)
         for group in self.optimizer.param_groups:
             group["lr"] = group["top_rate"] * factor
@@ -237,6 +240,7 @@ class _Loop:
         self.step += 1
         self.loss_sum += step_loss
         self._average_weights()
+        return step_loss
 
     def _average_weights(self) -> None:
         """Early on the average follows closely, so that the first weights don't linger in it."""

@@ -34,20 +34,26 @@ def add_adapter(backbone: Backbone, settings: LoraSettings) -> Any:
     knows it."""
     from peft import LoraConfig, get_peft_model
 
+    known = layer_linears(backbone.model)
+    if not known:
+        raise UnsupportedError(
+            f"a {backbone.model.config.model_type} model has no linear layers in numbered blocks, which adapters go to; train "
+            "it whole (adapter = false)"
+        )
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         use_rslora=settings.use_rslora,
-        target_modules=list(settings.target_modules) or layer_linears(backbone.model),
+        target_modules=list(settings.target_modules) or known,
     )
     try:
         with quiet_transformers():
             return get_peft_model(backbone.model, config)
     except ValueError as exc:
-        known = ", ".join(layer_linears(backbone.model))
+        there = ", ".join(known)
         raise UnsupportedError(
-            f"the adapter's target_modules {list(settings.target_modules)} are not in {backbone.info.id!r}; it has: {known}"
+            f"the adapter's target_modules {list(settings.target_modules)} are not in {backbone.info.id!r}; it has: {there}"
         ) from exc
 
 

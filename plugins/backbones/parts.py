@@ -14,7 +14,7 @@ from taskloom.core.errors import ArtifactError, InvalidInputError, UnsupportedEr
 from taskloom.core.task import SharedParts
 from taskloom.plugins.backbones.adapters import add_adapter, load_adapter, mixable_adapter, save_adapter
 from taskloom.plugins.backbones.encoder import WEIGHTS_APART, TextEncoder, can_pack
-from taskloom.plugins.backbones.loading import Backbone, blank_backbone, load_backbone, save_backbone
+from taskloom.plugins.backbones.loading import BACKBONE_FOLDER, Backbone, blank_backbone, load_backbone, save_backbone
 from taskloom.plugins.backbones.settings import Layout, LoraSettings, SavedEncoder
 from taskloom.plugins.backbones.tokenizer import TextTokenizer
 from taskloom.plugins.backbones.trunk import EncoderBranch, EncoderTrunk
@@ -28,7 +28,6 @@ from taskloom.plugins.backbones.virtual_tokens import (
 from taskloom.plugins.backbones.vocabulary import WordPieces, keep_embeddings, without_pieces
 
 ADAPTER_FOLDER = "adapter"
-BACKBONE_FOLDER = "backbone"
 REST_FILE = "rest.safetensors"
 """The weights of an imported checkpoint that are not in its encoder's graph."""
 SHARED = "this model shares its backbone with others and can't be saved; load it alone first"
@@ -83,6 +82,13 @@ class EncoderParts:
         """A Hugging Face checkpoint, by id or folder, with the head that it has: `whole` is the model that `auto_class`
         read."""
         checkpoint = load_backbone(name, max_length=max_length, auto_class=auto_class)
+        return cls._imported(checkpoint, _saved(checkpoint, "imported"), layout)
+
+    @classmethod
+    def with_head(cls, checkpoint: Backbone, *, frozen_layers: int = 0, layout: Layout | None = None) -> EncoderParts:
+        """A model in memory that has a head of its own, such as transformers' `BertForMaskedLM`, as `checkpoint.model`: it is
+        trained as a whole, but for its bottom `frozen_layers`."""
+        freeze_bottom(checkpoint.model.base_model, frozen_layers)
         return cls._imported(checkpoint, _saved(checkpoint, "imported"), layout)
 
     @classmethod
@@ -203,6 +209,10 @@ class EncoderParts:
     def restart(self) -> None:
         """Puts the backbone as it was pretrained, found by its name, in the place of this model's own."""
         info = self.backbone.info
+        if not info.id:
+            raise UnsupportedError(
+                "this model's encoder was made from scratch: there is no pretrained one to begin from; use start = 'model'"
+            )
         self.backbone = load_backbone(info.id, max_length=self.backbone.max_length, expect=info)
         self.encoder = TextEncoder(self.backbone, None if isinstance(self.encoder, EncoderBranch) else self.encoder.layout)
         self.saved = self.saved.model_copy(update={"form": "adapter", "has_adapter": False})
@@ -238,7 +248,9 @@ def _save_rest(whole: Any, head: nn.Module, path: Path) -> None:
 
     mine = {id(tensor) for tensor in (*head.parameters(), *head.buffers())}
     named = whole.state_dict(keep_vars=True)
-    save_file({name: t.detach().cpu().contiguous() for name, t in named.items() if id(t) in mine}, path)
+    # Embeddings that the head is tied to belong to the graph under their other name; what is tied inside of it is held twice.
+    own = {name: t for name, t in named.items() if id(t) in mine and not name.startswith(f"{whole.base_model_prefix}.")}
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in own.items()}, path)
 
 
 def _read_rest(whole: Any, path: Path) -> None:

@@ -53,7 +53,7 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
     def __init__(self, parts: EncoderParts, head: nn.Module, saved: SavedEncoder) -> None:
         self.parts = parts
         self.saved = saved
-        self.backbone = parts.backbone.info
+        self.backbone = parts.backbone.info if parts.backbone.info.id else None
         self.module = EncoderModule(parts.encoder, head)
         if isinstance(parts.encoder, EncoderBranch):
             self.branch = parts.encoder.place

@@ -42,9 +42,10 @@ class EncodedWindows:
 
 @dataclass(frozen=True)
 class Pieces:
-    """The tokens of a whole text, special ones not among them, and the code points of each in the text."""
+    """The tokens of a whole text, special ones not among them: their ids, their types, and the code points of each."""
 
     ids: list[int]
+    types: list[int]
     offsets: list[tuple[int, int]]
 
 
@@ -52,10 +53,11 @@ class TextTokenizer:
     """A tokenizer that cuts at `max_length` tokens and never pads. Thread-safe: it is set up once.
 
     The Hugging Face wrapper sets truncation anew at each call, which two threads must not do at a time; so this calls the
-    tokenizer inside it. `processor` is the wrapper, for saving.
+    tokenizer inside it. `processor` is the wrapper, for saving. With `segmentation` the type of a token is its place in its
+    word (`segmentation.PLACES`), not which of two texts it is of.
     """
 
-    def __init__(self, processor: Any, max_length: int, type_vocab_size: int) -> None:
+    def __init__(self, processor: Any, max_length: int, type_vocab_size: int, *, segmentation: bool = False) -> None:
         inner = getattr(processor, "backend_tokenizer", None)
         if inner is None:
             raise UnsupportedError(
@@ -64,6 +66,7 @@ class TextTokenizer:
         self.processor = processor
         self.max_length = max_length
         self._type_vocab_size = type_vocab_size
+        self._segmentation = segmentation
         self._fast: Tokenizer = type(inner).from_str(inner.to_str())
         self._fast.no_padding()
         self._whole: Tokenizer = type(inner).from_str(self._fast.to_str())
@@ -72,11 +75,14 @@ class TextTokenizer:
 
     def cut_at(self, max_length: int) -> TextTokenizer:
         """The same tokenizer with another maximum, no longer than this one's."""
-        return TextTokenizer(self.processor, min(max_length, self.max_length), self._type_vocab_size)
+        return self._alike(self.processor, min(max_length, self.max_length))
 
     def replaced(self, processor: Any) -> TextTokenizer:
         """Another tokenizer that cuts where this one does."""
-        return TextTokenizer(processor, self.max_length, self._type_vocab_size)
+        return self._alike(processor, self.max_length)
+
+    def _alike(self, processor: Any, max_length: int) -> TextTokenizer:
+        return TextTokenizer(processor, max_length, self._type_vocab_size, segmentation=self._segmentation)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> EncodedTexts:
         """Raises `InvalidInputError` for a text that is no Unicode (lone surrogates)."""
@@ -84,11 +90,14 @@ class TextTokenizer:
         if pairs is not None:
             rows = [text if pair is None else (text, pair) for text, pair in zip(texts, pairs, strict=True)]
         try:
-            found = self._fast.encode_batch_fast(rows)
+            found = (self._fast.encode_batch if self._segmentation else self._fast.encode_batch_fast)(rows)
         except (UnicodeEncodeError, TypeError) as exc:
             raise _no_unicode() from exc
         ids = torch.tensor(list(chain.from_iterable(row.ids for row in found)), dtype=torch.long)
-        if self._type_vocab_size > 1 and pairs is not None:
+        if self._segmentation:
+            sources = [(row,) if isinstance(row, str) else row for row in rows]
+            types = _word_places([(row, *own) for row, own in zip(found, sources, strict=True)])
+        elif self._type_vocab_size > 1 and pairs is not None:
             types = torch.tensor(list(chain.from_iterable(row.type_ids for row in found)), dtype=torch.long)
         else:
             types = torch.zeros_like(ids)
@@ -116,6 +125,7 @@ class TextTokenizer:
             raise _no_unicode() from exc
         room = longest - self._whole.num_special_tokens_to_add(is_pair=fronts is not None)
         found: list[tuple[int, Any]] = []
+        sources = list(zip(before, texts, strict=True)) if before is not None else [(text,) for text in texts]
         for owner, body in enumerate(bodies):
             front = fronts[owner] if fronts is not None else None
             if front is not None:
@@ -127,7 +137,7 @@ class TextTokenizer:
             for window in (body, *body.overflowing):
                 whole = self._whole.post_process(*((front, window) if front is not None else (window, None)))
                 found.append((owner, whole))
-        return self._windows(found, 1 if fronts is not None else 0)
+        return self._windows(found, sources)
 
     def pieces(self, texts: Sequence[str]) -> list[Pieces]:
         """The texts as they are, cut nowhere: for a model that puts a sequence together from them, inside of `frame`. Raises
@@ -136,18 +146,26 @@ class TextTokenizer:
             found = self._whole.encode_batch(list(texts), add_special_tokens=False)
         except (UnicodeEncodeError, TypeError) as exc:
             raise _no_unicode() from exc
-        return [Pieces(row.ids, row.offsets) for row in found]
+        return [Pieces(row.ids, self._types_of(row, text), row.offsets) for row, text in zip(found, texts, strict=True)]
+
+    def _types_of(self, row: Any, text: str) -> list[int]:
+        return _word_places([(row, text)]).tolist() if self._segmentation else [0] * len(row.ids)
 
     def frame(self) -> tuple[list[int], list[int]]:
-        """The special tokens before and behind a text."""
+        """The special tokens before and behind a text. Their type is 0."""
         found = self._whole.encode("a")
         own = found.special_tokens_mask.index(0)
         behind = found.special_tokens_mask.index(1, own) if 1 in found.special_tokens_mask[own:] else len(found.ids)
         return found.ids[:own], found.ids[behind:]
 
-    def _windows(self, found: Sequence[tuple[int, Any]], sequence: int) -> EncodedWindows:
+    def _windows(self, found: Sequence[tuple[int, Any]], sources: Sequence[tuple[str, ...]]) -> EncodedWindows:
+        """Encoded windows and their owners; `sources` are the texts of each owner, of which the last is cut into windows."""
+        sequence = len(sources[0]) - 1 if sources else 0
         ids = torch.tensor([i for _, window in found for i in window.ids], dtype=torch.long)
-        types = torch.tensor([i for _, window in found for i in window.type_ids], dtype=torch.long)
+        if self._segmentation:
+            types = _word_places([(window, *sources[owner]) for owner, window in found])
+        else:
+            types = torch.tensor([i for _, window in found for i in window.type_ids], dtype=torch.long)
         outside = (-1, -1)
         marked = [
             (offsets, word) if of == sequence and word is not None else (outside, -1)
@@ -162,6 +180,21 @@ class TextTokenizer:
             offsets=torch.tensor([offsets for offsets, _ in marked], dtype=torch.long).view(-1, 2),
             words=torch.tensor([word for _, word in marked], dtype=torch.long),
         )
+
+
+def _word_places(rows: Sequence[tuple[Any, ...]]) -> Tensor:
+    """For each row, an encoding and the texts that it is of: the place of each token's first character in its word [T]."""
+    from taskloom.plugins.backbones.segmentation import places_in_words
+
+    known: dict[str, Any] = {}
+    found: list[int] = []
+    for encoding, *texts in rows:
+        for text in texts:
+            if text not in known:
+                known[text] = places_in_words(text)
+        for of, (start, _) in zip(encoding.sequence_ids, encoding.offsets, strict=True):
+            found.append(0 if of is None else int(known[texts[of]][start]))
+    return torch.tensor(found, dtype=torch.long)
 
 
 def _no_unicode() -> InvalidInputError:

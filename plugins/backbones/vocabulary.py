@@ -159,7 +159,7 @@ def keep_embeddings(model: Any, kept: Sequence[int]) -> None:
     vocabulary. Raises `UnsupportedError` for a model that has another table for its pieces."""
     table = model.get_input_embeddings()
     head = model.get_output_embeddings()
-    if not isinstance(table, nn.Embedding) or head is not None:
+    if not isinstance(table, nn.Embedding) or head is not None or getattr(model, "pairs", None) is not None:
         raise UnsupportedError(
             f"a {type(model).__name__} has more than one plain table of embeddings for its pieces; leave its vocabulary whole"
         )

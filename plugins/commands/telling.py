@@ -9,9 +9,12 @@ import click
 
 
 def say_training(event: Mapping[str, Any]) -> None:
-    """A line for each epoch of a training, on standard error."""
+    """A line for each epoch of a training, and for what a long one says on the way, on standard error."""
     if event["event"] == "resumed":
         click.echo(f"going on from step {event['step']} of {event['steps']}", err=True)
+    elif event["event"] == "progress":
+        told = "step {step}/{steps}, loss {loss:.4f}, {tokens_per_s:,.0f} tokens/s"
+        click.echo(told.format(**event), err=True)
     elif event["event"] == "epoch":
         known = {"event", "step", "steps", "epoch", "loss", "learning_rate"}
         scores = "".join(f", {key} {value:.4f}" for key, value in event.items() if key not in known)

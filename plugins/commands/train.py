@@ -179,10 +179,12 @@ def _info(paths: Sequence[Path], rows: Sequence[int], recipe: Recipe) -> DataInf
     return describe_data(paths, sum(rows), licence=recipe.data.licence, source=recipe.data.source)
 
 
-def read_files(task: TaskPlugin[Any, Any, Any], paths: Sequence[Path]) -> tuple[list[Example[Any]], list[int]]:
+def read_files(task: TaskPlugin[Any, Any, Any], paths: Sequence[Path]) -> tuple[Sequence[Example[Any]], list[int]]:
     """The rows of the files, one after the other, and how many each has."""
-    parts = [list(task.read_examples(path)) for path in paths]
-    return [row for part in parts for row in part], [len(part) for part in parts]
+    from taskloom.plugins._shared.datasets import joined_rows
+
+    parts = [task.rows(path) for path in paths]
+    return joined_rows(parts), [len(part) for part in parts]
 
 
 def _work_folders(home: Path, name: str, stages: Sequence[Mapping[str, Any]], seen: Sequence[DataInfo]) -> list[Path]:

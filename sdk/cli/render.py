@@ -101,7 +101,7 @@ def output_lines(output: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for name, value in output.items():
         if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
-            lines.extend(" ".join(_short(part) for part in _words_first(item.values())) for item in value)
+            lines.extend(_short(item) for item in value)
         elif _is_vector(value):
             shown = " ".join(f"{number:.3f}" for number in value[:NUMBERS])
             lines.append(f"{name}: {shown}" + (f" {CUT} ({len(value):,} numbers)" if len(value) > NUMBERS else ""))
@@ -273,4 +273,8 @@ def _words_first(values: Iterable[Any]) -> list[Any]:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(_short(part) for part in _words_first(value.values()) if part is not None)
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+        return ", ".join(map(_short, value))
     return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -20,6 +20,7 @@ from taskloom.core.ports import BatchResult, WorkItem, WorkResult
 from taskloom.core.types import ErrorInfo
 from taskloom.server.engine.host import ModelHost
 from taskloom.server.engine.spec import ReplicaSpec
+from taskloom.server.memory import settle_memory
 from taskloom.server.parts import PartBuffer, StopSign
 
 SentItem = tuple[str, str, Mapping[str, Any], Mapping[str, Any], int]
@@ -112,6 +113,7 @@ class Replica:
         self._host = ModelHost.from_spec(spec)
         self._host.load()
         self._host.self_check()
+        settle_memory()
         self._threads = ThreadPoolExecutor(settings.batch.in_flight_per_replica, thread_name_prefix="taskloom-model")
         self._writers = ThreadPoolExecutor(settings.batch.streams_per_replica, thread_name_prefix="taskloom-stream")
         self._watchdog = Watchdog(settings.canary_timeout_s)

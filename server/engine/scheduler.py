@@ -5,9 +5,12 @@ ahead. So among items that wait together the higher priority goes first, and an 
 arrives within its disadvantage in steps: nothing starves. A batch takes items in that order until the next would exceed
 `max_cost` or `max_items`; an item over `max_cost` goes alone.
 
-A batch leaves as soon as a replica can take one. When a replica dies, its batches are tried again before what waits, each
-in two halves. Every further death halves again and the last attempt is made alone, with nothing else in flight: only an
-item that a replica died of all by itself is blamed.
+A batch leaves as soon as a replica can run it. While all are at work, one more for each may leave to stand by there, but only
+if it is at least half full: a smaller one had better wait here, where it grows, and where something more urgent can still go
+first.
+
+When a replica dies, its batches are tried again before what waits, each in two halves. Every further death halves again and
+the last attempt is made alone, with nothing else in flight: only an item that a replica died of all by itself is blamed.
 
 An answer that is to come in parts goes alone, in a slot of its own kind (`stream_slots`), so that no batch waits for it to
 end. All else is the same until its first part has left. From then on nobody waits for it to end, and if its replica dies it
@@ -183,10 +186,12 @@ class Scheduler:
 
     def _pump(self) -> None:
         self._pumping = False
-        while len(self._in_flight) - self._streaming < self._dispatcher.slots():
+        slots = self._dispatcher.slots()
+        most = slots + self._dispatcher.standby_slots()
+        while (flying := len(self._in_flight) - self._streaming) < most:
             entries = self._next_again()
             if entries is None:
-                if self._exclusive():
+                if self._exclusive() or (flying >= slots and not self._half_full()):
                     break
                 entries = self._next_batch()
             if not entries:
@@ -225,6 +230,16 @@ class Scheduler:
             if alive:
                 return alive
         return None
+
+    def _half_full(self) -> bool:
+        """Whether what waits is worth half a batch or more."""
+        cost = items = 0
+        for entry in self._heap:
+            if not entry.future.done():
+                cost, items = cost + 2 * entry.cost, items + 2
+                if cost >= self._settings.max_cost or items >= self._settings.max_items:
+                    return True
+        return False
 
     def _next_batch(self) -> list[Entry]:
         entries: list[Entry] = []

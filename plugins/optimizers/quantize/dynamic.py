@@ -18,8 +18,8 @@ from taskloom.plugins._shared.graph_export import ONNX_FILE
 from taskloom.plugins.optimizers.quantize.config import QuantizeConfig
 
 Feed = Mapping[str, NDArray[Any]]
-KINDS = {"MatMul": "linear", "Gemm": "linear", "Conv": "convolution"}
-INTEGER = {"MatMulInteger": "linear", "ConvInteger": "convolution"}
+KINDS = {"MatMul": "linear", "Gemm": "linear", "Conv": "convolution", "LSTM": "recurrent"}
+INTEGER = {"MatMulInteger": "linear", "ConvInteger": "convolution", "DynamicQuantizeLSTM": "recurrent"}
 
 
 class DynamicGraph:

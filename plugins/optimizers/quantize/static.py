@@ -19,6 +19,8 @@ from taskloom.plugins.optimizers.quantize.config import QuantizeConfig
 
 Feed = Mapping[str, NDArray[Any]]
 KINDS = {"MatMul": "linear", "Convolution": "convolution", "GroupConvolution": "convolution", "Gather": "embedding"}
+RECURRENT = {"LSTMSequence"}
+"""What NNCF quantizes and OpenVINO's CPU plugin then can't read: its weights must be plain."""
 MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze"}
 """What hands numbers on as they are."""
 SMOOTHED = "nncf_smooth_quant"
@@ -41,6 +43,7 @@ class StaticGraph:
         source = import_openvino().Core().read_model(path)
         names = [node.get_friendly_name() for node in _layers(source)]
         ignored = [name for name in names if any(re.search(pattern, name) for pattern in config.keep)]
+        ignored += [node.get_friendly_name() for node in source.get_ops() if node.get_type_name() in RECURRENT]
         attends = any(node.get_type_name() in {"Softmax", "ScaledDotProductAttention"} for node in source.get_ops())
         overflow = nncf.OverflowFix.ENABLE if config.any_processor else nncf.OverflowFix.DISABLE
         with quiet_nncf():

@@ -6,10 +6,10 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from taskloom.core.types import Frozen
-from taskloom.plugins.backbones.settings import EncoderTrainConfig, SavedEncoder
+from taskloom.plugins.backbones.settings import EncoderTrainConfig, RecurrentNetwork, SavedEncoder
 
 MAX_CHARACTERS = 100_000
 MAX_TERMS = 10_000
@@ -123,6 +123,10 @@ class NerParams(Frozen):
 class TrainConfig(EncoderTrainConfig):
     """How to train an entity recogniser. The defaults are good for short English texts and some thousand sentences."""
 
+    network: RecurrentNetwork | None = None
+    """Make an encoder from scratch and train it whole, with a vocabulary of the training texts, where a language or a machine
+    has no pretrained one. `backbone`, `adapter` and `frozen_layers` are then left out."""
+
     head: Head = "crf"
     """`token` judges each word, `crf` whole tag sequences: both for flat entities. `span` judges every span of up to
     `max_span_words` words: entities may lie in one another."""
@@ -146,6 +150,16 @@ class TrainConfig(EncoderTrainConfig):
     label may have it), or that it has none (`absent`). With one file it makes no difference."""
     dictionary: Dictionary = Field(default_factory=dict)
     """Terms that the model comes with. A request's own terms go before these."""
+
+    @model_validator(mode="after")
+    def _one_encoder(self) -> TrainConfig:
+        given = [name for name in ("backbone", "adapter", "frozen_layers") if name in self.model_fields_set]
+        meant = [name for name in given if getattr(self, name)]
+        if self.network is not None and meant:
+            raise ValueError(
+                f"network makes an encoder from scratch, and {', '.join(meant)} is of a pretrained one; leave one of them out"
+            )
+        return self
 
 
 class SavedNer(SavedEncoder):

@@ -15,9 +15,13 @@ from taskloom.core.task import Example, Trained, TrainRun
 from taskloom.plugins._shared.datasets import stratified_split
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
+from taskloom.plugins.backbones.from_scratch import new_backbone
+from taskloom.plugins.backbones.loading import Backbone
+from taskloom.plugins.backbones.settings import RecurrentNetwork
 from taskloom.plugins.tasks.ner.metrics import Counts, predicted, span_counts
 from taskloom.plugins.tasks.ner.model import NerModel
 from taskloom.plugins.tasks.ner.schema import MAX_CHARACTERS, NerInput, NerOutput, NerParams, TrainConfig
+from taskloom.plugins.tasks.ner.words import words_of
 
 MEASURED_AT_ONCE = 64
 """Rows in a batch where no gradient is needed."""
@@ -39,13 +43,13 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
     names = sorted({label for example in kept for label in mapped_labels(example, config.label_map)})
     model = NerModel.build(
         names,
-        backbone=config.backbone,
+        backbone=config.backbone if config.network is None else _new_encoder(config.network, kept, config.max_length),
         head=config.head,
         scheme=config.scheme,
         max_span_words=config.max_span_words,
         span_size=config.span_size,
         word_shapes=config.word_shapes,
-        adapter=config.adapter,
+        adapter=config.adapter if config.network is None else None,
         frozen_layers=config.frozen_layers,
         dropout=config.dropout,
         max_length=config.max_length,
@@ -68,9 +72,13 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
     if config.head == "span":
         widest = config.max_span_words
         facts["entities_too_long_to_learn"] = sum(
-            len(example.input.text[start:end].split()) > widest for example in kept for start, end, _ in example.target
+            len(words_of(example.input.text[start:end])) > widest for example in kept for start, end, _ in example.target
         )
     return Trained(model, result.history, facts)
+
+
+def _new_encoder(network: RecurrentNetwork, rows: Rows, max_length: int) -> Backbone:
+    return new_backbone(network, [example.input.text for example in rows], max_length=max_length)
 
 
 def mapped_labels(example: Example[NerInput], label_map: Mapping[str, str]) -> list[str]:

@@ -24,10 +24,11 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Marked:
-    """A text as it is read: the tokens, where the head and the tail lie among them, each with the marker that opens it, and
-    whether some of the text was left out."""
+    """A text as it is read: the tokens and their types, where the head and the tail lie among them, each with the marker that
+    opens it, and whether some of the text was left out."""
 
     ids: list[int]
+    types: list[int]
     head: Span
     tail: Span
     truncated: bool
@@ -35,10 +36,11 @@ class Marked:
 
 @dataclass(frozen=True)
 class MarkedBatch:
-    """Texts laid end to end: `input_ids` [T], `lengths` and `truncated` [N]. `head_at` are the places of all heads' tokens, one
-    head after the other, and `head_sizes` [N] how many each has; `tail_at` and `tail_sizes` likewise."""
+    """Texts laid end to end: `input_ids` and `token_type_ids` [T], `lengths` and `truncated` [N]. `head_at` are the places of
+    all heads' tokens, one head after the other, and `head_sizes` [N] how many each has; `tail_at` and `tail_sizes` likewise."""
 
     input_ids: Tensor
+    token_type_ids: Tensor
     lengths: Tensor
     truncated: Tensor
     head_at: Tensor
@@ -53,6 +55,7 @@ class MarkedBatch:
         tails = [(at + row.tail[0], at + row.tail[1]) for at, row in zip(starts, rows, strict=False)]
         return cls(
             input_ids=torch.tensor([i for row in rows for i in row.ids], dtype=torch.long),
+            token_type_ids=torch.tensor([i for row in rows for i in row.types], dtype=torch.long),
             lengths=torch.tensor([len(row.ids) for row in rows], dtype=torch.long),
             truncated=torch.tensor([row.truncated for row in rows], dtype=torch.bool),
             head_at=_places(heads),
@@ -89,14 +92,15 @@ class Marking:
 
     def _marked(self, pieces: Pieces, entities: tuple[Span, Span]) -> Marked:
         kept = self._kept(len(pieces.ids), entities)
-        writer = _Writer(entities, self._markers, list(self._before))
+        writer = _Writer(entities, self._markers)
+        writer.write(self._before)
         for first, end in kept:
             for i in range(first, end):
                 writer.boundary(i)
-                writer.ids.append(pieces.ids[i])
+                writer.write([pieces.ids[i]], pieces.types[i])
             writer.boundary(end)
-        writer.ids += self._behind
-        return Marked(writer.ids, *writer.places(), truncated=sum(b - a for a, b in kept) < len(pieces.ids))
+        writer.write(self._behind)
+        return Marked(writer.ids, writer.types, *writer.places(), truncated=sum(b - a for a, b in kept) < len(pieces.ids))
 
     def _kept(self, count: int, entities: tuple[Span, Span]) -> list[Span]:
         """The pieces that are read: all of them; or a stretch with both entities; or, where they lie too far apart for one, a
@@ -132,9 +136,14 @@ class _Writer:
 
     entities: tuple[Span, Span]
     markers: list[list[int]]
-    ids: list[int]
+    ids: list[int] = field(default_factory=list)
+    types: list[int] = field(default_factory=list)
     _opened: dict[int, int] = field(default_factory=dict)
     _closed: dict[int, int] = field(default_factory=dict)
+
+    def write(self, ids: Sequence[int], type_: int = 0) -> None:
+        self.ids += ids
+        self.types += [type_] * len(ids)
 
     def boundary(self, i: int) -> None:
         """Between the pieces i - 1 and i."""
@@ -146,13 +155,13 @@ class _Writer:
         for k in outer_first:
             if self.entities[k][0] == i and k not in self._opened:
                 self._opened[k] = len(self.ids)
-                self.ids += self.markers[k]
+                self.write(self.markers[k])
                 if self.entities[k][1] == i:
                     self._close(k)
 
     def _close(self, k: int) -> None:
         self._closed[k] = len(self.ids)
-        self.ids += self.markers[k]
+        self.write(self.markers[k])
 
     def places(self) -> tuple[Span, Span]:
         """Where each entity lies in what was written: from its opening marker to before its closing one."""

@@ -102,12 +102,8 @@ class RelationModel(EncoderTaskModel[RelationInput, RelationOutput, RelationPara
         for i in (i for i, turn in enumerate(turned) if turn):
             heads[i], tails[i] = tails[i], heads[i]
         marking = Marking(self.parts.tokenizer, self.saved.markers)
-        batch = asdict(MarkedBatch.of(marking.mark([item.text for item in inputs], heads, tails)))
-        return {
-            **batch,
-            "token_type_ids": torch.zeros_like(batch["input_ids"]),
-            "turned": torch.tensor(turned, dtype=torch.bool),
-        }
+        marked = MarkedBatch.of(marking.mark([item.text for item in inputs], heads, tails))
+        return {**asdict(marked), "turned": torch.tensor(turned, dtype=torch.bool)}
 
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         entities = [(batch[f"{entity}_at"], batch[f"{entity}_sizes"]) for entity in ("head", "tail")]

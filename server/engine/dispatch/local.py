@@ -41,10 +41,13 @@ class LocalDispatcher:
         self._changed()
 
     def slots(self) -> int:
-        return self._lanes if self._host is not None else 0
+        return self.replicas()
+
+    def standby_slots(self) -> int:
+        return self.replicas() * (self._lanes - 1)
 
     def stream_slots(self) -> int:
-        return self._stream_lanes if self._host is not None else 0
+        return self.replicas() * self._stream_lanes
 
     def replicas(self) -> int:
         return 1 if self._host is not None else 0

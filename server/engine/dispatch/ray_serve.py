@@ -60,10 +60,13 @@ class RayDispatcher:
     def slots(self) -> int:
         """One replica's worth while none is up: the router holds that until one is, and with autoscaling from zero it is
         what brings one up."""
-        return max(self._replicas, 1) * self._spec.settings.batch.in_flight_per_replica if self._handle is not None else 0
+        return max(self._replicas, 1) if self._handle is not None else 0
+
+    def standby_slots(self) -> int:
+        return self.slots() * (self._spec.settings.batch.in_flight_per_replica - 1)
 
     def stream_slots(self) -> int:
-        return max(self._replicas, 1) * self._spec.settings.batch.streams_per_replica if self._handle is not None else 0
+        return self.slots() * self._spec.settings.batch.streams_per_replica
 
     def replicas(self) -> int:
         return self._replicas

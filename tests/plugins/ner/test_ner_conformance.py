@@ -13,7 +13,8 @@ from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.testing import TaskConformance
 from taskloom.core.types import InferResult
 from taskloom.core.wire.codec import result_from_message, result_to_message, typed_tasks
-from taskloom.plugins.backbones.settings import LoraSettings
+from taskloom.plugins.backbones.from_scratch import new_backbone
+from taskloom.plugins.backbones.settings import LoraSettings, RecurrentNetwork
 from taskloom.plugins.runtimes.torch import TorchRuntime
 from taskloom.plugins.tasks.ner.model import NerModel
 from taskloom.plugins.tasks.ner.plugin import NerTask
@@ -86,6 +87,30 @@ class TestNestedSpans(NerConformance):
     def predictor(cls, tiny_bert: str) -> Predictor[Any, Any, Any]:
         torch.manual_seed(3)
         return ready(stirred(NerModel.build(LABELS, backbone=tiny_bert, head="span", max_span_words=5, span_size=8)))
+
+
+CHARACTERS = RecurrentNetwork(embedding=8, hidden=8, pairs=32, pair_embedding=4, segmentation=True)
+
+
+def from_scratch(network: RecurrentNetwork, **settings: Any) -> NerModel:
+    torch.manual_seed(4)
+    texts = ["where is my card?", "我的银行卡在哪里", "please send the order"]
+    return stirred(NerModel.build(LABELS, backbone=new_backbone(network, texts, max_length=64), **settings))
+
+
+class TestCrfOnAnEncoderFromScratch(NerConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def predictor(cls) -> Predictor[Any, Any, Any]:
+        return ready(from_scratch(CHARACTERS))
+
+
+class TestNestedSpansOnAnEncoderFromScratch(NerConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def predictor(cls) -> Predictor[Any, Any, Any]:
+        network = RecurrentNetwork(embedding=8, hidden=8, layers=2)
+        return ready(from_scratch(network, head="span", max_span_words=5, span_size=8))
 
 
 class TestImported(NerConformance):

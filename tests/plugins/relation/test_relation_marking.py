@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskloom.core.errors import InvalidInputError
+from taskloom.plugins.backbones.from_scratch import new_backbone
 from taskloom.plugins.backbones.loading import load_backbone
+from taskloom.plugins.backbones.settings import RecurrentNetwork
 from taskloom.plugins.tasks.relation.marking import MarkedBatch, Marking
 
 ENGLISH = "where is the lost card of my order"
@@ -139,3 +141,11 @@ def test_every_text_is_read_within_the_length_and_both_entities_are_there(
         assert [i for i, name in zip(marked.ids[first:end], names[first:end], strict=True) if name not in {"$", "#"}] == [
             i for i in own if backbone.tokenizer.processor.convert_ids_to_tokens(i) not in {"$", "#"}
         ]
+
+
+def test_where_a_model_reads_places_in_words_markers_have_none() -> None:
+    network = RecurrentNetwork(embedding=4, hidden=4, segmentation=True)
+    backbone = new_backbone(network, ["马云在杭州$#", "马云在杭州"], max_length=32)
+    (marked,) = Marking(backbone.tokenizer, ("$", "#")).mark(["马云在杭州"], [(0, 2)], [(3, 5)])
+    own = [0] * len(backbone.tokenizer.frame()[0])
+    assert marked.types[: len(own) + 9] == [*own, 0, 1, 3, 0, 4, 0, 1, 3, 0]

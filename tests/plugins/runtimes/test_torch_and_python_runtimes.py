@@ -13,8 +13,9 @@ import torch
 from taskloom.core.errors import ConfigError
 from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.task import TaskModel
+from taskloom.plugins.runtimes import machine
 from taskloom.plugins.runtimes import torch as torch_runtime
-from taskloom.plugins.runtimes.machine import bf16_instructions, usable_cores
+from taskloom.plugins.runtimes.machine import BF16_FLAGS, bf16_instructions, usable_cores
 from taskloom.plugins.runtimes.python import PythonRuntime
 from taskloom.plugins.runtimes.torch import TorchRuntime, choose_precision
 
@@ -127,7 +128,8 @@ def test_the_older_control_groups_limit_too(monkeypatch: pytest.MonkeyPatch, tmp
     assert usable_cores(tmp_path) == 3
 
 
-def test_bf16_instructions_are_read_from_the_processor(tmp_path: Path) -> None:
+def test_bf16_instructions_are_read_from_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "BF16_FLAGS", BF16_FLAGS)  # no test sees them else
     info = tmp_path / "cpuinfo"
     info.write_text("processor : 0\nflags\t\t: fpu avx512_bf16 amx_tile amx_bf16\n")
     assert bf16_instructions(info) == ("amx_bf16", "avx512_bf16")

@@ -60,6 +60,7 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 0.01,
     "head_learning_rate": 0.02,
     "checkpoint_steps": 3,
+    "precision": "fp32",  # in other processes, too
 }
 
 

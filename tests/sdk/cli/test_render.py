@@ -108,6 +108,16 @@ def test_other_outputs_are_lines(task, output):
     assert shown(show_answer(result(task, **output), {})).startswith("a")
 
 
+def test_objects_inside_of_objects_are_a_line():
+    gap = {
+        "start": 7,
+        "end": 13,
+        "candidates": [{"score": 0.93, "token": "都"}, {"token": "府", "score": 0.02}],
+        "target_score": None,
+    }
+    assert shown(show_answer(result("fill-mask", gaps=[gap]), {})).rstrip() == "7 13 都 0.930, 府 0.020"
+
+
 def test_a_vector_is_its_first_numbers():
     vector = [0.123456, *[-0.05] * 383]
     lines = shown(show_answer(result("embedding", vector=vector, truncated=True), {})).splitlines()

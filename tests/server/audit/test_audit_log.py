@@ -7,17 +7,22 @@ import os
 import resource
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from taskloom.core.errors import AuditUnavailableError, InternalError, InvalidInputError
-from taskloom.core.ports import AuditEntry
+from taskloom.core.ports import AuditEntry, AuditReceipt
 from taskloom.core.settings import Settings
 from taskloom.server.audit import AuditQuery, SqlAuditLog, open_log, open_reader, verify_log
+from taskloom.server.audit import log as log_module
+from taskloom.server.audit.writer import ChainWriter, Prepared
 
 Entry = Callable[..., AuditEntry]
 
@@ -106,6 +111,45 @@ async def test_an_entry_that_is_no_data_fails_alone(settings: Settings, entry: E
     await log.close()
     assert isinstance(outcomes[1], error)
     assert [outcomes[0].sequence, outcomes[2].sequence] == [1, 2]  # type: ignore[union-attr]
+
+
+async def test_under_load_records_wait_for_a_common_commit_and_a_lone_one_does_not(
+    make_settings: Callable[..., Settings], entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits: list[int] = []
+    waits: list[float] = []
+    waiting, enough = threading.Event(), threading.Event()
+    write = ChainWriter.write
+
+    def counted(self: ChainWriter, batch: Sequence[Prepared]) -> list[AuditReceipt]:
+        commits.append(len(batch))
+        return write(self, batch)
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        waiting.set()
+        enough.wait(30)
+
+    monkeypatch.setattr(ChainWriter, "write", counted)
+    monkeypatch.setattr(log_module, "time", SimpleNamespace(sleep=wait, time=time.time))
+    log = open_log(make_settings(commit_wait_s=0.25))
+    for number in range(3):
+        await log.append(entry(request_id=f"lone{number}"))
+    assert (commits, waits) == ([1, 1, 1], [])
+    crowd = [log.append(entry(request_id=f"crowd{number}")) for number in range(10)]
+    enough.set()
+    await asyncio.gather(*crowd)
+    assert sum(commits) == 13
+    enough.clear()
+    waiting.clear()
+    early = asyncio.gather(*(log.append(entry(request_id=f"early{number}")) for number in range(5)))
+    await asyncio.to_thread(waiting.wait, 30)
+    late = asyncio.gather(*(log.append(entry(request_id=f"late{number}")) for number in range(5)))
+    await asyncio.sleep(0)
+    enough.set()
+    await asyncio.gather(early, late)
+    assert (commits[-1], waits[-1]) == (10, 0.25)
+    await log.close()
 
 
 async def test_a_caller_who_goes_away_leaves_a_record(settings: Settings, entry: Entry) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -253,12 +254,16 @@ def publish(store: ModelStore, model: str, task: str, aliases: Sequence[str] = (
 
 class FakeDispatcher:
     """Answers each batch after `takes_s` seconds of loop time. `behave` sees a batch first, and may raise or wait. Of an answer
-    in parts it sends `PARTS`, one every `takes_s` seconds; `behave_part` sees the item and the place of a part first."""
+    in parts it sends `PARTS`, one every `takes_s` seconds; `behave_part` sees the item and the place of a part first. It runs
+    `slots` batches at a time; `standby` more wait here for their turn."""
 
     PARTS = ("one ", "two ", "three")
 
-    def __init__(self, slots: int = 1, takes_s: float = 1.0, stream_slots: int = 1) -> None:
+    def __init__(self, slots: int = 1, takes_s: float = 1.0, stream_slots: int = 1, standby: int = 0) -> None:
         self.free = slots
+        self.standby = standby
+        self.turns = asyncio.Semaphore(slots) if standby else contextlib.nullcontext()
+        self.sent: list[float] = []
         self.stream_free = stream_slots
         self.streams: list[str] = []
         self.streaming = 0
@@ -272,6 +277,9 @@ class FakeDispatcher:
 
     def slots(self) -> int:
         return self.free
+
+    def standby_slots(self) -> int:
+        return self.standby
 
     def stream_slots(self) -> int:
         return self.stream_free
@@ -302,11 +310,13 @@ class FakeDispatcher:
     async def dispatch(self, items: Sequence[WorkItem], deadline_s: float | None) -> BatchResult:
         ids = [item.request_id for item in items]
         self.batches.append(ids)
+        self.sent.append(asyncio.get_running_loop().time())
         self.flying += 1
-        assert self.flying <= self.free, "more batches in flight than slots"
+        assert self.flying <= self.free + self.standby, "more batches in flight than slots"
         try:
-            await self.behave(ids)
-            await asyncio.sleep(self.takes_s)
+            async with self.turns:
+                await self.behave(ids)
+                await asyncio.sleep(self.takes_s)
         except asyncio.CancelledError:
             self.cancelled.append(ids)
             raise
