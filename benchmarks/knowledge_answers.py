@@ -23,12 +23,12 @@ from sklearn.linear_model import LogisticRegression
 import taskloom.sdk
 from taskloom.core.knowledge import Document, Hit, Mode
 from taskloom.core.knowledge_calls import MAX_READ
+from taskloom.core.knowledge_figures import KnownQuestion
 from taskloom.core.settings import Calibration
 from taskloom.plugins._shared.answer_scores import f1
 from taskloom.plugins.retrieval.evaluation import (
     MODES,
     RIGHT_F1,
-    KnownQuestion,
     Tried,
     answer_figures,
     is_right,

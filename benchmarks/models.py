@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     store, registry = ModelStore([args.store]), load_registry()
-    artifacts = [store.resolve(ModelRef(name=name)) for name in store.models()]
+    artifacts = [store.resolve(ModelRef(name=name, version=store.versions(name)[-1])) for name in store.models()]
     print(f"{args.threads} thread(s), load {os.getloadavg()[0]:.1f}\n")
     print_row(HEADER)
     print_row(["---"] * len(HEADER))

@@ -28,7 +28,7 @@ from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.store import ModelStore
 from taskloom.core.task import SharedParts
 from taskloom.core.together import Share, predict_together
-from taskloom.core.types import ModelRef
+from taskloom.core.types import PRODUCTION, ModelRef
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
 
 SENTENCES = Path(__file__).parent.parent / "sdk" / "bench_texts.txt"
@@ -49,11 +49,16 @@ def main() -> None:
         print(json.dumps(child(args)))
         return
     store = ModelStore([args.store])
-    names = args.models or [name for name in store.models() if on_the_encoder(store, name)]
+    names = args.models or [name for name in served(store) if on_the_encoder(store, name)]
     print(f"{len(names)} models: {', '.join(names)}; {args.threads} threads; load {os.getloadavg()[0]:.1f}\n")
     alone = [run_child([name], "copies", args) for name in names]
     found = {way: run_child(names, way, args) for way in WAYS}
     report(names, alone, found)
+
+
+def served(store: ModelStore) -> list[str]:
+    """Those that a gateway serves unless it is told otherwise."""
+    return [name for name in store.models() if PRODUCTION in store.aliases(name)]
 
 
 def on_the_encoder(store: ModelStore, name: str) -> bool:

@@ -23,6 +23,7 @@ from taskloom.core.types import Frozen
 if TYPE_CHECKING:
     from taskloom.core.knowledge import Document, Refused, RetrieverPlugin
     from taskloom.core.knowledge_calls import KnowledgeEngine
+    from taskloom.core.knowledge_figures import AskedBase, KnowledgeFigures, KnownQuestion
     from taskloom.core.optimizer import OptimizerPlugin
     from taskloom.core.ports import AuditLog, InferenceEngine
     from taskloom.core.registry import Registry
@@ -108,3 +109,16 @@ def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngi
 def read_documents(paths: Sequence[Path]) -> Iterator[Document | Refused] | None:
     """Read files, and what is in folders, as documents, for layers that may not import what reads them. What can't be read is
     told and passed over. The first answer counts."""
+
+
+@hookspec(firstresult=True)
+def read_known_questions(path: Path) -> Sequence[KnownQuestion] | None:
+    """Read a file of questions whose answers are known. Raises `DataError` for the first bad row. The first answer counts."""
+
+
+@hookspec(firstresult=True)
+def judge_knowledge(
+    base: AskedBase, questions: Sequence[KnownQuestion], plot: Path | None, tell: Callable[[str], None]
+) -> KnowledgeFigures | None:
+    """Measure how well a base finds and answers; `plot` is where the risk-coverage curve is drawn, a PNG file. `tell` hears
+    what is measured now. The first answer counts."""

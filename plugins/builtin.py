@@ -8,6 +8,7 @@ from typing import Any
 
 from taskloom.core.hookspecs import CommandSpec, hookimpl
 from taskloom.core.knowledge import Document, Refused, RetrieverPlugin
+from taskloom.core.knowledge_figures import AskedBase, KnowledgeFigures, KnownQuestion
 from taskloom.core.optimizer import OptimizerPlugin
 from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
@@ -26,6 +27,7 @@ from taskloom.plugins.tasks.fill_mask.plugin import FillMaskTask
 from taskloom.plugins.tasks.ner.plugin import NerTask
 from taskloom.plugins.tasks.qa.plugin import QaTask
 from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
+from taskloom.plugins.tasks.relation.plugin import RelationTask
 from taskloom.plugins.tasks.summarization.plugin import SummarizationTask
 from taskloom.plugins.tasks.vision.plugin import VisionTask
 
@@ -39,6 +41,7 @@ def register_tasks(register: Callable[[TaskPlugin[Any, Any, Any]], None]) -> Non
     register(SummarizationTask())
     register(RecommendationTask())
     register(EmbeddingTask())
+    register(RelationTask())
     register(FillMaskTask())
 
 
@@ -68,6 +71,22 @@ def read_documents(paths: Sequence[Path]) -> Iterator[Document | Refused]:
     from taskloom.plugins.retrieval.documents.reading import read_documents as read
 
     return read(paths)
+
+
+@hookimpl
+def read_known_questions(path: Path) -> Sequence[KnownQuestion]:
+    from taskloom.plugins.retrieval.evaluation import read_questions
+
+    return list(read_questions(path))
+
+
+@hookimpl
+def judge_knowledge(
+    base: AskedBase, questions: Sequence[KnownQuestion], plot: Path | None, tell: Callable[[str], None]
+) -> KnowledgeFigures:
+    from taskloom.plugins.retrieval.evaluation import judge
+
+    return judge(base, questions, plot, tell)
 
 
 @hookimpl

@@ -40,6 +40,15 @@ class EncodedWindows:
     words: Tensor
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """The tokens of a whole text, special ones not among them: their ids, their types, and the code points of each."""
+
+    ids: list[int]
+    types: list[int]
+    offsets: list[tuple[int, int]]
+
+
 class TextTokenizer:
     """A tokenizer that cuts at `max_length` tokens and never pads. Thread-safe: it is set up once.
 
@@ -129,6 +138,25 @@ class TextTokenizer:
                 whole = self._whole.post_process(*((front, window) if front is not None else (window, None)))
                 found.append((owner, whole))
         return self._windows(found, sources)
+
+    def pieces(self, texts: Sequence[str]) -> list[Pieces]:
+        """The texts as they are, cut nowhere: for a model that puts a sequence together from them, inside of `frame`. Raises
+        `InvalidInputError` for a text that is no Unicode."""
+        try:
+            found = self._whole.encode_batch(list(texts), add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError) as exc:
+            raise _no_unicode() from exc
+        return [Pieces(row.ids, self._types_of(row, text), row.offsets) for row, text in zip(found, texts, strict=True)]
+
+    def _types_of(self, row: Any, text: str) -> list[int]:
+        return _word_places([(row, text)]).tolist() if self._segmentation else [0] * len(row.ids)
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and behind a text. Their type is 0."""
+        found = self._whole.encode("a")
+        own = found.special_tokens_mask.index(0)
+        behind = found.special_tokens_mask.index(1, own) if 1 in found.special_tokens_mask[own:] else len(found.ids)
+        return found.ids[:own], found.ids[behind:]
 
     def _windows(self, found: Sequence[tuple[int, Any]], sources: Sequence[tuple[str, ...]]) -> EncodedWindows:
         """Encoded windows and their owners; `sources` are the texts of each owner, of which the last is cut into windows."""

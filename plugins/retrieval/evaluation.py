@@ -5,10 +5,10 @@ It asks through functions, so that the same figures come from a base in this pro
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from taskloom.core.errors import DataError
+from taskloom.core.errors import DataError, UnsupportedError
 from taskloom.core.knowledge import Hit, Mode, Passage
 from taskloom.core.knowledge_calls import KnowledgeAnswer
-from taskloom.core.types import Frozen
+from taskloom.core.knowledge_figures import (
+    AnswerFigures,
+    AskedBase,
+    KnowledgeFigures,
+    KnownQuestion,
+    ModeFigures,
+    RiskPoint,
+)
 from taskloom.plugins._shared.answer_scores import exact_match, f1, is_chinese
 from taskloom.plugins._shared.bootstrap import percentile_intervals
+from taskloom.plugins._shared.datasets import read_rows
+from taskloom.plugins._shared.squad import squad_questions
 
+COLUMNS = ("question", "answers", "document", "document_id", "context")
 CUTS = (1, 5, 20)
 DEPTH = max(CUTS)
 GAIN_DEPTH = 10
@@ -36,47 +46,6 @@ Ask = Callable[[str], KnowledgeAnswer]
 """Answers in any case: with a threshold of 0."""
 Read = Callable[[str, str], str]
 """`read(question, passage)`: what the reader finds in the right passage."""
-
-
-class KnownQuestion(Frozen):
-    """A row of a question file (JSON lines). `document_id` has the answer; with `answers`, a passage of it is the right one if
-    it contains one of them. Without a document, the base has no answer to it."""
-
-    question: str
-    document_id: str = ""
-    answers: tuple[str, ...] = ()
-
-
-class ModeFigures(Frozen):
-    """What one way of searching finds. Each figure has its 95% bootstrap interval. Latencies in seconds."""
-
-    metrics: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, float]]
-    p50_s: float
-    p99_s: float
-
-
-class RiskPoint(Frozen):
-    """Answering the share `coverage` of the questions whose confidence is at least `threshold`: the share of these answers that
-    is wrong."""
-
-    threshold: float
-    coverage: float
-    risk: float
-
-
-class AnswerFigures(Frozen):
-    """End to end, always answering: F1 and exact match over the questions that have an answer; `reader_f1` is what the reader
-    has when it is handed the right passage. `risk` is drawn over all questions, those without an answer included: any answer to
-    these is wrong. `expected_calibration_error` says how far confidence is from being right (Naeini et al. 2015)."""
-
-    metrics: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, float]]
-    reader_f1: float | None
-    risk: tuple[RiskPoint, ...]
-    expected_calibration_error: float
-    p50_s: float
-    p99_s: float
 
 
 @dataclass(frozen=True)
@@ -96,23 +65,68 @@ class Tried:
 
 
 def read_questions(path: Path) -> Iterator[KnownQuestion]:
-    """The rows of a question file; raises `DataError` with the line of the first bad one."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield KnownQuestion.model_validate(json.loads(line))
-            except (ValueError, ValidationError) as exc:
-                told = exc.errors(include_url=False)[0]["msg"] if isinstance(exc, ValidationError) else str(exc)
-                raise DataError(f"{path.name}, line {number}: {told}", path=str(path), line=number) from exc
+    """The questions of a file. `.json` is SQuAD's form: the paragraph of a question is its context, and one without answers has
+    none in the base. `.jsonl` has a `question` in each row, perhaps its `answers` (a list of texts), and perhaps `document`,
+    the id of the document that has the answer, or `context`, a text that does. Raises `DataError` for the first bad row."""
+    found = _squad_rows(path) if path.suffix == ".json" else _json_rows(path)
+    first = next(found, None)
+    if first is None:
+        raise DataError(f"{path} has no questions", path=str(path))
+    yield first
+    yield from found
+
+
+def _json_rows(path: Path) -> Iterator[KnownQuestion]:
+    for row in read_rows(path, columns=COLUMNS, required=("question",)):
+        given = {("document_id" if name == "document" else name): value for name, value in row.values.items()}
+        try:
+            yield KnownQuestion.model_validate({name: value for name, value in given.items() if value is not None})
+        except ValidationError as exc:
+            first = exc.errors(include_url=False)[0]
+            raise row.error(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from exc
+
+
+def _squad_rows(path: Path) -> Iterator[KnownQuestion]:
+    for asked in squad_questions(path):
+        raw = () if asked.raw.get("is_impossible") else asked.raw.get("answers", ())
+        try:
+            answers = tuple(dict.fromkeys(str(answer["text"]) for answer in raw))
+        except (KeyError, TypeError) as exc:
+            raise DataError(
+                f"{path}, {asked.place}: `answers` is {raw!r}; expected objects with `text`", path=str(path)
+            ) from exc
+        yield KnownQuestion(question=asked.question, context=asked.context if answers else "", answers=answers)
+
+
+def judge(
+    base: AskedBase, questions: Sequence[KnownQuestion], plot: Path | None = None, tell: Callable[[str], None] = lambda _: None
+) -> KnowledgeFigures:
+    """Every figure of a base: each way of searching that it has, side by side, and its answers. Raises `DataError` where no
+    question says what is right."""
+    if plot is not None:
+        from taskloom.plugins.retrieval.risk_figure import draw_risk  # first of all: who lacks what draws need not wait for it
+    modes: dict[Mode, ModeFigures] = {}
+    unmeasured: dict[Mode, str] = {}
+    for mode in MODES:
+        tell(f"{mode} search")
+        try:
+            modes[mode] = judge_search(base.search, questions, mode)
+        except UnsupportedError as exc:  # no model that embeds the language of a question
+            unmeasured[mode] = exc.message
+    answers = None
+    if any(question.answers for question in questions):
+        tell("answers")
+        answers = answer_figures(judge_answers(base.ask, questions))
+        if plot is not None:
+            draw_risk(answers.risk, plot)
+    return KnowledgeFigures(questions=len(questions), modes=modes, unmeasured=unmeasured, answers=answers)
 
 
 def judge_search(search: Search, questions: Sequence[KnownQuestion], mode: Mode) -> ModeFigures:
-    """Recall at 1, 5 and 20, the mean reciprocal rank and nDCG at 10, over the questions that have a document."""
-    asked = [question for question in questions if question.document_id]
+    """Recall at 1, 5 and 20, the mean reciprocal rank and nDCG at 10, over the questions that say what is right."""
+    asked = [question for question in questions if question.has_passage]
     if not asked:
-        raise DataError("no question names the document that answers it: there is nothing to measure a search by")
+        raise DataError("no question says what answers it: there is nothing to measure a search by")
     ranks, took = [], []
     for question in asked:
         began = time.perf_counter()
@@ -130,9 +144,16 @@ def rank_of_right(question: KnownQuestion, hits: Sequence[Hit]) -> int | None:
 
 
 def is_right(question: KnownQuestion, passage: Passage) -> bool:
-    if passage.document_id != question.document_id:
+    if question.document_id and passage.document_id != question.document_id:
         return False
-    return not question.answers or any(answer in passage.text for answer in question.answers)
+    if question.context and _plain(passage.text) not in _plain(question.context):
+        return False
+    return not question.answers or any(_plain(answer) in _plain(passage.text) for answer in question.answers)
+
+
+def _plain(text: str) -> str:
+    """Documents are cleaned when they are put in, as by this: forms of letters and blanks don't tell texts apart."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def rank_metrics(places: NDArray[np.float64]) -> dict[str, float]:

@@ -266,6 +266,48 @@ def ask(
     cli.show(answer, lambda: answer_shown(answer))
 
 
+@kb.command("eval")
+@click.argument("base")
+@click.argument("questions", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--build", is_flag=True, help="Put the paragraphs of a file in SQuAD's form in first, and say how fast they went."
+)
+@click.option("--sample", type=click.IntRange(1), help="Ask so many of the questions, the same ones each time.")
+@click.option("--passages", type=click.IntRange(1, 20), default=5, show_default=True, help="Passages to read for an answer.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw risk and coverage into this PNG file.")
+@version_option
+@asks()
+def evaluate(
+    cli: CliContext,
+    endpoint: Endpoint,
+    *,
+    base: str,
+    questions: Path,
+    build: bool,
+    sample: int | None,
+    passages: int,
+    plot: Path | None,
+    version: int | None,
+) -> None:
+    """Measure how well BASE finds and answers QUESTIONS, whose answers are known: dense, sparse and hybrid side by side.
+
+    \b
+    taskloom kb eval handbook questions.jsonl --plot risk.png
+    taskloom kb create squad --local
+    taskloom kb eval squad dev.json --build --sample 500 --local
+
+    QUESTIONS are JSON Lines of {"question": "...", "answers": ["..."], "document": "wifi"}, of which only the question has to
+    be there, or a file in SQuAD's form. A passage is right if it is of that document (lies in that paragraph) and holds one of
+    the answers; a question with none of these has no answer, and any that is given is wrong.
+    """
+    from taskloom.sdk.cli.kb_eval import evaluate_base
+
+    with endpoint.open() as client:
+        handle = client.knowledge(base)
+        options: dict[str, Any] = {"build": build, "sample": sample, "passages": passages, "version": version, "plot": plot}
+        evaluate_base(cli, handle, questions, **options)
+
+
 # -- versions --------------------------------------------------------------------------------------------------------------
 
 

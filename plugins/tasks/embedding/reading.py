@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from taskloom.core.errors import DataError
 from taskloom.core.task import Example
 from taskloom.plugins._shared.datasets import LIST_SEPARATOR, Row, bad_row, read_rows
+from taskloom.plugins._shared.squad import squad_questions
 from taskloom.plugins.tasks.embedding.schema import EmbeddingInput, EmbeddingTarget
 
 COLUMNS = ("query", "positive", "negatives", "domain")
@@ -104,44 +103,19 @@ def _negatives(row: Row) -> tuple[str, ...]:
 
 
 def _squad_pairs(path: Path) -> Iterator[_Pair]:
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as exc:
-        raise DataError(f"there is no data file {path}: {exc.strerror}", path=str(path)) from exc
-    except ValueError as exc:
-        raise DataError(f"{path} is not JSON: {exc}", path=str(path)) from exc
     found = False
-    for number, (article, context, question) in enumerate(_questions(path, whole), start=1):
-        if question.get("is_impossible"):
+    for asked in squad_questions(path):
+        if asked.raw.get("is_impossible"):
             continue
         found = True
         yield _Pair(
-            query=question["question"],
-            positive=context,
+            query=asked.question,
+            positive=asked.context,
             negatives=(),
-            domain=str(article.get("domain", "")),
+            domain=str(asked.article.get("domain", "")),
             path=str(path),
             line=0,
-            place=f"question {question.get('id') or f'number {number}'}",
+            place=asked.place,
         )
     if not found:
         raise DataError(f"{path} has no questions with an answer", path=str(path))
-
-
-def _questions(path: Path, whole: Any) -> Iterator[tuple[Mapping[str, Any], str, Mapping[str, Any]]]:
-    """(article, context, question) of each question."""
-    try:
-        for article in whole["data"]:
-            for paragraph in article["paragraphs"]:
-                for question in paragraph["qas"]:
-                    texts = (question["question"], paragraph["context"])
-                    if not all(isinstance(text, str) for text in texts):
-                        raise TypeError(f"{texts!r} are no strings")
-                    article.get("domain")  # what is no object fails here
-                    yield article, paragraph["context"], question
-    except (KeyError, TypeError, AttributeError) as exc:
-        problem = f"{exc} is missing" if isinstance(exc, KeyError) else f"{exc}"
-        raise DataError(
-            f"{path} is not in SQuAD's form: {problem}; expected data > paragraphs > context and qas > question",
-            path=str(path),
-        ) from exc

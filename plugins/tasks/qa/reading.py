@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from taskloom.core.errors import DataError
 from taskloom.core.task import Example
 from taskloom.plugins._shared.datasets import read_rows
+from taskloom.plugins._shared.squad import squad_questions
 from taskloom.plugins.tasks.qa.schema import GoldAnswer, QaInput, QaTarget
 
 COLUMNS = ("id", "title", "domain", "question", "context", "answers", "is_impossible")
@@ -43,38 +43,15 @@ class _BadRowError(Exception):
 
 
 def _squad_rows(path: Path) -> Iterator[Example[QaInput]]:
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as exc:
-        raise DataError(f"there is no data file {path}: {exc.strerror}", path=str(path)) from exc
-    except ValueError as exc:
-        raise DataError(f"{path} is not JSON: {exc}", path=str(path)) from exc
-    number = 0
-    for article, context, question in _questions(path, whole):
-        number += 1
-        name = question.get("id") or f"number {number}"
+    empty = True
+    for asked in squad_questions(path):
+        empty = False
         try:
-            yield _example(question, context, str(article.get("domain", "")), str(path), 0)
+            yield _example(asked.raw, asked.context, str(asked.article.get("domain", "")), str(path), 0)
         except _BadRowError as exc:
-            raise DataError(f"{path}, question {name}: {exc}", path=str(path)) from exc
-    if not number:
+            raise DataError(f"{path}, {asked.place}: {exc}", path=str(path)) from exc
+    if empty:
         raise DataError(f"{path} has no questions", path=str(path))
-
-
-def _questions(path: Path, whole: Any) -> Iterator[tuple[Mapping[str, Any], str, Mapping[str, Any]]]:
-    """(article, context, question) of each question."""
-    try:
-        for article in whole["data"]:
-            for paragraph in article["paragraphs"]:
-                for question in paragraph["qas"]:
-                    question["question"], question.get("answers")  # what is no object fails here
-                    yield article, paragraph["context"], question
-    except (KeyError, TypeError, AttributeError) as exc:
-        problem = f"{exc} is missing" if isinstance(exc, KeyError) else f"{exc}"
-        raise DataError(
-            f"{path} is not in SQuAD's form: {problem}; expected data > paragraphs > context and qas > question and answers",
-            path=str(path),
-        ) from exc
 
 
 def _example(values: Mapping[str, Any], context: str, domain: str, path: str, line: int) -> Example[QaInput]:

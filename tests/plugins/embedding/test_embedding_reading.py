@@ -85,7 +85,7 @@ def test_questions_in_squads_form_have_their_paragraphs(tmp_path: Path) -> None:
     [
         ("{", "is not JSON"),
         ('{"data": [{"paragraphs": [{"qas": [{"question": "a?"}]}]}]}', "'context' is missing; expected data > paragraphs"),
-        ('{"data": [{"paragraphs": [{"context": 1, "qas": [{"question": "a?"}]}]}]}', "are no strings"),
+        ('{"data": [{"paragraphs": [{"context": 1, "qas": [{"question": "a?"}]}]}]}', "`context` is 1; expected a string"),
         ('{"data": [{"paragraphs": [{"context": " ", "qas": [{"question": "a?", "id": "x1"}]}]}]}', "question x1: positive:"),
         ('{"data": []}', "has no questions with an answer"),
     ],

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from taskloom.core.errors import DataError
+from taskloom.core.errors import DataError, UnsupportedError
 from taskloom.core.knowledge import Hit, Mode, Passage
 from taskloom.core.knowledge_calls import KnowledgeAnswer
+from taskloom.core.knowledge_figures import KnowledgeFigures, KnownQuestion
 from taskloom.plugins.retrieval.evaluation import (
-    KnownQuestion,
     Tried,
     answer_figures,
     calibration_error,
+    judge,
     judge_answers,
     judge_search,
     rank_of_right,
@@ -24,6 +27,8 @@ from taskloom.plugins.retrieval.evaluation import (
     risk_coverage,
     threshold_for,
 )
+
+SQUAD = Path(__file__).parents[2] / "data" / "squadshifts-sample.json"
 
 
 def hit(document: str, text: str) -> Hit:
@@ -116,8 +121,102 @@ def test_the_reader_is_measured_on_the_passages_that_hold_the_answer() -> None:
 def test_a_bad_row_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('{"question": "a", "document_id": "d"}\n\n{"document_id": "d"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"questions\.jsonl, line 3: Field required"):
+    with pytest.raises(DataError, match=r"questions\.jsonl, line 3: field 'question' is missing"):
         list(read_questions(path))
     path.write_text('{"question": "a"\n', encoding="utf-8")
     with pytest.raises(DataError, match="line 1"):
         list(read_questions(path))
+
+
+def test_rows_say_as_much_as_they_know(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    rows = [
+        '{"question": "a", "document": "d", "answers": ["x", "y"]}',
+        '{"question": "b", "context": "In it."}',
+        '{"question": "c"}',
+    ]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    assert list(read_questions(path)) == [
+        KnownQuestion(question="a", document_id="d", answers=("x", "y")),
+        KnownQuestion(question="b", context="In it."),
+        KnownQuestion(question="c"),
+    ]
+    path.write_text('{"question": "a", "answers": "x"}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 1: answers: "):
+        list(read_questions(path))
+    path.write_text('{"question": "a", "answer": "x"}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 1: unknown field 'answer'"):
+        list(read_questions(path))
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match="no rows"):
+        list(read_questions(path))
+
+
+def test_questions_of_squad_have_their_paragraph_and_those_without_answers_have_none(tmp_path: Path) -> None:
+    sample = list(read_questions(SQUAD))
+    assert all(question.answers and question.context and not question.document_id for question in sample)
+    path = tmp_path / "two.json"
+    asked = [
+        {"question": "who?", "answers": [{"text": "Ann", "answer_start": 0}, {"text": "Ann", "answer_start": 0}]},
+        {"question": "why?", "answers": [], "is_impossible": True},
+    ]
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": "Ann was here.", "qas": asked}]}]}), encoding="utf-8")
+    assert list(read_questions(path)) == [
+        KnownQuestion(question="who?", context="Ann was here.", answers=("Ann",)),
+        KnownQuestion(question="why?"),
+    ]
+    path.write_text('{"data": [{"paragraphs": [{"context": "x", "qas": [{"question": "a", "answers": ["x"]}]}]}]}')
+    with pytest.raises(DataError, match=r"question number 1: `answers` is"):
+        list(read_questions(path))
+
+
+def test_a_passage_is_right_if_it_lies_in_the_paragraph_whatever_cleaning_did() -> None:
+    question = KnownQuestion(
+        question="How long?", context="Its length  is 6650\u00a0km.\nIt flows north.", answers=("6650\u00a0km",)
+    )
+    assert rank_of_right(question, [hit("a", "It flows north."), hit("b", "Its length is 6650 km.")]) == 2
+    assert rank_of_right(question, [hit("a", "The Nile: its length is 6650 km, they say.")]) is None
+    anywhere = KnownQuestion(question="How long?", answers=("6650 km",))
+    assert rank_of_right(anywhere, [hit("a", "It is long."), hit("b", "They say 6650 km.")]) == 2
+
+
+class WordBase:
+    """Finds by one word, answers with the first word of what it found, and has no vectors."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def search(self, question: str, mode: Mode, limit: int) -> list[Hit]:
+        if mode == "dense":
+            raise UnsupportedError("there is no embedding model")
+        return [hit(text, text) for text in self.texts if question in text][:limit]
+
+    def ask(self, question: str) -> KnowledgeAnswer:
+        found = self.search(question, "sparse", 1)
+        answer, sure = (found[0].passage.text.split()[0], 0.9) if found else ("", 0.1)
+        return KnowledgeAnswer(kind="span" if found else "none", answer=answer, confidence=sure, language="en", version=1)
+
+
+def test_a_base_is_judged_in_every_way_that_it_has(tmp_path: Path) -> None:
+    rows = [
+        KnownQuestion(question="york", answers=("ann",)),
+        KnownQuestion(question="leeds", answers=("bob",)),
+        KnownQuestion(question="paris"),
+    ]
+    told: list[str] = []
+    found = judge(WordBase("ann in york", "tom in leeds"), rows, tmp_path / "risk.png", told.append)
+    assert list(found.modes) == ["sparse", "hybrid"]
+    assert found.unmeasured == {"dense": "there is no embedding model"}
+    assert found.modes["sparse"].metrics["recall@1"] == 0.5
+    assert found.answers is not None
+    assert found.answers.metrics["f1"] == 0.5
+    assert [(point.coverage, point.risk) for point in found.answers.risk] == [(2 / 3, 0.5), (1.0, 2 / 3)]
+    assert told == ["dense search", "sparse search", "hybrid search", "answers"]
+    with Image.open(tmp_path / "risk.png") as picture:
+        assert picture.format == "PNG"
+    assert KnowledgeFigures.model_validate_json(found.model_dump_json()) == found
+
+
+def test_questions_that_say_nothing_of_their_answers_measure_nothing() -> None:
+    with pytest.raises(DataError, match="nothing to measure"):
+        judge(WordBase("ann in york"), [KnownQuestion(question="york")])

@@ -14,11 +14,13 @@ from served_knowledge import KnowledgeHook, Served
 from taskloom.core.errors import UnavailableError
 from taskloom.core.hookspecs import hookimpl
 from taskloom.core.knowledge import Document, Refused
-from taskloom.core.knowledge_calls import KnowledgeAnswer, Source
+from taskloom.core.knowledge_calls import AskCall, KnowledgeAnswer, Source
 from taskloom.core.loader import load_registry
 from taskloom.sdk.cli import kb, kb_render
 from taskloom.sdk.cli.context import CliContext
 from taskloom.sdk.cli.main import root
+
+SQUAD = Path(__file__).parents[2] / "data" / "squadshifts-sample.json"
 
 
 def run(*words: str, stdin: str | None = None, obj: Any = None) -> Result:
@@ -224,3 +226,60 @@ def test_examples_in_docstrings() -> None:
 
     for module in (kb, kb_render):
         assert doctest.testmod(module).failed == 0
+
+
+# -- eval ------------------------------------------------------------------------------------------------------------------
+
+
+def known(path: Path) -> Path:
+    right = {"question": "How do I reset it?", "document": "wifi", "answers": ["hold the reset button"]}
+    return rows(path, right, {"question": "What is the price?"})
+
+
+def test_eval_shows_every_way_of_searching_side_by_side_and_draws_the_risk(handbook: Path, tmp_path: Path) -> None:
+    questions, plot = known(tmp_path / "questions.jsonl"), tmp_path / "risk.png"
+    told = as_json("eval", "handbook", str(questions), "--plot", str(plot))
+    assert list(told["figures"]["modes"]) == ["dense", "sparse", "hybrid"]
+    assert told["figures"]["modes"]["dense"]["metrics"]["recall@1"] == 1.0
+    assert set(told["figures"]["modes"]["dense"]["intervals"]) >= {"recall@1", "recall@5", "recall@20", "mrr", "ndcg@10"}
+    assert told["figures"]["answers"]["risk"][-1]["coverage"] == 1.0
+    assert (told["build"], told["base"]["stats"]["disk_bytes"]) == (None, 2048)
+    assert plot.read_bytes()[:4] == b"\x89PNG"
+    shown = run("eval", "handbook", str(questions)).stdout
+    assert "handbook at version 1: 2 documents, 2 passages; 2 questions" in shown
+    for word in ("dense", "sparse", "hybrid", "end to end", "MRR", "nDCG@10", "index: flat 64 B; 2.0 kB on disk"):
+        assert word in shown
+
+
+def test_eval_asks_for_every_answer_and_reads_as_told(served: Served, handbook: Path, tmp_path: Path) -> None:
+    questions = rows(tmp_path / "q.jsonl", *({"question": f"reset {n}?", "answers": ["reset"]} for n in range(9)))
+    as_json("eval", "handbook", str(questions), "--passages", "3", "--version", "1", "--sample", "1")
+    (asked,) = [call for call in served.engine.calls if isinstance(call, AskCall)]
+    assert (asked.threshold, asked.passages, asked.version) == (0.0, 3, 1)
+
+
+def test_eval_builds_from_squads_paragraphs_and_says_how_fast(served: Served) -> None:
+    as_json("create", "squad")
+    told = as_json("eval", "squad", str(SQUAD), "--build")
+    assert told["build"]["documents"] == told["build"]["passages"] == told["base"]["stats"]["documents"] == 9
+    assert told["build"]["passages_per_s"] > 0
+    assert told["figures"]["modes"]["hybrid"]["metrics"]["recall@20"] == 1.0
+    assert "passages/s" in run("eval", "squad", str(SQUAD), "--build").stdout
+
+
+def test_eval_says_what_is_wrong_with_its_files(handbook: Path, tmp_path: Path) -> None:
+    questions = known(tmp_path / "questions.jsonl")
+    told = run("eval", "handbook", str(questions), "--build")
+    assert told.exit_code == 1
+    assert "leave out --build" in told.stderr
+    nowhere = run("eval", "handbook", str(questions), "--plot", str(tmp_path / "no" / "risk.png"))
+    assert "there is no folder" in nowhere.stderr
+    bad = rows(tmp_path / "bad.jsonl", {"query": "x"})
+    assert "bad.jsonl, line 1: unknown field 'query'" in run("eval", "handbook", str(bad)).stderr
+
+
+def test_eval_without_a_plugin_that_measures_says_how_to_get_one(served: Served, handbook: Path, tmp_path: Path) -> None:
+    questions = known(tmp_path / "questions.jsonl")
+    told = run("eval", "handbook", str(questions), obj=context_with(KnowledgeHook(None)))
+    assert told.exit_code != 0
+    assert "pip install 'taskloom[local]'" in told.stderr

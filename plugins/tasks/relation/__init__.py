@@ -1,0 +1,1 @@
+"""Relation classification: how two marked parts of a text are related."""
