@@ -248,8 +248,10 @@ def _save_rest(whole: Any, head: nn.Module, path: Path) -> None:
 
     mine = {id(tensor) for tensor in (*head.parameters(), *head.buffers())}
     named = whole.state_dict(keep_vars=True)
-    # Embeddings that the head is tied to belong to the graph under their other name; what is tied inside of it is held twice.
-    own = {name: t for name, t in named.items() if id(t) in mine and not name.startswith(f"{whole.base_model_prefix}.")}
+    inner = f"{whole.base_model_prefix}."
+    outer = {id(tensor) for name, tensor in named.items() if not name.startswith(inner)}
+    # Embeddings that the head is tied to are the graph's under their inner name; what is tied inside of the head is held twice.
+    own = {name: t for name, t in named.items() if id(t) in mine and not (name.startswith(inner) and id(t) in outer)}
     save_file({name: t.detach().cpu().contiguous().clone() for name, t in own.items()}, path)
 
 
