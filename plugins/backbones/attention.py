@@ -1,7 +1,8 @@
 """Attention by whichever way is faster here: torch's fused kernel, or its two products written out.
 
 The fused kernel of torch's CPU build is made for fp32. In bf16 on a processor without tile registers the plain products, which
-oneDNN runs by bf16 instructions, are about twice as fast forwards and five times with the gradient (AVX512-BF16, torch 2.13).
+oneDNN runs by bf16 instructions, are up to twice as fast forwards and five times with the gradient (AVX512-BF16, torch 2.13).
+Training takes them in any case, so that a training that goes on in another process computes as it did before.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def attention(
 ) -> Tensor:
     """softmax(Q K^T * scale + mask) V (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, eq. 1) of [N, heads, L, d] each,
     K and V of any length; `mask` is added to the scores."""
-    if query.dtype != torch.bfloat16 or query.device.type != "cpu" or not products_are_faster():
+    if query.dtype != torch.bfloat16 or query.device.type != "cpu" or not (torch.is_grad_enabled() or products_are_faster()):
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout_p, scale=scale)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     at_once = max(1, SCORES_AT_ONCE // (query.shape[1] * query.shape[2] * key.shape[2]))

@@ -71,3 +71,15 @@ def test_fp32_is_left_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(module, "_products", None)
     query, key, value = (x.float() for x in inputs(2, 5, 0, seed=3))
     assert attention(query, key, value, mask=None, dropout_p=0.0, scale=None).shape == (2, 3, 5, 8)
+
+
+def test_training_does_not_depend_on_what_is_faster_at_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = inputs(2, 5, 0, seed=4)
+    found = []
+    for faster in (True, False):
+        monkeypatch.setattr(module, "products_are_faster", lambda faster=faster: faster)
+        found.append(attention(query, key, value, mask=None, dropout_p=0.0, scale=None))
+    assert torch.equal(*found)
+    monkeypatch.setattr(module, "_products", None)
+    with torch.inference_mode():
+        attention(query, key, value, mask=None, dropout_p=0.0, scale=None)
