@@ -1,8 +1,9 @@
 """Attention by whichever way is faster here: torch's fused kernel, or its two products written out.
 
 The fused kernel of torch's CPU build is made for fp32. In bf16 on a processor without tile registers the plain products, which
-oneDNN runs by bf16 instructions, are up to twice as fast forwards and five times with the gradient (AVX512-BF16, torch 2.13).
-Training takes them in any case, so that a training that goes on in another process computes as it did before.
+oneDNN runs by bf16 instructions, are about twice as fast forwards and 2.5 to 10 times with the gradient (AVX512-BF16, torch
+2.13: `python benchmarks/attention.py`). Training takes them in any case, so that a training that goes on in another process
+computes as it did before.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ def attention(
     for start in range(0, len(query), at_once):
         part = slice(start, start + at_once)
         own = mask if mask is None or len(mask) == 1 else mask[part]
-        found.append(_products(query[part] * factor, key[part], value[part], mask=own, dropout_p=dropout_p))
+        found.append(products(query[part] * factor, key[part], value[part], mask=own, dropout_p=dropout_p))
     return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _products(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
+def products(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
+    """softmax(Q K^T + mask) V, of queries that are scaled already."""
     scores = torch.matmul(query, key.transpose(-1, -2))
     if mask is not None:
         scores = scores + mask
@@ -45,15 +47,16 @@ def _products(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None 
 @lru_cache(maxsize=1)
 def products_are_faster() -> bool:
     """Whether the written out products beat the fused kernel in bf16 on this CPU; measured once a process, in milliseconds."""
-    query, key, value = torch.randn(3, 8, 12, 64, 32).to(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)  # its own: a training that is under way draws from torch's
+    query, key, value = torch.randn(3, 8, 12, 64, 32, generator=generator).to(torch.bfloat16)
     seconds = []
     with torch.inference_mode():
-        for way in (scaled_dot_product_attention, lambda q, k, v: _products(q * 32**-0.5, k, v)):
+        for way in (scaled_dot_product_attention, lambda q, k, v: products(q * 32**-0.5, k, v)):
             best = float("inf")
             for _ in range(5):
                 start = time.perf_counter()
                 way(query, key, value)
                 best = min(best, time.perf_counter() - start)
             seconds.append(best)
-    fused, products = seconds
-    return products < 0.9 * fused
+    fused_s, products_s = seconds
+    return products_s < 0.9 * fused_s

@@ -12,6 +12,7 @@ from taskloom.plugins.backbones import attention as module
 from taskloom.plugins.backbones.attention import attention
 
 BF16_STEP = 2.0**-8
+measure = module.products_are_faster.__wrapped__
 
 
 def inputs(count: int, length: int, more: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -22,7 +23,7 @@ def inputs(count: int, length: int, more: int, seed: int) -> tuple[torch.Tensor,
 
 
 @pytest.fixture(autouse=True)
-def always_products(monkeypatch: pytest.MonkeyPatch) -> None:
+def alwaysproducts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "products_are_faster", lambda: True)
 
 
@@ -68,7 +69,7 @@ def test_dropout_takes_weights_and_keeps_the_mean() -> None:
 
 
 def test_fp32_is_left_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_products", None)
+    monkeypatch.setattr(module, "products", None)
     query, key, value = (x.float() for x in inputs(2, 5, 0, seed=3))
     assert attention(query, key, value, mask=None, dropout_p=0.0, scale=None).shape == (2, 3, 5, 8)
 
@@ -80,6 +81,12 @@ def test_training_does_not_depend_on_what_is_faster_at_the_moment(monkeypatch: p
         monkeypatch.setattr(module, "products_are_faster", lambda faster=faster: faster)
         found.append(attention(query, key, value, mask=None, dropout_p=0.0, scale=None))
     assert torch.equal(*found)
-    monkeypatch.setattr(module, "_products", None)
+    monkeypatch.setattr(module, "products", None)
     with torch.inference_mode():
         attention(query, key, value, mask=None, dropout_p=0.0, scale=None)
+
+
+def test_measuring_draws_nothing_that_a_training_would_draw() -> None:
+    before = torch.get_rng_state()
+    assert measure() in (True, False)
+    assert torch.equal(torch.get_rng_state(), before)
