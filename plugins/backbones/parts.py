@@ -282,3 +282,10 @@ def freeze_bottom(model: Any, layers: int) -> None:
         layer.requires_grad_(False)
     if layers == len(stack):
         model.requires_grad_(False)
+
+
+def set_dropout(module: nn.Module, share: float) -> None:
+    """How much every dropout inside of a module drops in training."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = share

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.errors import ConfigError
@@ -20,6 +19,7 @@ from taskloom.plugins._shared.datasets import ChosenRows, stratified_split
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
 from taskloom.plugins._shared.tuning import InMemory
 from taskloom.plugins.backbones.loading import Backbone
+from taskloom.plugins.backbones.parts import set_dropout
 from taskloom.plugins.tasks.fill_mask.corpus import TokenFile, TokenRows
 from taskloom.plugins.tasks.fill_mask.curve import CurveLog
 from taskloom.plugins.tasks.fill_mask.first_weights import set_first_weights
@@ -120,12 +120,6 @@ def texts_digest(rows: Rows) -> str:
     for text in _texts(rows):
         found.update(hashlib.sha256(text.encode()).digest())
     return found.hexdigest()
-
-
-def set_dropout(module: nn.Module, share: float) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = share
 
 
 def _measure(model: FillMaskModel, held: Rows) -> Callable[[], dict[str, float]]:

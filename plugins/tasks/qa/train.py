@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.errors import DataError
@@ -15,6 +14,7 @@ from taskloom.plugins._shared.answer_scores import exact_match, f1
 from taskloom.plugins._shared.datasets import stratified_split
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
+from taskloom.plugins.backbones.parts import set_dropout
 from taskloom.plugins.tasks.qa.model import QaModel
 from taskloom.plugins.tasks.qa.schema import QaInput, QaOutput, QaParams, TrainConfig
 from taskloom.plugins.tasks.qa.scoring import best_match
@@ -69,12 +69,6 @@ def split_by_context(rows: Rows, config: TrainConfig) -> tuple[list[Example[QaIn
     _, held = stratified_split(list(domains), domains.__getitem__, config.validation_fraction, config.seed)
     out = set(held)
     return [x for x in rows if x.input.context not in out], [x for x in rows if x.input.context in out]
-
-
-def set_dropout(module: nn.Module, share: float) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = share
 
 
 def _measure(model: QaModel, held: Rows) -> Callable[[], dict[str, float]]:
