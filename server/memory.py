@@ -6,8 +6,7 @@ import gc
 
 
 def settle_memory() -> None:
-    """To be called once all is loaded. What is there now stays for ever, so the collector need not walk it again each time
-    that requests have left enough garbage: with Ray, gRPC and the models' libraries that is some hundred thousand objects, a
-    pause of tens of milliseconds."""
+    """To be called once all is loaded. What is there now stays for ever, so the collector need not walk it again each time that
+    requests have left enough garbage: with Ray, gRPC and the models' libraries that is a pause which callers feel."""
     gc.collect()
     gc.freeze()
