@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from taskloom.plugins.backbones.attention import products
+
 SHAPES = ((16, 32), (16, 64), (16, 128), (4, 512))
 """(sequences, tokens of each)"""
 
