@@ -337,7 +337,7 @@ def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, others:
     )
 
 
-def _licence(models: Sequence[Artifact], backbones: Sequence[Pretrained]) -> str:
+def _licence(models: Sequence[Artifact], backbones: Sequence[Pretrained] = ()) -> str:
     """The licences of all models that a version was made from, as one SPDX expression; a model that states none is named.
     Identifiers of SPDX don't mind the case of their letters."""
     named = [(model.name, model.manifest.licence) for model in models]
