@@ -198,7 +198,7 @@ class KnowledgeDesk:
 
     async def _extracted(self, base: KnowledgeBase, prepared: Prepared) -> tuple[Prepared, Sequence[Extraction]]:
         """The part that passages have in the base's graph, if it keeps one. What was read before is not read again."""
-        if not base.keeps_graph:
+        if not base.keeps_graph or not prepared.passages:
             return prepared, ()
         known = await self._changing(base.known_extractions, prepared.passages, self._intake.extractors())
         return await self._intake.extracted(prepared, known)

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,8 +176,11 @@ class KnowledgeModels:
     ) -> tuple[list[EntityMention], str]:
         model = self._model(language, "entities")
         result = await self._ask(model, {"text": text}, {}, deadline_s, priority=priority)
-        given = _checked(result, "entities", "entity")
-        found = [EntityMention(**{name: one[name] for name in EntityMention.model_fields}) for one in given]
+        with _as_told(result, "entities, each with text, label, start, end and score"):
+            fields = EntityMention.model_fields
+            found = [EntityMention(**{name: one[name] for name in fields}) for one in result.output["entities"]]
+            if any(text[one.start : one.end] != one.text for one in found):
+                raise ValueError("a text that does not stand there")
         return sorted(found, key=lambda one: (one.start, -one.end)), f"{result.model}@{result.version}"
 
     async def relation(self, text: str, head: Span, tail: Span, language: str) -> tuple[Told, str]:
@@ -184,12 +188,11 @@ class KnowledgeModels:
         given = {"text": text, **{name: {"start": span[0], "end": span[1]} for name, span in (("head", head), ("tail", tail))}}
         async with self._about_documents:
             result = await self._ask(self._model(language, "relations"), given, {"top_k": 1}, None, priority=LOW_PRIORITY)
-        labels = _checked(result, "labels", "relation")
-        if not labels:
-            raise ModelFailedError(f"{result.model} gave no label for two parts of a text: it is no relation model")
-        best = labels[0]
-        relation, backwards = best.get("relation") or best["label"], best.get("direction") == "tail_to_head"
-        return Told(relation, backwards, best["score"]), f"{result.model}@{result.version}"
+        with _as_told(result, "labels, the best first, each with label and score"):
+            best = result.output["labels"][0]
+            relation, backwards = str(best.get("relation") or best["label"]), best.get("direction") == "tail_to_head"
+            told = Told(relation, backwards, float(best["score"]))
+        return told, f"{result.model}@{result.version}"
 
     def _model(self, language: str, use: str) -> str:
         models = self._languages.get(language)
@@ -215,11 +218,13 @@ class KnowledgeModels:
             raise DeadlineExceededError(f"the deadline passed before {model} had answered") from exc
 
 
-def _checked(result: InferResult, field: str, kind: str) -> Any:
-    found = result.output.get(field)
-    if found is None:
-        raise ModelFailedError(f"{result.model} was to give {field}, and gave none: it is no {kind} model")
-    return found
+@contextmanager
+def _as_told(result: InferResult, what: str) -> Iterator[None]:
+    """Raises `ModelFailedError` where a model's output is not what it was to give."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as exc:
+        raise ModelFailedError(f"{result.model} was to give {what}, and did not: it can make no graph") from exc
 
 
 def _reading(result: InferResult) -> Reading:

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from taskloom.core.errors import InvalidInputError, NotFoundError, OverloadedError, TaskloomError, UnsupportedError
+from taskloom.core.errors import (
+    InvalidInputError,
+    ModelFailedError,
+    NotFoundError,
+    OverloadedError,
+    TaskloomError,
+    UnsupportedError,
+)
 from taskloom.core.knowledge import Document
 from taskloom.core.knowledge_calls import AskCall, BaseSpec, GraphCall, SearchCall
 from taskloom.core.knowledge_graph import EntityMention
@@ -190,6 +197,29 @@ async def test_a_model_that_fails_leaves_nothing_half_written(tmp_path: Path, en
     assert stats.graph.mentions == 4
     engine.absent = set()
     assert (await desk.upsert("north", "firms", stream({"y": "Dot owns Eel."}))).version == 2
+    await desk.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "output"),
+    [
+        ("names", {"vector": [1.0]}),
+        ("names", {"entities": [{"text": "Cid", "label": "NAME"}]}),
+        ("names", {"entities": [{"text": "Cid", "label": "NAME", "start": 1, "end": 4, "score": 0.9}]}),
+        ("verbs", {"labels": []}),
+        ("verbs", {"labels": [{"label": "owns"}]}),
+    ],
+)
+async def test_a_model_that_is_none_of_the_kind_is_said_to_be(
+    tmp_path: Path, engine: Engine, model: str, output: dict[str, Any]
+) -> None:
+    desk = await filled(tmp_path, engine)
+    setattr(engine, f"_{model}", lambda _given: output)
+    with pytest.raises(ModelFailedError, match=f"{model} was to give"):
+        await desk.upsert("north", "firms", stream({"x": "Cid owns Dot."}))
+    assert (await desk.stats("north", "firms")).stats.version == 1
+    engine.absent = {"names", "verbs"}
+    assert (await desk.upsert("north", "firms", stream(TEXTS))).changed == (), "where nothing is new no model is wanted"
     await desk.close()
 
 
