@@ -106,6 +106,12 @@ def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngi
 
 
 @hookspec(firstresult=True)
+def knowledge_models(settings: Settings, registry: Registry, tenant: str) -> Sequence[str] | None:
+    """The models that the knowledge bases of a tenant use, NAME or NAME@VERSION, for who loads no others. The first answer
+    counts."""
+
+
+@hookspec(firstresult=True)
 def read_documents(paths: Sequence[Path]) -> Iterator[Document | Refused] | None:
     """Read files, and what is in folders, as documents, for layers that may not import what reads them. What can't be read is
     told and passed over. The first answer counts."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import Field
 
 from taskloom.core.knowledge import Document, Hit, KnowledgeStats, Metadata, Mode, Refused, VersionInfo, Where
+from taskloom.core.knowledge_graph import MAX_HOPS, MAX_NAME_CHARACTERS, GraphMention, GraphRelation
 from taskloom.core.types import Frozen, Name, new_request_id
 
 MAX_QUESTION_CHARACTERS = 4000
@@ -69,6 +70,26 @@ class SearchResult(Frozen):
     request_id: str = ""
 
 
+class GraphCall(Frozen):
+    """What the graph of a base knows of the entity `name`, within `hops` relations; of mentions and of relations at most
+    `limit` each."""
+
+    base: Name
+    name: str = Field(min_length=1, max_length=MAX_NAME_CHARACTERS)
+    hops: int = Field(default=1, ge=1, le=MAX_HOPS)
+    limit: int = Field(default=20, ge=1, le=MAX_HITS)
+    version: int | None = None
+    request_id: RequestId
+    deadline_s: float | None = None
+
+
+class GraphResult(Frozen):
+    version: int
+    mentions: tuple[GraphMention, ...] = ()
+    relations: tuple[GraphRelation, ...] = ()
+    request_id: str = ""
+
+
 class Turn(Frozen):
     """A question that was asked before, and what was answered."""
 
@@ -78,7 +99,8 @@ class Turn(Frozen):
 
 class AskCall(Frozen):
     """A question. `turns` are what was said before it, the oldest first; `passages` is how many are read; below `threshold`
-    there is no answer (None: the base's own, which was chosen on data)."""
+    there is no answer (None: the base's own, which was chosen on data). `mode` is how the passages are found (None: `graph`
+    where the base keeps one, else `hybrid`)."""
 
     base: Name
     question: Question
@@ -86,6 +108,7 @@ class AskCall(Frozen):
     where: Where | None = None
     passages: int = Field(default=5, ge=1, le=MAX_READ)
     threshold: float | None = Field(default=None, ge=0, le=1)
+    mode: Mode | None = None
     version: int | None = None
     request_id: RequestId
     deadline_s: float | None = None
@@ -93,7 +116,8 @@ class AskCall(Frozen):
 
 class Source(Frozen):
     """A passage that an answer stands on, or that came nearest. `answer` is what in it answers, at `start` to `end` of the
-    document's cleaned text (code points); empty where nothing does."""
+    document's cleaned text (code points); empty where nothing does. `graph` is how strongly the graph led there, None where it
+    did not."""
 
     document_id: str
     passage_id: str
@@ -104,6 +128,7 @@ class Source(Frozen):
     start: int = Field(ge=0)
     end: int = Field(ge=0)
     score: float
+    graph: float | None = None
 
 
 class KnowledgeAnswer(Frozen):
@@ -119,7 +144,7 @@ class KnowledgeAnswer(Frozen):
     sources: tuple[Source, ...] = ()
     version: int
     models: tuple[str, ...] = ()
-    """NAME@VERSION of those that embedded and read."""
+    """NAME@VERSION of those that embedded, found names and read."""
     request_id: str = ""
 
 
@@ -145,6 +170,9 @@ class KnowledgeEngine(Protocol):
     async def search(self, tenant: str, call: SearchCall) -> SearchResult: ...
 
     async def ask(self, tenant: str, call: AskCall) -> KnowledgeAnswer: ...
+
+    async def graph(self, tenant: str, call: GraphCall) -> GraphResult:
+        """Raises `UnsupportedError` for a base that keeps no graph, `NotFoundError` for a name that stands nowhere in it."""
 
     async def stats(self, tenant: str, base: str) -> BaseInfo: ...
 

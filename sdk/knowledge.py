@@ -52,6 +52,7 @@ class Knowledge:
 
     ask = _of_base(calls.ask)
     search = _of_base(calls.search)
+    graph = _of_base(calls.graph)
     upsert = _of_base(calls.upsert)
     delete = _of_base(calls.delete)
     stats = _of_base(calls.stats)
@@ -126,6 +127,7 @@ class AsyncKnowledge:
 
     ask = _awaited_of_base(calls.ask)
     search = _awaited_of_base(calls.search)
+    graph = _awaited_of_base(calls.graph)
     upsert = _awaited_of_base(calls.upsert)
     delete = _awaited_of_base(calls.delete)
     stats = _awaited_of_base(calls.stats)

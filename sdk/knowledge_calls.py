@@ -13,6 +13,8 @@ from taskloom.core.knowledge_calls import (
     AskCall,
     BaseInfo,
     BaseSpec,
+    GraphCall,
+    GraphResult,
     KnowledgeAnswer,
     KnowledgeEngine,
     SearchCall,
@@ -93,6 +95,7 @@ def ask(
     where: Where | None = None,
     passages: int | None = None,
     threshold: float | None = None,
+    mode: Mode | None = None,
     version: int | None = None,
     timeout_s: float | None = None,
     request_id: str | None = None,
@@ -101,7 +104,8 @@ def ask(
 
     `turns` are the questions and answers before this one, the oldest first. `where` keeps documents whose metadata match:
     `{"product": "router", "year": (2025, 2026)}`. `passages` is how many are read. Below the confidence `threshold` there is no
-    answer; left out, it is the one that was chosen on data. `version` is one of `versions()`; left out, the newest.
+    answer; left out, it is the one that was chosen on data. `mode` is how passages are found, as for `search`; left out, the
+    graph is used where the base keeps one. `version` is one of `versions()`; left out, the newest.
     """
     call = codec.build(
         AskCall,
@@ -111,7 +115,7 @@ def ask(
         where=where,
         version=version,
         request_id=request_id or new_request_id(),
-        **_given(passages=passages, threshold=threshold),
+        **_given(passages=passages, threshold=threshold, mode=mode),
     )
 
     async def run(engine: KnowledgeEngine, deadline_s: float) -> KnowledgeAnswer:
@@ -132,8 +136,9 @@ def search(
     timeout_s: float | None = None,
     request_id: str | None = None,
 ) -> Operation[SearchResult]:
-    """Passages for a query, best first: at most `limit` (10). `mode` ranks by meaning (`dense`), by words (`sparse`) or by both
-    (`hybrid`, the default). `where` and `version` are as for `ask`."""
+    """Passages for a query, best first: at most `limit` (10). `mode` ranks by meaning (`dense`), by words (`sparse`), by both
+    (`hybrid`, the default), or by these and what the graph leads to (`graph`, of a base that keeps one). `where` and `version`
+    are as for `ask`."""
     call = codec.build(
         SearchCall,
         base=base,
@@ -150,6 +155,36 @@ def search(
 
     read = codec.search_result_from_message
     return Operation("Search", lambda: codec.search_to_message(call), read, run, call.request_id, timeout_s)
+
+
+def graph(
+    base: str,
+    name: str,
+    *,
+    hops: int | None = None,
+    limit: int | None = None,
+    version: int | None = None,
+    timeout_s: float | None = None,
+    request_id: str | None = None,
+) -> Operation[GraphResult]:
+    """What the graph of the base knows of an entity: where its name stands, and the relations within `hops` (1, or 2) of it; of
+    each at most `limit` (20). Raises `NotFoundError` for a name that stands nowhere, `UnsupportedError` for a base without a
+    graph."""
+    call = codec.build(
+        GraphCall,
+        base=base,
+        name=name,
+        version=version,
+        request_id=request_id or new_request_id(),
+        **_given(hops=hops, limit=limit),
+    )
+
+    async def run(engine: KnowledgeEngine, deadline_s: float) -> GraphResult:
+        result = await engine.graph(TENANT, call.model_copy(update={"deadline_s": deadline_s}))
+        return result.model_copy(update={"request_id": call.request_id})
+
+    read = codec.graph_result_from_message
+    return Operation("Graph", lambda: codec.graph_to_message(call), read, run, call.request_id, timeout_s)
 
 
 # -- documents ------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from taskloom.core.hookspecs import CommandSpec, hookimpl
@@ -55,3 +55,10 @@ def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngi
         log.warning("no knowledge bases: they need %s; install it with: pip install 'taskloom[local]'", exc.name)
         return None
     return open_desk(settings, registry, engine)
+
+
+@hookimpl
+def knowledge_models(settings: Settings, registry: Registry, tenant: str) -> Sequence[str]:
+    from taskloom.server.knowledge.wanted import models_wanted
+
+    return models_wanted(settings, registry, tenant)

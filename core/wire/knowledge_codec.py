@@ -19,6 +19,8 @@ from taskloom.core.knowledge_calls import (
     AskCall,
     BaseInfo,
     BaseSpec,
+    GraphCall,
+    GraphResult,
     KnowledgeAnswer,
     SearchCall,
     SearchResult,
@@ -26,6 +28,7 @@ from taskloom.core.knowledge_calls import (
     Turn,
     UpsertResult,
 )
+from taskloom.core.knowledge_graph import GraphInfo, GraphMention, GraphRelation
 from taskloom.core.types import Frozen, Name
 from taskloom.core.wire.codec import message_to_dict
 from taskloom.core.wire.gen import knowledge_pb2 as pb
@@ -128,6 +131,7 @@ def base_to_message(info: BaseInfo) -> pb.BaseInfo:
         languages=stats.languages,
         disk_bytes=stats.disk_bytes,
         indexes=[pb.Index(**_plain(index)) for index in stats.indexes],
+        graph=pb.GraphSize(**_plain(stats.graph)) if stats.graph is not None else None,
     )
 
 
@@ -139,6 +143,7 @@ def base_from_message(sent: pb.BaseInfo) -> BaseInfo:
         languages=dict(sent.languages),
         disk_bytes=sent.disk_bytes,
         indexes=tuple(IndexInfo(**message_to_dict(index)) for index in sent.indexes),
+        graph=GraphInfo(**message_to_dict(sent.graph)) if sent.HasField("graph") else None,
     )
     return BaseInfo(base=sent.base, shared=sent.shared, retriever=sent.retriever, stats=stats)
 
@@ -181,10 +186,7 @@ def search_from_message(sent: pb.SearchRequest, request_id: str, deadline_s: flo
 
 
 def search_result_to_message(result: SearchResult) -> pb.SearchResponse:
-    hits = [
-        message(pb.Hit, passage=_passage_to_message(hit.passage), score=hit.score, dense=hit.dense, sparse=hit.sparse)
-        for hit in result.hits
-    ]
+    hits = [message(pb.Hit, **_plain(hit) | {"passage": _passage_to_message(hit.passage)}) for hit in result.hits]
     return pb.SearchResponse(request_id=result.request_id, version=result.version, hits=hits)
 
 
@@ -195,6 +197,7 @@ def search_result_from_message(sent: pb.SearchResponse) -> SearchResult:
             score=hit.score,
             dense=hit.dense if hit.HasField("dense") else None,
             sparse=hit.sparse if hit.HasField("sparse") else None,
+            graph=hit.graph if hit.HasField("graph") else None,
         )
         for hit in sent.hits
     )
@@ -224,6 +227,7 @@ def ask_to_message(call: AskCall) -> pb.AskRequest:
         threshold=call.threshold,
         version=call.version,
         request_id=call.request_id,
+        mode=call.mode,
     )
 
 
@@ -239,7 +243,7 @@ def ask_from_message(sent: pb.AskRequest, request_id: str, deadline_s: float | N
         version=sent.version if sent.HasField("version") else None,
         request_id=request_id,
         deadline_s=deadline_s,
-        **_given(passages=sent.passages),
+        **_given(passages=sent.passages, mode=sent.mode),
     )
 
 
@@ -250,6 +254,41 @@ def answer_to_message(answer: KnowledgeAnswer) -> pb.AskResponse:
 def answer_from_message(sent: pb.AskResponse) -> KnowledgeAnswer:
     return KnowledgeAnswer.model_validate(
         message_to_dict(sent) | {"sources": tuple(Source(**message_to_dict(one)) for one in sent.sources)}
+    )
+
+
+# -- graphs ---------------------------------------------------------------------------------------------------------------
+
+
+def graph_to_message(call: GraphCall) -> pb.GraphRequest:
+    fields = {name: value for name, value in _plain(call).items() if name != "deadline_s"}
+    return message(pb.GraphRequest, **fields)
+
+
+def graph_from_message(sent: pb.GraphRequest, request_id: str, deadline_s: float | None) -> GraphCall:
+    return build(
+        GraphCall,
+        base=sent.base,
+        name=sent.name,
+        version=sent.version if sent.HasField("version") else None,
+        request_id=request_id,
+        deadline_s=deadline_s,
+        **_given(hops=sent.hops, limit=sent.limit),
+    )
+
+
+def graph_result_to_message(result: GraphResult) -> pb.GraphResponse:
+    mentions = [message(pb.GraphMention, **_plain(one)) for one in result.mentions]
+    relations = [message(pb.GraphRelation, **_plain(one)) for one in result.relations]
+    return message(pb.GraphResponse, **_plain(result) | {"mentions": mentions, "relations": relations})
+
+
+def graph_result_from_message(sent: pb.GraphResponse) -> GraphResult:
+    return GraphResult(
+        request_id=sent.request_id,
+        version=sent.version,
+        mentions=tuple(GraphMention.model_validate(message_to_dict(one)) for one in sent.mentions),
+        relations=tuple(GraphRelation.model_validate(message_to_dict(one)) for one in sent.relations),
     )
 
 

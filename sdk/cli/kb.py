@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from taskloom.sdk.surface import SyncCalls
 
 _TIMEOUT = "Seconds for each call."
+_MODES = click.Choice(["hybrid", "dense", "sparse", "graph"])
 _LOCAL = "The bases of the home folder, in this process; needs taskloom[local]."
 
 
@@ -41,7 +42,7 @@ class Endpoint:
             return open_gateway(self.timeout_s, **self.gateway)
         if any(self.gateway.values()):
             raise click.UsageError("--local asks no gateway; leave out --address and its certificates, or --local")
-        return open_in_process(self.cli, _reading_models(self.cli), self.timeout_s)
+        return open_in_process(self.cli, _wanted_models(self.cli), self.timeout_s)
 
 
 def asks(timeout_s: float = 60.0) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -61,12 +62,15 @@ def asks(timeout_s: float = 60.0) -> Callable[[Callable[..., Any]], Callable[...
     return add
 
 
-def _reading_models(cli: CliContext) -> list[str]:
-    """Those that the settings name for knowledge bases, of the models that are there: no others are loaded."""
-    languages = cli.settings.knowledge.languages.values()
-    named = {name for language in languages for name in (language.embedding, language.reader) if name}
+def _wanted_models(cli: CliContext) -> list[str]:
+    """Those that the bases of the home use, of the models that are there: no others are loaded."""
+    from taskloom.sdk.knowledge_calls import TENANT
+
+    hooks = cli.registry.hooks
+    given = {"settings": cli.settings, "registry": cli.registry, "tenant": TENANT}
+    wanted = hooks.hook.knowledge_models(**given) if hooks is not None else None
     there = set(cli.store.models())
-    return sorted(name for name in named if name.partition("@")[0] in there)
+    return [name for name in wanted or () if name.partition("@")[0] in there]
 
 
 where_option = click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only documents with this; repeatable.")
@@ -212,7 +216,7 @@ def remove(
 @click.argument("base")
 @click.argument("query")
 @click.option("--limit", type=click.IntRange(1, 100), default=10, show_default=True, help="Passages to show.")
-@click.option("--mode", type=click.Choice(["hybrid", "dense", "sparse"]), default="hybrid", show_default=True)
+@click.option("--mode", type=_MODES, default="hybrid", show_default=True)
 @where_option
 @version_option
 @asks()
@@ -227,7 +231,7 @@ def search(
     where: tuple[str, ...],
     version: int | None,
 ) -> None:
-    """Find the passages of BASE for QUERY, by meaning (dense), by words (sparse) or by both."""
+    """Find the passages of BASE for QUERY, by meaning (dense), by words (sparse), by both, or by these and its graph."""
     from taskloom.sdk.cli.kb_render import hits_shown
 
     with endpoint.open() as client:
@@ -242,6 +246,7 @@ def search(
 @click.option("--turn", "turns", nargs=2, multiple=True, metavar="QUESTION ANSWER", help="What was said before; repeatable.")
 @click.option("--passages", type=click.IntRange(1, 20), default=5, show_default=True, help="Passages to read.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="No answer below this confidence.")
+@click.option("--mode", type=_MODES, help="How to find passages; else graph if BASE keeps one, else hybrid.")
 @where_option
 @version_option
 @asks()
@@ -254,16 +259,42 @@ def ask(
     turns: tuple[tuple[str, str], ...],
     passages: int,
     threshold: float | None,
+    mode: Any,
     where: tuple[str, ...],
     version: int | None,
 ) -> None:
     """Answer QUESTION from BASE, with the sources of the answer; or say that nothing in it is sure enough."""
     from taskloom.sdk.cli.kb_render import answer_shown
 
-    options: dict[str, Any] = {"passages": passages, "threshold": threshold, "version": version}
+    options: dict[str, Any] = {"passages": passages, "threshold": threshold, "mode": mode, "version": version}
     with endpoint.open() as client:
         answer = client.knowledge(base).ask(question, turns=turns, where=parse_where(where), **options)
     cli.show(answer, lambda: answer_shown(answer))
+
+
+@kb.command()
+@click.argument("base")
+@click.argument("entity")
+@click.option("--hops", type=click.IntRange(1, 2), default=1, show_default=True, help="How many relations away.")
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="Mentions and relations to show.")
+@version_option
+@asks()
+def graph(
+    cli: CliContext,
+    endpoint: Endpoint,
+    *,
+    base: str,
+    entity: str,
+    hops: int,
+    limit: int,
+    version: int | None,
+) -> None:
+    """Show what the graph of BASE knows of ENTITY: where it stands, and what it is related to."""
+    from taskloom.sdk.cli.kb_render import graph_shown
+
+    with endpoint.open() as client:
+        found = client.knowledge(base).graph(entity, hops=hops, limit=limit, version=version)
+    cli.show(found, lambda: graph_shown(found))
 
 
 @kb.command("eval")
@@ -289,7 +320,8 @@ def evaluate(
     plot: Path | None,
     version: int | None,
 ) -> None:
-    """Measure how well BASE finds and answers QUESTIONS, whose answers are known: dense, sparse and hybrid side by side.
+    """Measure how well BASE finds and answers QUESTIONS, whose answers are known: dense, sparse and hybrid side by side, and
+    what its graph adds, if it keeps one.
 
     \b
     taskloom kb eval handbook questions.jsonl --plot risk.png

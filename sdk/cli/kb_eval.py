@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from rich.text import Text
 from taskloom.core.errors import InvalidInputError, MissingDependencyError
 from taskloom.core.knowledge import Document, Hit, Mode
 from taskloom.core.knowledge_calls import BaseInfo, KnowledgeAnswer
-from taskloom.core.knowledge_figures import AnswerFigures, KnowledgeFigures, KnownQuestion
+from taskloom.core.knowledge_figures import AnswerFigures, Gain, KnowledgeFigures, KnownQuestion
 from taskloom.core.types import Frozen
 from taskloom.sdk.cli.kb_render import size
 
@@ -59,6 +60,10 @@ class ServedBase:
     base: Knowledge
     passages: int
     version: int | None
+
+    @cached_property
+    def keeps_graph(self) -> bool:
+        return self.base.stats().stats.graph is not None
 
     def search(self, question: str, mode: Mode, limit: int) -> Sequence[Hit]:
         return self.base.search(question, mode=mode, limit=limit, version=self.version).hits
@@ -155,6 +160,8 @@ def report_shown(report: EvalReport) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{told}; {figures.questions:,} questions")]
     if figures.modes:
         parts.append(modes_table(figures))
+    if figures.graph_gain is not None:
+        parts.append(gain_shown(figures.graph_gain))
     parts += [Text(f"{mode} was not measured: {why}", "yellow") for mode, why in figures.unmeasured.items()]
     if figures.answers is not None:
         parts.append(answers_table(figures.answers))
@@ -178,6 +185,17 @@ def modes_table(figures: KnowledgeFigures) -> Table:
     for mode, found in figures.modes.items():
         table.add_row(mode, *(_with_interval(found.metrics, found.intervals, name) for name in names), *_latency(found))
     return table
+
+
+def gain_shown(gain: Gain) -> Text:
+    """With the graph less without it."""
+    told = (f"{FIGURE_NAMES.get(name, name)} {_difference(gain, name)}" for name in gain.metrics)
+    return Text(f"graph less hybrid: {', '.join(told)}")
+
+
+def _difference(gain: Gain, name: str) -> str:
+    low, high = gain.intervals[name]
+    return f"{gain.metrics[name]:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def answers_table(answers: AnswerFigures) -> Table:

@@ -2,6 +2,8 @@
 
 upsert  -> prepare (split, compare)  -> embed what is new, in batches with everything else   -> put, one version
 ask     -> pin a version -> embed the question -> search -> FAQ entry, or read the passages   -> answer with sources, or none
+
+For a base that keeps a graph, names and relations are extracted besides from what is new, and names from the question.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +34,6 @@ from taskloom.core.knowledge import (
     Hit,
     KnowledgeBase,
     Mode,
-    Passage,
     Prepared,
     Query,
     Refused,
@@ -43,11 +44,14 @@ from taskloom.core.knowledge_calls import (
     AskCall,
     BaseInfo,
     BaseSpec,
+    GraphCall,
+    GraphResult,
     KnowledgeAnswer,
     SearchCall,
     SearchResult,
     UpsertResult,
 )
+from taskloom.core.knowledge_graph import Extraction
 from taskloom.core.language import language_of_script
 from taskloom.core.ports import InferenceEngine
 from taskloom.core.registry import Registry
@@ -55,7 +59,8 @@ from taskloom.core.settings import KnowledgeSettings, Settings
 from taskloom.server.knowledge.answering import Asked, answer, candidates, faq_confidence, faq_similarity
 from taskloom.server.knowledge.conversation import understood
 from taskloom.server.knowledge.folders import BaseFolders, Place
-from taskloom.server.knowledge.models import KnowledgeModels, Placed, Vector
+from taskloom.server.knowledge.intake import Intake
+from taskloom.server.knowledge.models import KnowledgeModels, Vector
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +91,7 @@ class KnowledgeDesk:
         self._registry = registry
         self._settings = settings
         self._models = KnowledgeModels(engine, settings)
+        self._intake = Intake(self._models, settings)
         self._open: dict[Path, _Open] = {}
         self._opening: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._searches = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="taskloom-knowledge")
@@ -150,9 +156,10 @@ class KnowledgeDesk:
         opened = await self._opened(tenant, base, own=True)
         given = await self._gathered(documents)
         async with self._using(opened), opened.writing:
-            prepared = await self._changing(opened.base.prepare, given, self._spaces())
-            prepared, vectors = await self._embedded(prepared)
-            version = await _finished(self._changing(self._stored, opened.base, prepared, vectors))
+            prepared = await self._changing(opened.base.prepare, given, self._intake.spaces())
+            prepared, extractions = await self._extracted(opened.base, prepared)
+            prepared, vectors = await self._intake.embedded(prepared)
+            version = await _finished(self._changing(self._stored, opened.base, prepared, vectors, extractions))
         again = (Refused(document_id=name, reason=f"it is the same as {of}") for name, of in prepared.duplicates.items())
         return UpsertResult(
             version=version,
@@ -189,83 +196,40 @@ class KnowledgeDesk:
             given.append(document.model_copy(update={"language": re.split("[-_]", document.language.lower())[0]}))
         return given
 
+    async def _extracted(self, base: KnowledgeBase, prepared: Prepared) -> tuple[Prepared, Sequence[Extraction]]:
+        """The part that passages have in the base's graph, if it keeps one. What was read before is not read again."""
+        if not base.keeps_graph or not prepared.passages:
+            return prepared, ()
+        known = await self._changing(base.known_extractions, prepared.passages, self._intake.extractors())
+        return await self._intake.extracted(prepared, known)
+
     @staticmethod
-    def _stored(base: KnowledgeBase, prepared: Prepared, vectors: Sequence[Embedded]) -> int:
+    def _stored(base: KnowledgeBase, prepared: Prepared, vectors: Sequence[Embedded], extractions: Sequence[Extraction]) -> int:
         """The version that holds what was prepared; the newest one if there is nothing to store."""
+        if prepared.documents and base.keeps_graph:
+            kept = {passage.passage_id for passage in prepared.passages}
+            return base.put_extracted(prepared, vectors, [one for one in extractions if one.passage_id in kept])
         if prepared.documents:
             return base.put(prepared, vectors)
         with base.view() as view:
             return view.version
-
-    async def _embedded(self, prepared: Prepared) -> tuple[Prepared, list[Embedded]]:
-        """The places of the passages whose language has an embedding model. A document with a passage that the model can't take
-        is refused, and nothing else; any other failure is raised as it is."""
-        passages = [passage for passage in prepared.passages if self._models.embeds(self._language(passage.language))]
-        tasks = [asyncio.ensure_future(self._placed(passage)) for passage in passages]
-        try:
-            placed = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-        refused = {
-            passage.document_id: Refused(
-                document_id=passage.document_id, reason=f"a passage can't be embedded: {place.message}"
-            )
-            for passage, place in zip(passages, placed, strict=True)
-            if isinstance(place, InvalidInputError)
-        }
-        vectors = [
-            Embedded(passage.passage_id, place.space, place.vector)
-            for passage, place in zip(passages, placed, strict=True)
-            if isinstance(place, Placed) and passage.document_id not in refused
-        ]
-        for language in {passage.language for passage in passages}:
-            own = {passage.passage_id for passage in passages if passage.language == language}
-            if len(spaces := {vector.space for vector in vectors if vector.passage_id in own}) > 1:
-                raise UnavailableError(f"the embedding model changed meanwhile ({', '.join(sorted(spaces))}); try again")
-        if not refused:
-            return prepared, vectors
-        kept = {
-            "documents": tuple(one for one in prepared.documents if one.document_id not in refused),
-            "passages": tuple(one for one in prepared.passages if one.document_id not in refused),
-            "refused": (*prepared.refused, *refused.values()),
-        }
-        return prepared.model_copy(update=kept), vectors
-
-    def _spaces(self) -> dict[str, str]:
-        """Where passages of each language belong now; those that tell none go with the default language."""
-        spaces = self._models.spaces()
-        default = spaces.get(self._settings.default_language)
-        return {**spaces, "": default} if default is not None else spaces
-
-    async def _placed(self, passage: Passage) -> Placed | InvalidInputError:
-        try:
-            return await self._models.place_passage(passage.searchable, self._language(passage.language))
-        except InvalidInputError as error:
-            return error
 
     # -- questions --------------------------------------------------------------------------------------------------------
 
     async def search(self, tenant: str, call: SearchCall) -> SearchResult:
         async with self._view(tenant, call.base, call.version) as (_, view):
             language = self._language(language_of_script(call.query))
-            vectors, _ = await self._vectors(view, call.query, language, call.mode, call.deadline_s)
-            if call.mode == "dense" and not vectors:
-                raise UnsupportedError(
-                    f"knowledge base {call.base!r} has no vectors that a question in {language!r} could be compared with; "
-                    "search by words (mode sparse), or put the documents in again with an embedding model for the language"
-                )
-            mode: Mode = call.mode if vectors else "sparse"
-            query = Query(text=call.query, vectors=vectors, limit=call.limit, where=call.where, mode=mode)
+            query = Query(text=call.query, vectors={}, limit=call.limit, where=call.where, mode=call.mode)
+            query, _ = await self._placed(view, query, language, call)
             return SearchResult(version=view.version, hits=tuple(await self._in_thread(view.search, query)))
 
     async def ask(self, tenant: str, call: AskCall) -> KnowledgeAnswer:
         async with self._view(tenant, call.base, call.version) as (_, view):
             language = self._language(language_of_script(call.question))
             question = understood(call.question, call.turns, language)
-            vectors, space = await self._vectors(view, question, language, "hybrid", call.deadline_s)
-            mode: Mode = "hybrid" if vectors else "sparse"
-            query = Query(text=question, vectors=vectors, limit=call.passages, where=call.where, mode=mode)
+            mode: Mode = call.mode or ("graph" if view.keeps_graph else "hybrid")
+            query = Query(text=question, vectors={}, limit=call.passages, where=call.where, mode=mode)
+            query, finders = await self._placed(view, query, language, call)
             hits: list[Hit] = await self._in_thread(view.search, query)
             version = view.version
         entries = [hit for hit in hits if hit.passage.question]
@@ -277,11 +241,40 @@ class KnowledgeDesk:
             understood_as=question if question != call.question else "",
             version=version,
             threshold=self._settings.threshold if call.threshold is None else call.threshold,
-            models=tuple(name for name in (space, reader) if name),
+            models=(*finders, *([reader] if reader else ())),
         )
         calibration = self._settings.calibration
         sure = faq_confidence(faq_similarity(question, faq), calibration) if faq is not None else 0.0
         return answer(asked, faq, sure, candidates(texts, readings, calibration), hits)
+
+    async def graph(self, tenant: str, call: GraphCall) -> GraphResult:
+        async with self._view(tenant, call.base, call.version) as (_, view):
+            look = partial(view.neighbourhood, call.name, hops=call.hops, limit=call.limit)
+            found = await self._in_thread(look)
+            return GraphResult(version=view.version, mentions=found.mentions, relations=found.relations)
+
+    async def _placed(
+        self, view: View, query: Query, language: str, call: SearchCall | AskCall
+    ) -> tuple[Query, tuple[str, ...]]:
+        """The query with what models say of its text, and their names. One without a place in the base's spaces is by words,
+        and by the graph where that is asked for."""
+        if query.mode == "graph" and not view.keeps_graph:
+            raise UnsupportedError(
+                f"knowledge base {call.base!r} keeps no graph, which is chosen when one is created (graph = true); leave "
+                "out the mode, or search by text alone (mode hybrid)"
+            )
+        finding = self._models.names_asked(query.text, language, call.deadline_s) if query.mode == "graph" else _nothing()
+        (vectors, space), (names, finder) = await asyncio.gather(
+            self._vectors(view, query.text, language, query.mode, call.deadline_s), finding
+        )
+        if query.mode == "dense" and not vectors:
+            raise UnsupportedError(
+                f"knowledge base {call.base!r} has no vectors that a question in {language!r} could be compared with; "
+                "search by words (mode sparse), or put the documents in again with an embedding model for the language"
+            )
+        mode: Mode = query.mode if vectors or query.mode == "graph" else "sparse"
+        placed = replace(query, vectors=vectors, mode=mode, entities=names)
+        return placed, tuple(name for name in (space, finder) if name)
 
     async def _vectors(
         self, view: View, text: str, language: str, mode: Mode, deadline_s: float | None
@@ -299,7 +292,7 @@ class KnowledgeDesk:
         return ({placed.space: placed.vector}, placed.space) if placed.space in spaces else ({}, "")
 
     def _language(self, code: str) -> str:
-        return code or self._settings.default_language
+        return self._intake.language(code)
 
     # -- opening and closing ----------------------------------------------------------------------------------------------
 
@@ -359,6 +352,10 @@ class KnowledgeDesk:
             for opened in bases:
                 closing.push_async_callback(asyncio.to_thread, opened.base.close)
                 await closing.enter_async_context(opened.writing)
+
+
+async def _nothing() -> tuple[tuple[str, ...], str]:
+    return (), ""
 
 
 async def _finished(work: Coroutine[Any, Any, T]) -> T:

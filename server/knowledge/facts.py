@@ -26,6 +26,11 @@ def passages_told(passage_ids: Sequence[str]) -> dict[str, Any]:
     return {"passages": ids_told(passage_ids)}
 
 
+def graph_told(passage_ids: Sequence[str]) -> dict[str, Any]:
+    """Those of them that the graph led to, if it led to any."""
+    return {"graph_passages": ids_told(passage_ids)} if passage_ids else {}
+
+
 class Tally:
     """Counts documents as they pass."""
 

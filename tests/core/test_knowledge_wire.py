@@ -12,6 +12,8 @@ from taskloom.core.knowledge_calls import (
     AskCall,
     BaseInfo,
     BaseSpec,
+    GraphCall,
+    GraphResult,
     KnowledgeAnswer,
     SearchCall,
     SearchResult,
@@ -19,6 +21,7 @@ from taskloom.core.knowledge_calls import (
     Turn,
     UpsertResult,
 )
+from taskloom.core.knowledge_graph import GraphInfo, GraphMention, GraphRelation
 from taskloom.core.wire import knowledge_codec as codec
 from taskloom.core.wire.gen import knowledge_pb2 as pb
 
@@ -58,7 +61,7 @@ def test_a_document_survives_the_wire_with_whole_numbers_whole(document: Documen
         query=ident,
         limit=st.integers(1, 100),
         where=st.none() | metadata,
-        mode=st.sampled_from(["hybrid", "dense", "sparse"]),
+        mode=st.sampled_from(["hybrid", "dense", "sparse", "graph"]),
         version=st.none() | st.integers(0, 2**40),
         request_id=st.just("r"),
     )
@@ -77,6 +80,7 @@ def test_a_search_survives_the_wire(call: SearchCall) -> None:
         where=st.none() | metadata,
         passages=st.integers(1, 20),
         threshold=st.none() | st.floats(0, 1),
+        mode=st.none() | st.sampled_from(["hybrid", "graph"]),
         version=st.none() | st.integers(0, 2**40),
         request_id=st.just("r"),
     )
@@ -97,6 +101,7 @@ sources = st.builds(
     start=counts,
     end=counts,
     score=score,
+    graph=st.none() | score,
 )
 
 
@@ -119,7 +124,7 @@ def test_an_answer_survives_the_wire(answer: KnowledgeAnswer) -> None:
     assert codec.answer_from_message(sent) == answer
 
 
-hits = st.builds(Hit, passage=passages, score=score, dense=st.none() | score, sparse=st.none() | score)
+hits = st.builds(Hit, passage=passages, score=score, dense=st.none() | score, sparse=st.none() | score, graph=st.none() | score)
 
 
 @given(st.builds(SearchResult, version=counts, hits=st.lists(hits, max_size=3).map(tuple), request_id=text))
@@ -128,11 +133,67 @@ def test_hits_survive_the_wire_and_what_was_not_found_stays_none(result: SearchR
     assert codec.search_result_from_message(sent) == result
 
 
+probability = st.floats(0, 1)
+models = st.lists(text, max_size=2).map(tuple)
+mentions = st.builds(
+    GraphMention,
+    name=text,
+    label=text,
+    document_id=text,
+    passage_id=text,
+    text=text,
+    start=counts,
+    end=counts,
+    score=probability,
+    models=models,
+)
+relations = st.builds(
+    GraphRelation,
+    head=text,
+    head_label=text,
+    relation=text,
+    tail=text,
+    tail_label=text,
+    hop=st.integers(1, 2),
+    document_id=text,
+    passage_id=text,
+    score=probability,
+    models=models,
+)
+
+
+@given(
+    st.builds(
+        GraphCall,
+        base=st.just("b"),
+        name=ident,
+        hops=st.integers(1, 2),
+        limit=st.integers(1, 100),
+        version=st.none() | st.integers(0, 2**40),
+        request_id=st.just("r"),
+    ),
+    st.builds(
+        GraphResult,
+        version=counts,
+        mentions=st.lists(mentions, max_size=2).map(tuple),
+        relations=st.lists(relations, max_size=2).map(tuple),
+        request_id=text,
+    ),
+)
+def test_a_look_at_a_graph_survives_the_wire(call: GraphCall, result: GraphResult) -> None:
+    sent = pb.GraphRequest.FromString(codec.graph_to_message(call).SerializeToString())
+    assert codec.graph_from_message(sent, sent.request_id, None) == call
+    told = pb.GraphResponse.FromString(codec.graph_result_to_message(result).SerializeToString())
+    assert codec.graph_result_from_message(told) == result
+
+
 def test_the_rest_survives_the_wire() -> None:
     index = IndexInfo(space="e@1", kind="hnsw", vectors=3, dimensions=384, recall=0.99, memory_bytes=10)
     stats = KnowledgeStats(version=3, documents=2, passages=3, languages={"zh": 1, "en": 2}, disk_bytes=9, indexes=(index,))
-    info = BaseInfo(base="b", shared=True, retriever="r", stats=stats)
-    assert codec.base_from_message(codec.base_to_message(info)) == info
+    graph = GraphInfo(entities=2, mentions=3, relations=0)
+    for known in (None, graph):
+        info = BaseInfo(base="b", shared=True, retriever="r", stats=stats.model_copy(update={"graph": known}))
+        assert codec.base_from_message(codec.base_to_message(info)) == info
     spec = BaseSpec(base="b", shared=True, retriever="r", config={"overlap": 2, "rate": 0.5})
     assert codec.spec_from_message(codec.spec_to_message(spec)) == spec
     refused = (Refused(document_id="d", reason="空"),)
@@ -149,6 +210,9 @@ def test_what_is_left_out_means_the_default() -> None:
     assert codec.ask_from_message(pb.AskRequest(base="b", question="q", threshold=0.0), "r", None).threshold == 0.0
     found = codec.search_from_message(pb.SearchRequest(base="b", query="q"), "r", None)
     assert (found.limit, found.mode) == (10, "hybrid")
+    assert asked.mode is None
+    near = codec.graph_from_message(pb.GraphRequest(base="b", name="x"), "r", None)
+    assert (near.hops, near.limit, near.version) == (1, 20, None)
 
 
 @pytest.mark.parametrize("value", [2**53 + 1, -(2**60), (1, 2**53 + 1)])

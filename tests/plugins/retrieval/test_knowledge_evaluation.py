@@ -217,6 +217,29 @@ def test_a_base_is_judged_in_every_way_that_it_has(tmp_path: Path) -> None:
     assert KnowledgeFigures.model_validate_json(found.model_dump_json()) == found
 
 
+class LinkedBase(WordBase):
+    """With the graph the right text comes first, and without it behind another."""
+
+    keeps_graph = True
+
+    def search(self, question: str, mode: Mode, limit: int) -> list[Hit]:
+        right = [hit(text, text) for text in self.texts if question in text]
+        return right if mode == "graph" else [hit("none", "none"), *right]
+
+
+def test_the_gain_of_a_graph_is_of_the_same_questions_with_and_without_it() -> None:
+    rows = [KnownQuestion(question=name, document_id=f"ann in {name}") for name in ("york", "leeds", "bath", "paris")]
+    found = judge(LinkedBase("ann in york", "ann in leeds", "ann in bath"), rows)
+    assert list(found.modes) == ["dense", "sparse", "hybrid", "graph"]
+    assert found.graph_gain is not None
+    assert found.graph_gain.metrics["recall@1"] == 0.75
+    assert found.graph_gain.metrics["recall@5"] == 0.0
+    assert found.graph_gain.metrics["mrr"] == pytest.approx(0.75 - 0.375)
+    low, high = found.graph_gain.intervals["mrr"]
+    assert 0 < low < 0.375 < high <= 0.5
+    assert judge(WordBase("ann in york"), [KnownQuestion(question="york", document_id="ann in york")]).graph_gain is None
+
+
 def test_questions_that_say_nothing_of_their_answers_measure_nothing() -> None:
     with pytest.raises(DataError, match="nothing to measure"):
         judge(WordBase("ann in york"), [KnownQuestion(question="york")])
