@@ -279,7 +279,8 @@ def _optimized(remedies: Sequence[Remedy], goal: Goal, model: MeasuredModel, lac
             known = "nobody measured by how much"
         else:
             how = f"{gain:.2f} times as fast" if goal == "latency" else f"{1 / gain:.2f} of its size"
-            known = f"{remedy.model} became {how}; {remedy.machine}, {remedy.measured}"
+            short = "" if gain >= lacks else "; that alone is not enough"
+            known = f"{remedy.model} became {how}; {remedy.machine}, {remedy.measured}{short}"
         yield f"{goal}, {_ratio(lacks)} times what it may be: {command} ({known})"
 
 

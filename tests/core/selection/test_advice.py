@@ -242,6 +242,8 @@ def test_where_nothing_fits_the_nearest_is_told_what_would_help() -> None:
         "memory, 500 times what it may be: taskloom optimize near --with prune (nobody measured by how much)",
     )
     assert "taskloom train models/recipes/near.toml" in asked(rows, least_metric=0.9).remedies[0]
+    assert "not enough" not in asked(rows, budget_s=0.02).remedies[0]
+    assert "that alone is not enough" in asked(rows, budget_s=0.005).remedies[0]
     assert asked(rows, budget_s=0.5).remedies == ()
 
 
