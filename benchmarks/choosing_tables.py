@@ -115,9 +115,8 @@ def with_tables(text: str, table: MeasuredTable, words: Words) -> str:
         if begin not in text or end not in text:
             raise ValueError(f"{words.page} has no {begin!r} with {end!r} behind it")
         inside = "\n".join(lines)
-        text = re.sub(
-            f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, told=f"{begin}\n{inside}\n{end}": told, text, flags=re.S
-        )
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{inside}\n{end}{rest.partition(end)[2]}"
     return text
 
 

@@ -376,6 +376,7 @@ def remedies() -> Iterator[Remedy]:
             speedup=float(short),
             size_share=float(share),
             model=about[1],
+            baseline="fp32",
             machine=" ".join(about[3].split()),
             measured=about[2],
             reprint=command[1],

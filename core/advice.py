@@ -278,9 +278,9 @@ def _optimized(remedies: Sequence[Remedy], goal: Goal, model: MeasuredModel, lac
         if gain is None:
             known = "nobody measured by how much"
         else:
-            how = f"{gain:.2f} times as fast" if goal == "latency" else f"{1 / gain:.2f} of its size"
+            how = f"{gain:.2f} times as fast as" if goal == "latency" else f"{1 / gain:.2f} of its size"
             short = "" if gain >= lacks else "; that alone is not enough"
-            known = f"{remedy.model} became {how}; {remedy.machine}, {remedy.measured}{short}"
+            known = f"{remedy.model} became {how} in {remedy.baseline}; {remedy.machine}, {remedy.measured}{short}"
         yield f"{goal}, {_ratio(lacks)} times what it may be: {command} ({known})"
 
 

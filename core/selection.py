@@ -124,7 +124,8 @@ class MeasuredModel(Frozen):
 
 class Remedy(Frozen):
     """An optimizer, and what it may help with. The ratios are of one model where it was measured: `speedup` is how many times
-    as fast single short requests became, `size_share` what was left of its size; None where nobody measured it."""
+    as fast single short requests became, `size_share` what was left of its size, both beside the model in the precision
+    `baseline`; None where nobody measured it."""
 
     optimizer: Name
     settings: tuple[str, ...] = ()
@@ -132,6 +133,7 @@ class Remedy(Frozen):
     speedup: float | None = Field(default=None, gt=0)
     size_share: float | None = Field(default=None, gt=0)
     model: str = ""
+    baseline: str = ""
     machine: str = ""
     measured: str = ""
     reprint: str = ""

@@ -24,6 +24,7 @@ QUANTIZED = Remedy(
     speedup=2.9,
     size_share=0.26,
     model="intent",
+    baseline="fp32",
     machine="a processor",
     measured="2026-11-21",
 )
@@ -232,12 +233,12 @@ def test_where_nothing_fits_the_nearest_is_told_what_would_help() -> None:
     assert names(found.misses) == ["near", "far"]
     assert found.remedies == (
         "latency, 1.50 times what it may be: taskloom optimize near --with quantize --set quantize.mode=dynamic (intent became "
-        "2.90 times as fast; a processor, 2026-11-21)",
+        "2.90 times as fast as in fp32; a processor, 2026-11-21)",
         "latency, 1.50 times what it may be: taskloom optimize near --with prune (nobody measured by how much)",
     )
     assert asked(rows, size_bytes=90e6).remedies[0].startswith("size, 1.07 times what it may be: ")
     assert "near became" not in asked(rows, size_bytes=90e6).remedies[0]
-    assert "intent became 0.26 of its size" in asked(rows, size_bytes=90e6).remedies[0]
+    assert "intent became 0.26 of its size in fp32;" in asked(rows, size_bytes=90e6).remedies[0]
     assert asked(rows, memory_bytes=1e6, budget_s=0.04).remedies == (
         "memory, 500 times what it may be: taskloom optimize near --with prune (nobody measured by how much)",
     )
