@@ -1,7 +1,7 @@
 """What was measured of models, and of recipes that make them: the table that a choice among them is made from.
 
 `benchmarks/selection.py` writes it (`measured.json` of the package `taskloom.models`); quality comes from the models' reports,
-speed and memory from fresh processes. `core.advice` chooses.
+speed and memory from a process for each. `core.advice` chooses.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class CallTimes(Frozen):
 
 
 class Speed(Frozen):
-    """A fresh process that holds this model alone. `items_per_s` is of batches of `batch` short inputs, for each second of
-    processor time; `peak_rss_bytes` the high-water mark of its resident memory, libraries included; `load` the machine's load
-    average when it began."""
+    """A process that holds this model alone. `items_per_s` is of batches of `batch` short inputs, for each second of
+    processor time; `peak_rss_bytes` the high-water mark of its resident memory, with torch, transformers and peft in it; `load`
+    the machine's load average when it began."""
 
     short: CallTimes
     long: CallTimes
