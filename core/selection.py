@@ -61,7 +61,7 @@ class CallTimes(Frozen):
 
 class Speed(Frozen):
     """A process that holds this model alone. `items_per_s` is of batches of `batch` short inputs, for each second of
-    processor time; `peak_rss_bytes` the high-water mark of its resident memory, with torch, transformers and peft in it; `load`
+    processor time; `peak_rss_bytes` the high-water mark of its resident memory, its libraries included; `load`
     the machine's load average when it began."""
 
     short: CallTimes
