@@ -14,7 +14,6 @@ from taskloom.core.ports import WorkItem
 from taskloom.core.settings import BatchSettings
 from taskloom.server.engine.scheduler import Answer, Scheduler
 
-
 A_MOMENT_S = 1e-6
 """Of virtual time: what is due now has run when it is over."""
 
