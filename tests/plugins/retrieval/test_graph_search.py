@@ -154,7 +154,7 @@ def test_without_a_weight_the_graph_changes_no_order(create: Create) -> None:
 
 
 def test_passages_with_the_same_names_are_ranked_by_their_texts(create: Create) -> None:
-    base = create(graph=True)
+    base = create(graph=True, graph_weight=5.0)
     put_texts(base, **{f"d{n}": f"Ann went to town on day{n}." for n in range(6)})
     with base.view() as view:
         hits = view.search(Query("which town did Ann see on day4", {}, mode="graph", limit=6))
