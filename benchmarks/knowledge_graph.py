@@ -4,7 +4,7 @@
 
 Documents go in as a user's do: split, embedded, names and relations extracted. Then the same questions are searched with the
 graph and without it, in bases that differ in their settings alone, and the differences are printed with their 95% intervals
-(paired bootstrap): of all questions, and of those in which the graph knows a name.
+(paired bootstrap): of all questions, and of those for which the graph led to one of the passages found.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from taskloom.core.knowledge_figures import Gain, KnownQuestion
 from taskloom.core.settings import load_settings
 from taskloom.plugins.retrieval.config import KnowledgeConfig
 from taskloom.plugins.retrieval.evaluation import DEPTH, Places, gain_of, rank_metrics, rank_of_right
+from taskloom.plugins.retrieval.filters import Bools
 from taskloom.plugins.retrieval.plugin import FaissRetriever
 
 BASE = "graph-benchmark"
@@ -138,13 +139,14 @@ def _tell_size(view: View, material: Material) -> None:
 
 
 def _report(view: View, material: Material, what: str) -> None:
-    without, _ = _places(view, material, "hybrid")
-    places, led = _places(view, material, "graph")
+    without, _, _ = _places(view, material, "hybrid")
+    places, led, right = _places(view, material, "graph")
     told = rank_metrics(places)
     print(f"{what}: " + ", ".join(f"{name} {told[name]:.3f}" for name in SHOWN))
     print(f"  less without, of all: {_gain(gain_of(places, without))}")
     if led.any():
-        print(f"  of the {int(led.sum())} with a known name: {_gain(gain_of(places[led], without[led]))}", flush=True)
+        several = f"{int(led.sum())} that it led somewhere, to the right passage in {int(right.sum())}"
+        print(f"  of the {several}: {_gain(gain_of(places[led], without[led]))}", flush=True)
 
 
 def _gain(gain: Gain) -> str:
@@ -152,15 +154,18 @@ def _gain(gain: Gain) -> str:
     return ", ".join(f"{name} {value:+.3f} ({low:+.3f} to {high:+.3f})" for name, value, low, high in told)
 
 
-def _places(view: View, material: Material, mode: Mode) -> tuple[Places, Any]:
-    """The right passage's rank for each question, and for which ones the graph led anywhere among the passages found."""
-    ranks, led = [], []
+def _places(view: View, material: Material, mode: Mode) -> tuple[Places, Bools, Bools]:
+    """The right passage's rank for each question; for which ones the graph led to one of the passages found; and for which to
+    the right one."""
+    ranks, led, right = [], [], []
     for one in material.asked:
         query = Query(one.known.question, one.vectors, limit=DEPTH, mode=mode, entities=one.names)
         hits = view.search(query)
         ranks.append(rank_of_right(one.known, hits) or np.inf)
-        led.append(any(hit.graph is not None for hit in hits))
-    return np.array(ranks, np.float64), np.array(led)
+        by_graph = [hit for hit in hits if hit.graph is not None]
+        led.append(bool(by_graph))
+        right.append(rank_of_right(one.known, by_graph) is not None)
+    return np.array(ranks, np.float64), np.array(led), np.array(right)
 
 
 def _read(path: Path, paragraphs: int, questions: int) -> tuple[list[Document], list[KnownQuestion]]:

@@ -38,19 +38,30 @@ class Expansion:
     rows: Ints
 
     def scores(self, text: str, entities: Sequence[str], mask: Mask) -> dict[int, float]:
-        """What the graph leads to from a question, among the slots that may be found: by slot, how strongly."""
+        """What the graph leads to from a question, among the slots that may be found: by slot, how strongly. A name counts
+        once, whatever labels it was given."""
         activations = self._activated(self._asked(text, entities), mask)
+        same: dict[str, list[int]] = {}
+        for entity, (name, _) in sorted(self.tables.entities(list(activations)).items()):
+            same.setdefault(name, []).append(entity)
         found: dict[int, float] = {}
-        for entity, activation in activations.items():
-            mentions = self.tables.mentions(entity, self.version, self.config.graph_score, MOST_MENTIONS + 1)
-            slots = self._slots([one.passage for one in mentions], mask)
-            there = np.unique(slots[slots >= 0]).tolist()
-            if not there or len(mentions) > MOST_MENTIONS:
-                continue
-            worth = activation * math.log(1 + mask.count / len(there))
-            for slot in there:
-                found[slot] = found.get(slot, 0.0) + worth
+        for rows in same.values():
+            slots = self._standing(rows, mask)
+            if slots:
+                worth = max(activations[row] for row in rows) * math.log(1 + mask.count / len(slots))
+                for slot in slots:
+                    found[slot] = found.get(slot, 0.0) + worth
         return found
+
+    def _standing(self, entities: Sequence[int], mask: Mask) -> list[int]:
+        """The slots in which one of some entities stands; none where there are too many."""
+        limit = MOST_MENTIONS + 1
+        several = [self.tables.mentions(row, self.version, self.config.graph_score, limit) for row in entities]
+        mentions = [one for found in several for one in found]
+        if len(mentions) > MOST_MENTIONS:
+            return []
+        slots = self._slots([one.passage for one in mentions], mask)
+        return [int(slot) for slot in np.unique(slots[slots >= 0])]
 
     def _asked(self, text: str, entities: Sequence[str]) -> list[int]:
         forms = {*Spoken(text).forms, *map(normalised, entities)}

@@ -154,7 +154,7 @@ def test_without_a_weight_the_graph_changes_no_order(create: Create) -> None:
 
 
 def test_passages_with_the_same_names_are_ranked_by_their_texts(create: Create) -> None:
-    base = create(graph=True)
+    base = create(graph=True, graph_weight=5.0)
     put_texts(base, **{f"d{n}": f"Ann went to town on day{n}." for n in range(6)})
     with base.view() as view:
         hits = view.search(Query("which town did Ann see on day4", {}, mode="graph", limit=6))
@@ -184,3 +184,14 @@ def test_a_base_whose_old_versions_had_a_longer_name_goes_by_the_names_that_it_h
     put_texts(base, a="Ann speaks.")
     with base.view() as view:
         assert set(led(view, "Ann Bolt")) == {"a"}
+
+
+def test_a_name_counts_once_whatever_labels_it_was_given(create: Create) -> None:
+    base = create(graph=True)
+    prepared = base.prepare([Document(document_id="a", text="Ann met Ann."), Document(document_id="b", text="Ann sleeps.")])
+    one, other = (extraction(passage) for passage in prepared.passages)
+    first, second = one.entities
+    two_labels = one.model_copy(update={"entities": (first, second.model_copy(update={"label": "OTHER"}))})
+    base.put_extracted(prepared, embedded(prepared), [two_labels, other])
+    with base.view() as view:
+        assert led(view, "Ann") == {"a": pytest.approx(math.log(2)), "b": pytest.approx(math.log(2))}
