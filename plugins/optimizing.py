@@ -231,10 +231,11 @@ def _lines(path: Path) -> int:
 
 
 def refuse_known_rows(parent: Artifact, data: DataFiles, others: Others) -> None:
-    """Raises `DataError` for an evaluation file that the model was trained on, or a model that a step learns from, or that the
-    optimizers would get: figures from it would say nothing."""
+    """Raises `DataError` for an evaluation file that the model was trained on, or a model that it was made from or that a step
+    learns from, or that the optimizers would get: figures from it would say nothing."""
     given = {file_digest(path).sha256: path for path in (*data.train, *data.validation, *others.files) if path.is_file()}
-    known = {info.sha256: (model.name, info.name) for model in (*others.models, parent) for info in model.manifest.data}
+    models = (*others.models, parent)
+    known = {info.sha256: (info.via or model.name, info.name) for model in models for info in model.manifest.data}
     for path in data.evaluation:
         if not path.is_file():
             raise DataError(f"there is no data file {path}", path=str(path))
