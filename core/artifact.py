@@ -42,6 +42,8 @@ class DataInfo(Frozen):
     rows: int = Field(ge=0)
     licence: str = ""
     source: str = ""
+    via: str = ""
+    """Empty for a file that the model itself was trained on; else the model that was, which this one was made from."""
 
 
 class ParentInfo(Frozen):
@@ -126,9 +128,11 @@ class Artifact:
     folder: Path
     manifest: Manifest
     aliases: tuple[str, ...] = ()
+    roots: tuple[Path, ...] = ()
+    """Of the store that it was read from; empty for one that was opened by its folder."""
 
     @classmethod
-    def open(cls, folder: Path, aliases: tuple[str, ...] = ()) -> Artifact:
+    def open(cls, folder: Path, aliases: tuple[str, ...] = (), roots: tuple[Path, ...] = ()) -> Artifact:
         """Reads the manifest; raises `ArtifactError` if there is none or it can't be understood."""
         try:
             manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
@@ -140,7 +144,13 @@ class Artifact:
             raise ArtifactError(
                 f"{MANIFEST} of {folder.name} can't be used: {where}: {first['msg']} (this version reads format {FORMAT})"
             ) from exc
-        return cls(folder, manifest, aliases)
+        return cls(folder, manifest, aliases, roots)
+
+    @property
+    def store_roots(self) -> tuple[Path, ...]:
+        """Where the models are looked for that it names, such as its backbone: in the store that it was read from, else in the
+        one that its folder lies in (`<root>/<model>/<version>`)."""
+        return self.roots or (self.folder.parent.parent,)
 
     @cached_property
     def digest(self) -> str:

@@ -211,7 +211,11 @@ def _data(manifest: Manifest) -> str:
     if not manifest.data:
         return "No data files are recorded."
     rows = [(f"`{d.name}`", str(d.rows), d.licence, d.source, f"`{d.sha256[:16]}…`") for d in manifest.data]
-    return _table(("File", "Rows", "Licence", "Source", "SHA-256"), rows)
+    header = ("File", "Rows", "Licence", "Source", "SHA-256")
+    if not any(d.via for d in manifest.data):
+        return _table(header, rows)
+    trained = [d.via or "this model" for d in manifest.data]
+    return _table((*header, "Trained on it"), [(*row, model) for row, model in zip(rows, trained, strict=True)])
 
 
 def _lineage(manifest: Manifest) -> str:
@@ -220,6 +224,9 @@ def _lineage(manifest: Manifest) -> str:
         settings = json.dumps(step.config, ensure_ascii=False, sort_keys=True)
         facts = ", ".join(f"{key} {value}" for key, value in step.facts.items() if isinstance(value, str | int | float))
         lines.append(f"{number}. **{step.name}** ({facts})\n\n   ```json\n   {settings}\n   ```")
+    others = list(dict.fromkeys(d.via for d in manifest.data if d.via))
+    if others:
+        lines.insert(0, f"It was made from {', '.join(others)}, whose own cards say how those were made.")
     packages = ", ".join(f"{name} {version}" for name, version in manifest.packages.items())
     return "\n\n".join([*lines, f"Packages: {packages}."])
 

@@ -117,7 +117,7 @@ class Optimizing:
                 self._run.on_event({"event": "kept" if kept else "optimizer", "name": plugin.name})
                 if kept is None:
                     self._step(plugin, config, artifact, folder)
-            artifact = kept or Artifact.open(folder / "artifact")
+            artifact = kept or self._open(folder)
             finished.append(_Done.model_validate_json((folder / STEP).read_bytes()))
         last = finished[-1]
         return Chain(
@@ -137,12 +137,16 @@ class Optimizing:
             found.append(self._run.work_folder / sha256_hex(canonical_json(history))[:16])
         return found
 
+    def _open(self, folder: Path) -> Artifact:
+        """What a step saved. It names what its parent named, and that is in the parent's store."""
+        return Artifact.open(folder / "artifact", roots=self._parent.store_roots)
+
     def _kept(self, folder: Path) -> Artifact | None:
         """What a step left here, if it was finished and nothing has happened to it since."""
         if not self._run.resume:
             shutil.rmtree(folder, ignore_errors=True)
         try:
-            found = Artifact.open(folder / "artifact")
+            found = self._open(folder)
             found.verify()
         except ArtifactError:
             shutil.rmtree(folder / "artifact", ignore_errors=True)
@@ -191,7 +195,7 @@ class Optimizing:
                 "steps": (*before.steps, *step),
             }
         )
-        return draft_artifact(folder, manifest)
+        return draft_artifact(folder, manifest, self._parent.store_roots)
 
     def _verified(self, model: str) -> Artifact:
         found = self._resolve(model)

@@ -118,7 +118,13 @@ class _Worker:
         factory: str,
     ) -> None:
         self._artifact = artifact
-        self._job = {"folder": str(artifact.folder), "inputs": inputs, "runtime": runtime.model_dump(), "factory": factory}
+        self._job = {
+            "folder": str(artifact.folder),
+            "roots": [str(root) for root in artifact.store_roots],
+            "inputs": inputs,
+            "runtime": runtime.model_dump(),
+            "factory": factory,
+        }
         environment = choose_runtime(registry, runtime.runtime, artifact).environment(runtime)
         self._environment = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self.cold_load_s = 0.0

@@ -28,9 +28,8 @@ def main() -> None:
     os.dup2(2, 1)
     job = json.loads(sys.stdin.readline())
     try:
-        predictor = load_predictor(
-            _registry(job["factory"]), Artifact.open(Path(job["folder"])), RuntimeConfig.model_validate(job["runtime"])
-        )
+        artifact = Artifact.open(Path(job["folder"]), roots=tuple(Path(root) for root in job["roots"]))
+        predictor = load_predictor(_registry(job["factory"]), artifact, RuntimeConfig.model_validate(job["runtime"]))
         inputs = {name: [validated(predictor.task.Input, raw, "input") for raw in raws] for name, raws in job["inputs"].items()}
         predictor.predict_one(next(iter(inputs.values()))[0])
     except TaskloomError as exc:

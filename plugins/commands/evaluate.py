@@ -20,21 +20,23 @@ def evaluate(cli: CliContext, model: str, data: tuple[Path, ...], figures: Path 
     """Evaluate MODEL (NAME, NAME@VERSION or NAME@ALIAS) on the rows of all DATA files: every metric with its 95% interval.
 
     The rows must not be among those that the model was trained on, or the figures mean nothing; a file that the manifest
-    lists as training data is pointed out.
+    lists as training data, its own or that of a model that it was made from, is pointed out.
     """
     from taskloom.core.artifact import file_digest
     from taskloom.core.predictor import load_predictor
     from taskloom.plugins._shared.datasets import describe_data
-    from taskloom.plugins.commands.train import read_files
+    from taskloom.plugins.commands.training import read_files
 
     artifact = cli.store.resolve(model)
     task = cli.registry.tasks.get(artifact.manifest.task)
     rows, _ = read_files(task, data)
     info = describe_data(data, len(rows))
-    trained_on = {known.sha256 for known in artifact.manifest.data}
+    trained_on = {known.sha256: known for known in artifact.manifest.data}
     for path in data:
-        if file_digest(path).sha256 in trained_on:
-            click.echo(f"note: {artifact.name} was trained on {path.name}; these figures say nothing about new texts", err=True)
+        known = trained_on.get(file_digest(path).sha256)
+        if known is not None:
+            who = f"{known.via}, which {artifact.name} was made from," if known.via else artifact.name
+            click.echo(f"note: {who} was trained on {path.name}; these figures say nothing about new texts", err=True)
     predictor = load_predictor(cli.registry, artifact)
     try:
         result = task.evaluate(predictor, rows, figures)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from taskloom.core.errors import ConfigError, DataError
 from taskloom.core.types import Frozen, Name
@@ -54,6 +54,21 @@ class Recipe(Frozen):
     config: Mapping[str, Any] = Field(default_factory=dict)
     stages: tuple[Mapping[str, Any], ...] = ()
     """Further trainings, each from the weights of the one before: what changes in `[config]` from one to the next."""
+    backbone: Recipe | None = None
+    """The whole recipe of the model that this one stands on. It is trained and published first; `config.backbone` then names
+    what it became."""
+
+    @model_validator(mode="after")
+    def _one_backbone(self) -> Recipe:
+        if self.backbone is not None and any("backbone" in table for table in (self.config, *self.stages)):
+            raise ValueError(
+                f"[backbone] is the recipe of {self.backbone.name!r}, and the settings name another backbone; give one of them"
+            )
+        return self
+
+    def standing_on(self, backbone: str) -> Recipe:
+        """This recipe, with the name of a backbone that exists in the place of its recipe."""
+        return self.model_copy(update={"backbone": None, "config": {**self.config, "backbone": backbone}})
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -65,12 +80,35 @@ def load_recipe(path: Path) -> Recipe:
         raise ConfigError(f"recipe {path} can't be read: {exc.strerror}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"recipe {path} is not TOML: {exc}") from exc
-    recipe = parsed(Recipe, raw, f"recipe {path}")
-    placed = {
-        name: tuple(path.parent / file.expanduser() for file in getattr(recipe.data, name))
+    return _placed(parsed(Recipe, raw, f"recipe {path}"), path.parent)
+
+
+def _placed(recipe: Recipe, folder: Path) -> Recipe:
+    files = {
+        name: tuple(folder / file.expanduser() for file in getattr(recipe.data, name))
         for name in ("train", "validation", "evaluation")
     }
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=placed)})
+    backbone = _placed(recipe.backbone, folder) if recipe.backbone is not None else None
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=files), "backbone": backbone})
+
+
+def with_changes(recipe: Recipe, changes: Sequence[str]) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with what `--set backbone.KEY=VALUE` changes in that of its backbone, whose keys are those of a recipe file,
+    and the changes that are left, which are of `[config]`. `--set backbone=NAME` puts a backbone that exists in the place of
+    the recipe of one."""
+    if recipe.backbone is None:
+        return recipe, tuple(changes)
+    keys = [change.partition("=")[0].strip() for change in changes]
+    if "backbone" in keys:
+        return recipe.model_copy(update={"backbone": None}), tuple(changes)
+    inner = [change.strip().removeprefix("backbone.") for change, key in zip(changes, keys, strict=True) if _is_inner(key)]
+    own = tuple(change for change, key in zip(changes, keys, strict=True) if not _is_inner(key))
+    raw = set_values(recipe.backbone.model_dump(mode="json"), inner)
+    return recipe.model_copy(update={"backbone": parsed(Recipe, raw, "backbone")}), own
+
+
+def _is_inner(key: str) -> bool:
+    return key.startswith("backbone.")
 
 
 def train_configs(schema: type[M], recipe: Recipe, changes: Sequence[str], seed: int | None) -> list[M]:
@@ -121,8 +159,8 @@ def parsed(schema: type[M], raw: Mapping[str, Any], where: str) -> M:
         raise ConfigError(f"{where} can't be used: {told}. Keys: {', '.join(schema.model_fields)}.") from exc
 
 
-def need_files(recipe: Recipe) -> None:
-    """Raises `DataError`, with how to get them, if data files are absent."""
+def need_files(recipe: Recipe, others: str = "--data and --eval") -> None:
+    """Raises `DataError`, with how to get them and how to name `others`, if data files are absent."""
     named = (*recipe.data.train, *recipe.data.validation, *recipe.data.evaluation)
     absent = [str(path) for path in named if not path.is_file()]
     if not absent:
@@ -130,6 +168,6 @@ def need_files(recipe: Recipe) -> None:
     how = f"\n\n{recipe.data.obtain.strip()}\n\n" if recipe.data.obtain else " "
     raise DataError(
         f"{recipe.name} is trained on files that are not here: {', '.join(absent)}.{how}"
-        "Put them there, or name yours with --data and --eval.",
+        f"Put them there, or name yours with {others}.",
         path=absent[0],
     )

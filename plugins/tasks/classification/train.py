@@ -19,6 +19,7 @@ from taskloom.plugins._shared.datasets import LIST_SEPARATOR, Row, read_rows, st
 from taskloom.plugins._shared.label_metrics import labels_of
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
+from taskloom.plugins.backbones.loading import load_backbone
 from taskloom.plugins.tasks.classification.heads import PooledHead
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.schema import (
@@ -87,7 +88,7 @@ def train(
     on for all epochs."""
     check_targets(rows, config)
     if config.zero_shot:
-        return calibrate_zero_shot(config, [*rows, *validation])
+        return calibrate_zero_shot(config, [*rows, *validation], run)
     if validation:
         check_targets(validation, config)
         kept, held = list(rows), list(validation)
@@ -98,7 +99,7 @@ def train(
     names = sorted({label for example in kept for label in labels_of(example)})
     model = ClassificationModel.build(
         names,
-        backbone=config.backbone,
+        backbone=load_backbone(config.backbone, max_length=config.max_length, roots=run.roots),
         multi_label=config.multi_label,
         pair=config.pair,
         adapter=config.adapter,
@@ -126,12 +127,13 @@ def train(
 
 
 def calibrate_zero_shot(
-    config: TrainConfig, rows: Rows
+    config: TrainConfig, rows: Rows, run: TrainRun
 ) -> Trained[ClassificationInput, ClassificationOutput, ClassificationParams]:
     """A zero-shot model whose scores are calibrated on rows; their labels are not learned."""
     if not config.labels:
         raise ConfigError("a zero-shot model needs `labels`: the names that it uses for requests that bring none")
-    model = ZeroShotModel.build(config.labels, backbone=config.backbone, template=config.template, max_length=config.max_length)
+    backbone = load_backbone(config.backbone, max_length=config.max_length, roots=run.roots)
+    model = ZeroShotModel.build(config.labels, backbone=backbone, template=config.template, max_length=config.max_length)
     names = tuple(sorted({example.target for example in rows}))
     params = ClassificationParams(labels=names[:MAX_LABELS])
     order = sorted((e for e in rows if e.target in names[:MAX_LABELS]), key=lambda e: len(e.input.text))

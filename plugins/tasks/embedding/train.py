@@ -15,6 +15,7 @@ from taskloom.plugins._shared.datasets import stratified_split
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
 from taskloom.plugins._shared.tuning import InMemory
+from taskloom.plugins.backbones.loading import load_backbone
 from taskloom.plugins.tasks.embedding.metrics import evaluate
 from taskloom.plugins.tasks.embedding.model import EmbeddingModel
 from taskloom.plugins.tasks.embedding.plugin import EmbeddingTask
@@ -34,7 +35,7 @@ def train(
         check_rows(rows)
     seed_everything(config.seed)
     model = EmbeddingModel.build(
-        backbone=config.backbone,
+        backbone=load_backbone(config.backbone, max_length=config.max_length, roots=run.roots),
         pretrained=config.pretrained,
         adapter=config.adapter,
         frozen_layers=config.frozen_layers,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +24,9 @@ HEADS = ("cls", "lm_head")
 and CamemBERT."""
 
 
-def new_network(settings: NetworkSettings, processor: Any, *, max_length: int) -> Backbone:
-    """An encoder with random weights, but for the layers that it takes from another (`layers_from`), and its head; seed torch
-    first for the same again. Raises `UnsupportedError` if the other's layers are of another kind."""
+def new_network(settings: NetworkSettings, processor: Any, *, max_length: int, donor: Backbone | None = None) -> Backbone:
+    """An encoder with random weights, but for the layers that it takes from a `donor`, and its head; seed torch first for the
+    same again. Raises `UnsupportedError` if the donor's layers are of another kind."""
     from transformers import BertConfig, BertForMaskedLM, BertModel
 
     config = BertConfig(
@@ -38,8 +41,8 @@ def new_network(settings: NetworkSettings, processor: Any, *, max_length: int) -
         pad_token_id=processor.pad_token_id,
     )
     encoder = BertModel(config)
-    if settings.layers_from:
-        take_layers(encoder, load_backbone(settings.layers_from))
+    if donor is not None:
+        take_layers(encoder, donor)
     whole = with_encoder(BertForMaskedLM(config), encoder)
     info = BackboneInfo(id=f"new-bert-{settings.layers}x{settings.width}")
     tokenizer = TextTokenizer(processor, min(settings.positions, max_length), config.type_vocab_size)
@@ -75,11 +78,11 @@ def take_layers(encoder: Any, donor: Backbone) -> None:
     encoder.embeddings.LayerNorm.load_state_dict(donor.model.embeddings.LayerNorm.state_dict())
 
 
-def named_network(name: str, *, max_length: int) -> Backbone:
+def named_network(name: str, *, max_length: int, roots: Sequence[Path] = ()) -> Backbone:
     """A backbone that exists, with the head that it was pretrained with, or a random one where its files hold none."""
-    found = load_backbone(name, max_length=max_length, auto_class=AUTO_CLASS)
-    encoder = load_backbone(name, max_length=max_length)
-    return Backbone(found.info, with_encoder(found.model, encoder.model), found.tokenizer)
+    found = load_backbone(name, max_length=max_length, auto_class=AUTO_CLASS, roots=roots)
+    encoder = load_backbone(name, max_length=max_length, roots=roots)
+    return replace(found, model=with_encoder(found.model, encoder.model))
 
 
 def with_encoder(whole: Any, encoder: Any) -> Any:

@@ -34,6 +34,7 @@ class FillMaskTask(TaskPlugin[FillMaskInput, FillMaskOutput, FillMaskParams]):
     primary_metric: ClassVar[str] = "masked_accuracy"
     data_formats: ClassVar[tuple[str, ...]] = ("txt", "jsonl")
     text_field: ClassVar[str | None] = "text"
+    makes_backbones: ClassVar[bool] = True
     fixed_marks: ClassVar[tuple[str, ...]] = (MASK,)
     caution: ClassVar[str] = (
         "It says what is usual in the texts that it was trained on, their prejudices and errors included, and not what is "
@@ -57,6 +58,11 @@ class FillMaskTask(TaskPlugin[FillMaskInput, FillMaskOutput, FillMaskParams]):
         from taskloom.plugins.tasks.fill_mask.train import train as pretrain
 
         return pretrain(config, train, validation, run)
+
+    def starts_from(self, config: Any) -> tuple[str, ...]:
+        if config.network is None:
+            return (config.backbone,)
+        return (config.network.layers_from,) if config.network.layers_from else ()
 
     def load(self, artifact: Artifact, shared: SharedParts) -> TaskModel[FillMaskInput, FillMaskOutput, FillMaskParams]:
         from taskloom.plugins.tasks.fill_mask.model import FillMaskModel

@@ -44,7 +44,9 @@ def train(
     texts = texts_digest(kept)
     seed_everything(config.seed)
     folder = run.work_folder / CORPUS_FOLDER
-    backbone = starting_network(config, kept, texts, folder)
+    named = config.network.layers_from if config.network is not None else ""
+    donor = load_backbone(named, roots=run.roots) if named else None
+    backbone = starting_network(config, kept, texts, folder, roots=run.roots, donor=donor)
     model = FillMaskModel.build(backbone=backbone, frozen_layers=config.frozen_layers, max_length=config.max_length)
     if config.backbone_dropout is not None:
         set_dropout(model.module.encoder, config.backbone_dropout)
@@ -59,8 +61,7 @@ def train(
 
     def prepare() -> None:
         if config.network is not None and config.network.first_vectors:
-            named = config.network.layers_from
-            set_first_weights(model, file.ids, load_backbone(named) if named else None)
+            set_first_weights(model, file.ids, donor)
 
     result = fit(
         Pretraining(model, token_rows, masker_for(model.processor, config)),
@@ -95,11 +96,13 @@ def held_out(rows: Rows, config: TrainConfig) -> tuple[Rows, Rows]:
     return ChosenRows(rows, kept), ChosenRows(rows, held)
 
 
-def starting_network(config: TrainConfig, rows: Rows, texts: str, folder: Path) -> Backbone:
+def starting_network(
+    config: TrainConfig, rows: Rows, texts: str, folder: Path, *, roots: Sequence[Path], donor: Backbone | None
+) -> Backbone:
     """The named backbone, or a new network with a vocabulary from the texts, which is kept in the folder for the next start."""
     settings = config.network
     if settings is None:
-        return named_network(config.backbone, max_length=config.max_length)
+        return named_network(config.backbone, max_length=config.max_length, roots=roots)
     wanted = sha256_hex(canonical_json([texts, settings.model_dump(mode="json")]))
     place = folder / wanted / VOCABULARY_FILE
     if place.is_file():
@@ -107,7 +110,7 @@ def starting_network(config: TrainConfig, rows: Rows, texts: str, folder: Path) 
     else:
         tokens = build_vocabulary(_texts(rows), settings)
         write_atomically(place, "".join(f"{token}\n" for token in tokens).encode())
-    return new_network(settings, make_tokenizer(tokens, settings), max_length=config.max_length)
+    return new_network(settings, make_tokenizer(tokens, settings), max_length=config.max_length, donor=donor)
 
 
 def _texts(rows: Rows) -> Iterator[str]:

@@ -57,6 +57,9 @@ class NerTask(TaskPlugin[NerInput, NerOutput, NerParams]):
 
         return train_recogniser(config, train, validation, run)
 
+    def starts_from(self, config: Any) -> tuple[str, ...]:
+        return (config.backbone,) if config.network is None else ()
+
     def load(self, artifact: Artifact, shared: SharedParts) -> TaskModel[NerInput, NerOutput, NerParams]:
         from taskloom.plugins.tasks.ner.model import NerModel
 

@@ -16,8 +16,7 @@ from taskloom.plugins._shared.datasets import stratified_split
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
 from taskloom.plugins.backbones.from_scratch import new_backbone
-from taskloom.plugins.backbones.loading import Backbone
-from taskloom.plugins.backbones.settings import RecurrentNetwork
+from taskloom.plugins.backbones.loading import Backbone, load_backbone
 from taskloom.plugins.tasks.ner.metrics import Counts, predicted, span_counts
 from taskloom.plugins.tasks.ner.model import NerModel
 from taskloom.plugins.tasks.ner.schema import MAX_CHARACTERS, NerInput, NerOutput, NerParams, TrainConfig
@@ -43,7 +42,7 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
     names = sorted({label for example in kept for label in mapped_labels(example, config.label_map)})
     model = NerModel.build(
         names,
-        backbone=config.backbone if config.network is None else _new_encoder(config.network, kept, config.max_length),
+        backbone=_encoder(config, kept, run),
         head=config.head,
         scheme=config.scheme,
         max_span_words=config.max_span_words,
@@ -77,8 +76,10 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
     return Trained(model, result.history, facts)
 
 
-def _new_encoder(network: RecurrentNetwork, rows: Rows, max_length: int) -> Backbone:
-    return new_backbone(network, [example.input.text for example in rows], max_length=max_length)
+def _encoder(config: TrainConfig, rows: Rows, run: TrainRun) -> Backbone:
+    if config.network is None:
+        return load_backbone(config.backbone, max_length=config.max_length, roots=run.roots)
+    return new_backbone(config.network, [example.input.text for example in rows], max_length=config.max_length)
 
 
 def mapped_labels(example: Example[NerInput], label_map: Mapping[str, str]) -> list[str]:

@@ -14,6 +14,7 @@ from taskloom.plugins._shared.answer_scores import exact_match, f1
 from taskloom.plugins._shared.datasets import stratified_split
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
+from taskloom.plugins.backbones.loading import load_backbone
 from taskloom.plugins.backbones.parts import set_dropout
 from taskloom.plugins.tasks.qa.model import QaModel
 from taskloom.plugins.tasks.qa.schema import QaInput, QaOutput, QaParams, TrainConfig
@@ -30,7 +31,7 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
     kept, held = (list(rows), list(validation)) if validation else split_by_context(rows, config)
     seed_everything(config.seed)
     model = QaModel.build(
-        backbone=config.backbone,
+        backbone=load_backbone(config.backbone, max_length=config.max_length, roots=run.roots),
         adapter=config.adapter,
         frozen_layers=config.frozen_layers,
         head=config.head,

@@ -16,6 +16,7 @@ from taskloom.core.errors import DataError
 from taskloom.core.task import Trained, TrainRun
 from taskloom.plugins._shared.datasets import stratified_split
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
+from taskloom.plugins.backbones.loading import load_backbone
 from taskloom.plugins.tasks.recommendation.catalogue import Catalogue
 from taskloom.plugins.tasks.recommendation.interactions import Examples
 from taskloom.plugins.tasks.recommendation.known_users import KnownUsers
@@ -48,7 +49,8 @@ def train(
     seed_everything(config.seed)
     users = KnownUsers((e.input.user, e.input.history) for e in kept if e.input.user) if config.keep_users else KnownUsers()
     features = sorted({f"{name}={value}" for e in kept for name, value in e.input.features.items()})
-    model = RecommendationModel.build(catalogue, towers=config.towers, backbone=config.backbone, users=users, features=features)
+    backbone = load_backbone(config.backbone, max_length=config.towers.max_length, roots=run.roots)
+    model = RecommendationModel.build(catalogue, towers=config.towers, backbone=backbone, users=users, features=features)
     histories = [[catalogue.places[item] for item in e.input.history if item in catalogue.places] for e in kept]
     if not any(histories):
         raise DataError(f"no item of {items_path} is in a history of {rows[0].path if rows else 'the training data'}")

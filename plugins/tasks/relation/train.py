@@ -15,6 +15,7 @@ from taskloom.plugins._shared.label_metrics import accuracy, judge
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
 from taskloom.plugins._shared.tuning import InMemory
+from taskloom.plugins.backbones.loading import load_backbone
 from taskloom.plugins.tasks.relation.metrics import EVERYTHING, macro_f1
 from taskloom.plugins.tasks.relation.model import RelationModel
 from taskloom.plugins.tasks.relation.plugin import RelationTask
@@ -40,7 +41,7 @@ def train(
     seed_everything(config.seed)
     model = RelationModel.build(
         labels,
-        backbone=config.backbone,
+        backbone=load_backbone(config.backbone, max_length=config.max_length, roots=run.roots),
         uncounted=config.uncounted,
         in_text_order=config.in_text_order,
         markers=config.markers,

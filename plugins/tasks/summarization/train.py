@@ -17,6 +17,7 @@ from taskloom.plugins._shared.datasets import Row, read_rows, stratified_split
 from taskloom.plugins._shared.sentences import split_sentences
 from taskloom.plugins._shared.text_cost import estimated_tokens
 from taskloom.plugins._shared.training import Validation, fit, pick_device, seed_everything
+from taskloom.plugins.backbones.loading import load_backbone
 from taskloom.plugins.tasks.summarization.model import SentenceChooser
 from taskloom.plugins.tasks.summarization.rouge import Rouge
 from taskloom.plugins.tasks.summarization.schema import (
@@ -74,7 +75,7 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
 
 def _train_chooser(config: TrainConfig, kept: Rows, held: Rows, run: TrainRun) -> TrainedSummarizer:
     model = SentenceChooser.build(
-        backbone=config.backbone,
+        backbone=load_backbone(config.backbone, max_length=config.max_length, roots=run.roots),
         adapter=config.adapter,
         max_length=config.max_length,
         sentences=config.sentences,
@@ -106,7 +107,7 @@ def _train_chooser(config: TrainConfig, kept: Rows, held: Rows, run: TrainRun) -
 
 
 def _train_writer(config: TrainConfig, kept: Rows, held: Rows, run: TrainRun) -> TrainedSummarizer:
-    model = SummaryWriter.import_checkpoint(config.backbone, max_source_tokens=config.training_tokens)
+    model = SummaryWriter.import_checkpoint(config.backbone, max_source_tokens=config.training_tokens, roots=run.roots)
     return _fit(model, kept, held, config=config, run=run, rouge=Rouge())
 
 

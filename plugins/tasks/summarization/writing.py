@@ -57,13 +57,19 @@ class SummaryWriter(TaskModel[SummarizationInput, SummarizationOutput, Summariza
 
     @classmethod
     def import_checkpoint(
-        cls, name: str, *, prefix: str | None = None, max_source_tokens: int | None = None, max_tokens: int | None = None
+        cls,
+        name: str,
+        *,
+        prefix: str | None = None,
+        max_source_tokens: int | None = None,
+        max_tokens: int | None = None,
+        roots: Sequence[Path] = (),
     ) -> SummaryWriter:
         """A checkpoint by Hugging Face id or folder, with the generation settings that it brings along.
 
         `prefix` is put before each document (T5 wants "summarize: "); None takes what the checkpoint says.
         """
-        folder = find_backbone(name)
+        folder = find_backbone(name, roots=roots)
         module, processor = read_checkpoint(folder, name, torch.float32)
         own = settings_of(module)
         saved = SavedWriter(

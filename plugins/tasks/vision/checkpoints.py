@@ -26,7 +26,11 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    name: str, *, labels: Sequence[str] | None = None, dtype: torch.dtype | Literal["auto"] = torch.float32
+    name: str,
+    *,
+    labels: Sequence[str] | None = None,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    roots: Sequence[Path] = (),
 ) -> Checkpoint:
     """Reads a checkpoint by Hugging Face id or folder. Where `labels` are not its own, its head is replaced by a new one for
     them; else its labels are taken.
@@ -37,7 +41,7 @@ def load_checkpoint(
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
     processors: Any = AutoImageProcessor  # its methods have no types
-    folder = find_backbone(name)
+    folder = find_backbone(name, roots=roots)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with quiet_transformers():
         try:

@@ -82,10 +82,12 @@ class VisionModel(TaskModel[VisionInput, VisionOutput, VisionParams]):
         return cls(_own_network(saved), FixedSize(size, channels), saved)
 
     @classmethod
-    def import_checkpoint(cls, name: str, *, labels: Sequence[str] | None = None, mirrored: bool = False) -> VisionModel:
+    def import_checkpoint(
+        cls, name: str, *, labels: Sequence[str] | None = None, mirrored: bool = False, roots: Sequence[Path] = ()
+    ) -> VisionModel:
         """A Hugging Face image classifier (`AutoModelForImageClassification`, by id or folder). With `labels` other than its
         own it gets a new head for them, to be trained."""
-        found = load_checkpoint(name, labels=labels)
+        found = load_checkpoint(name, labels=labels, roots=roots)
         saved = SavedVision(
             form="imported",
             labels=found.labels,

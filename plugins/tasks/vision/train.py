@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
         kept, held = stratified_split(rows, lambda example: str(example.target), config.validation_fraction, config.seed)
     seed_everything(config.seed)
     labels = sorted({str(example.target) for example in kept})
-    model, pixels = _untrained(config, labels, kept, held)
+    model, pixels = _untrained(config, labels, kept, held, run.roots)
     model.label_smoothing = config.label_smoothing
     model.reader = pixels
     if config.augmentation is not None:
@@ -70,10 +71,12 @@ def check_targets(rows: Rows) -> None:
         raise DataError(f"{path or 'the data'} has fewer than two labels; there is nothing to tell apart", path=path)
 
 
-def _untrained(config: TrainConfig, labels: Sequence[str], kept: Rows, held: Rows) -> tuple[VisionModel, KeptPixels]:
+def _untrained(
+    config: TrainConfig, labels: Sequence[str], kept: Rows, held: Rows, roots: Sequence[Path]
+) -> tuple[VisionModel, KeptPixels]:
     """The model to train, and the pictures as it takes them."""
     if config.backbone:
-        model = VisionModel.import_checkpoint(config.backbone, labels=labels, mirrored=config.mirrored)
+        model = VisionModel.import_checkpoint(config.backbone, labels=labels, mirrored=config.mirrored, roots=roots)
         if config.frozen_backbone:
             heads = head_parameters(model.module)
             for name, parameter in model.module.named_parameters():

@@ -64,6 +64,8 @@ def test_each_step_gets_what_the_one_before_it_saved(bench: Bench) -> None:
     seen = bench.polish.saw[0]
     assert seen.manifest.files["bulk.bin"].size_bytes == 40
     assert [step.name for step in seen.manifest.steps] == ["train", "shrink"]
+    roots = (bench.folder / "models",)
+    assert chain.artifact.store_roots == seen.store_roots == roots, "what the parent names is found from the work folder too"
 
 
 def test_an_interrupted_chain_goes_on_with_the_step_that_it_was_in(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from taskloom.core.artifact import Artifact, BackboneInfo, Manifest
 from taskloom.core.errors import ArtifactError, NotFoundError
 from taskloom.core.store import ModelStore
 from taskloom.plugins.backbones import loading
-from taskloom.plugins.backbones.loading import bundled_backbones, find_backbone, load_backbone, save_backbone, weights_digest
+from taskloom.plugins.backbones.loading import backbone_names, find_backbone, load_backbone, save_backbone, weights_digest
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_an_altered_file_is_not_read(box: ModelStore, tiny_bert: str) -> None:
 def test_names_that_are_no_backbones_are_said(box: ModelStore, tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put(box, tiny_bert, seed=1)
     put(box, tiny_bert, seed=1, name="no-encoder", backbone=False)
-    assert bundled_backbones() == ["all-MiniLM-L6-v2", "encoder-zh"]
+    assert backbone_names() == ["all-MiniLM-L6-v2", "encoder-zh"]
 
     def unreachable(*_: object, **__: object) -> str:
         raise OSError("no network")

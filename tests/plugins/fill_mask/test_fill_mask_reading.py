@@ -10,7 +10,7 @@ import pytest
 
 from taskloom.core.errors import DataError
 from taskloom.plugins._shared.datasets import ChosenRows, JoinedRows, joined_rows
-from taskloom.plugins.commands.train import read_files
+from taskloom.plugins.commands.training import read_files
 from taskloom.plugins.tasks.fill_mask.plugin import FillMaskTask
 from taskloom.plugins.tasks.fill_mask.reading import DocumentRows, hide_words, passage_of
 from taskloom.plugins.tasks.fill_mask.schema import MASK

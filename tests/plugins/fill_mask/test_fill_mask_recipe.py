@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -81,6 +82,19 @@ def test_a_recipe_becomes_a_model(tmp_path: Path) -> None:
     arguments = ["tiny-zh@candidate", str(SAMPLE), "--json"]
     again = json.loads(CliRunner().invoke(evaluate, arguments, obj=context, catch_exceptions=False).stdout)
     assert again["evaluation"]["metrics"] == printed["metrics"]
+
+
+def test_the_recipe_in_the_docs_is_valid(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "pretraining.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```toml\n(.*?)^```$", page, re.S | re.M)
+    (tmp_path / "ner-law.toml").write_text(block, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "ner-law.toml")
+    assert recipe.backbone is not None
+    [inner] = train_configs(TrainConfig, recipe.backbone, (), None)
+    assert inner.frozen_layers == 2
+    outer = load_registry().tasks.get(recipe.task)
+    [config] = train_configs(outer.TrainConfig, recipe.standing_on("backbone-law@1"), (), None)
+    assert outer.starts_from(config) == ("backbone-law@1",)
 
 
 def test_the_recipe_in_the_box_is_valid() -> None:
