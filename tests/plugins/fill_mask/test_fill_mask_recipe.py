@@ -101,6 +101,6 @@ def test_the_recipe_in_the_box_is_valid() -> None:
     recipe = load_recipe(ROOT / "models" / "recipes" / "backbone-zh.toml")
     for config in train_configs(TrainConfig, recipe, (), None):
         assert config.network is not None
-        assert (config.network.layers, config.network.width) == (6, 256)
+        assert (config.network.layers, config.network.width) == (3, 384)
     for example in recipe.examples:
         FillMaskInput.model_validate(example)
