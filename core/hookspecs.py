@@ -106,6 +106,12 @@ def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngi
 
 
 @hookspec(firstresult=True)
+def models_of_bases(settings: Settings) -> Sequence[str] | None:
+    """The models, NAME or NAME@VERSION, that the knowledge bases of the home folder are set to use, for layers that have them
+    loaded. The first answer counts."""
+
+
+@hookspec(firstresult=True)
 def read_documents(paths: Sequence[Path]) -> Iterator[Document | Refused] | None:
     """Read files, and what is in folders, as documents, for layers that may not import what reads them. What can't be read is
     told and passed over. The first answer counts."""

@@ -30,6 +30,9 @@ Where = Mapping[str, Scalar | tuple[Scalar, ...]]
 Mode = Literal["hybrid", "dense", "sparse"]
 """By inner product, by BM25, or by the two ranks fused."""
 
+SearchMode = Literal["hybrid", "dense", "sparse", "reranked"]
+"""A `Mode`, or what hybrid finds in the order that a model gives it which reads question and passage together."""
+
 
 class Document(Frozen):
     """A text to answer from. A FAQ pair is one too: `question`, and its answer as `text`. `language` is an ISO 639-1 code; left
@@ -67,6 +70,12 @@ class Passage(Frozen):
         question."""
         above = dict.fromkeys(part for part in (self.title, *self.headings) if part and part not in self.text)
         return self.question or "\n".join([*above, self.text])
+
+    @property
+    def readable(self) -> str:
+        """What a model reads beside a question to say whether it answers that: the passage under its title and headings; of a
+        FAQ pair, the question and the answer."""
+        return f"{self.question}\n{self.text}" if self.question else self.searchable
 
 
 class Refused(Frozen):
@@ -113,12 +122,14 @@ class Query:
 
 class Hit(Frozen):
     """A passage that was found. `score` orders the hits of one query, best first; `dense` is the cosine and `sparse` the BM25
-    score, None where that search did not find it."""
+    score, None where that search did not find it. Where hits were re-ranked, `score` is the re-ranker's, from 0 to 1, and
+    `fused` what it was before; None where they were not."""
 
     passage: Passage
     score: float
     dense: float | None = None
     sparse: float | None = None
+    fused: float | None = None
 
 
 class VersionInfo(Frozen):

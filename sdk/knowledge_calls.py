@@ -4,12 +4,13 @@ turns them into its methods, so that all clients take the same arguments and giv
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
-from taskloom.core.errors import InputTooLargeError, InvalidInputError, TaskloomError, ThrottledError
-from taskloom.core.knowledge import Document, Metadata, Mode, VersionInfo, Where
+from taskloom.core.errors import InputTooLargeError, InvalidInputError
+from taskloom.core.knowledge import Document, Metadata, SearchMode, VersionInfo, Where
 from taskloom.core.knowledge_calls import (
+    AnswerConfig,
     AskCall,
     BaseInfo,
     BaseSpec,
@@ -20,9 +21,11 @@ from taskloom.core.knowledge_calls import (
     Turn,
     UpsertResult,
 )
+from taskloom.core.ports import PartSink
 from taskloom.core.types import new_request_id
 from taskloom.core.wire import knowledge_codec as codec
 from taskloom.core.wire.gen import knowledge_pb2 as pb
+from taskloom.sdk.knowledge_operations import Feed, Operation, StreamedOperation
 
 R = TypeVar("R")
 
@@ -39,47 +42,6 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """What a server takes unless `server.max_message_bytes` says otherwise."""
 CHUNK_BYTES = 512 * 1024
 """Documents that are sent together, unless one alone is larger."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operation(Generic[R]):
-    """One call. `send` makes what the RPC `method` takes: a message, or for `Upsert` a `Feed`. `run` does the same in process,
-    by a deadline on the `time.time()` clock."""
-
-    method: str
-    send: Callable[[], Any]
-    read: Callable[[Any], R]
-    run: Callable[[KnowledgeEngine, float], Awaitable[R]]
-    request_id: str
-    timeout_s: float | None = None
-    repeat: Literal["always", "unless-begun", "never"] = "always"
-
-    def timeout(self, default_s: float) -> float:
-        timeout_s = default_s if self.timeout_s is None else self.timeout_s
-        if timeout_s <= 0:
-            raise InvalidInputError(f"timeout_s is {timeout_s}; a call needs more than 0 seconds", field="timeout_s")
-        return timeout_s
-
-    def may_follow(self, error: TaskloomError) -> bool:
-        """Whether the call may be made again after this error, with no fear that it is then done twice."""
-        return self.repeat == "always" or (self.repeat == "unless-begun" and isinstance(error, ThrottledError))
-
-
-class Feed(Iterator[pb.UpsertRequest]):
-    """The messages of a stream. gRPC loses what is raised while it reads them: it stays here as `failure`."""
-
-    def __init__(self, messages: Iterator[pb.UpsertRequest]) -> None:
-        self._messages = messages
-        self.failure: BaseException | None = None
-
-    def __next__(self) -> pb.UpsertRequest:
-        try:
-            return next(self._messages)
-        except StopIteration:
-            raise
-        except BaseException as exc:
-            self.failure = exc
-            raise
 
 
 # -- questions ------------------------------------------------------------------------------------------------------------
@@ -101,18 +63,11 @@ def ask(
 
     `turns` are the questions and answers before this one, the oldest first. `where` keeps documents whose metadata match:
     `{"product": "router", "year": (2025, 2026)}`. `passages` is how many are read. Below the confidence `threshold` there is no
-    answer; left out, it is the one that was chosen on data. `version` is one of `versions()`; left out, the newest.
+    answer; left out, it is the base's, or else the one that was chosen on data. `version` is one of `versions()`; left out, the
+    newest.
     """
-    call = codec.build(
-        AskCall,
-        base=base,
-        question=question,
-        turns=tuple(_turn(turn, place) for place, turn in enumerate(turns)),
-        where=where,
-        version=version,
-        request_id=request_id or new_request_id(),
-        **_given(passages=passages, threshold=threshold),
-    )
+    given = {"passages": passages, "threshold": threshold}
+    call = _ask_call(base, question, turns, where=where, version=version, request_id=request_id, **given)
 
     async def run(engine: KnowledgeEngine, deadline_s: float) -> KnowledgeAnswer:
         answer = await engine.ask(TENANT, call.model_copy(update={"deadline_s": deadline_s}))
@@ -121,19 +76,54 @@ def ask(
     return Operation("Ask", lambda: codec.ask_to_message(call), codec.answer_from_message, run, call.request_id, timeout_s)
 
 
+def ask_stream(
+    base: str,
+    question: str,
+    *,
+    turns: Sequence[TurnLike] = (),
+    where: Where | None = None,
+    passages: int | None = None,
+    threshold: float | None = None,
+    version: int | None = None,
+    timeout_s: float | None = None,
+    request_id: str | None = None,
+) -> StreamedOperation[KnowledgeAnswer]:
+    """As `ask`, but the text of an answer that a model writes comes piece by piece while it is written; `result()` of the
+    stream is what `ask` gives. Any other answer has no pieces. `timeout_s` is for the whole answer. A failure is made good by
+    another attempt only before the first piece."""
+    given = {"passages": passages, "threshold": threshold}
+    call = _ask_call(base, question, turns, where=where, version=version, request_id=request_id, **given)
+
+    async def run(engine: KnowledgeEngine, deadline_s: float, send: PartSink) -> KnowledgeAnswer:
+        answer = await engine.ask(TENANT, call.model_copy(update={"deadline_s": deadline_s}), send)
+        return answer.model_copy(update={"request_id": call.request_id})
+
+    send = partial(codec.ask_to_message, call)
+    return StreamedOperation("AskStream", send, codec.piece_from_message, run, call.request_id, timeout_s)
+
+
+def _ask_call(
+    base: str, question: str, turns: Sequence[TurnLike], *, request_id: str | None, where: Any, version: Any, **given: Any
+) -> AskCall:
+    told = tuple(_turn(turn, place) for place, turn in enumerate(turns))
+    fields: dict[str, Any] = {"base": base, "question": question, "turns": told, "where": where, "version": version}
+    return codec.build(AskCall, **fields, request_id=request_id or new_request_id(), **_given(**given))
+
+
 def search(
     base: str,
     query: str,
     *,
     limit: int | None = None,
     where: Where | None = None,
-    mode: Mode | None = None,
+    mode: SearchMode | None = None,
     version: int | None = None,
     timeout_s: float | None = None,
     request_id: str | None = None,
 ) -> Operation[SearchResult]:
-    """Passages for a query, best first: at most `limit` (10). `mode` ranks by meaning (`dense`), by words (`sparse`) or by both
-    (`hybrid`, the default). `where` and `version` are as for `ask`."""
+    """Passages for a query, best first: at most `limit` (10). `mode` ranks by meaning (`dense`), by words (`sparse`), by both
+    (`hybrid`, the default), or has the base's re-ranker order what `hybrid` finds (`reranked`). `where` and `version` are as
+    for `ask`."""
     call = codec.build(
         SearchCall,
         base=base,
@@ -319,12 +309,15 @@ def create_knowledge(
     shared: bool = False,
     retriever: str = "",
     config: Metadata | None = None,
+    answering: AnswerConfig | Mapping[str, Any] | None = None,
     timeout_s: float | None = None,
     request_id: str | None = None,
 ) -> Operation[BaseInfo]:
     """Makes an empty knowledge base. One that is `shared` may be asked by every tenant. `config` has the settings of the
-    `retriever` that keeps it; left empty, that is the built-in one. Raises `AlreadyExistsError`."""
-    spec = codec.build(BaseSpec, base=name, shared=shared, retriever=retriever, config=config or {})
+    `retriever` that keeps it; left empty, that is the built-in one. `answering` is what `configure` takes, as a mapping. Raises
+    `AlreadyExistsError`."""
+    fields: dict[str, Any] = {"base": name, "shared": shared, "retriever": retriever, "config": config or {}}
+    spec = codec.build(BaseSpec, **fields, answering=answering or AnswerConfig())
     return _change(
         "CreateBase",
         lambda: codec.spec_to_message(spec),
@@ -333,6 +326,39 @@ def create_knowledge(
         timeout_s=timeout_s,
         request_id=request_id,
     )
+
+
+def configure(
+    base: str,
+    *,
+    reranker: str = "",
+    candidates: int | None = None,
+    writer: str = "",
+    params: Metadata | None = None,
+    prompt: str | None = None,
+    passage: str | None = None,
+    passage_characters: int | None = None,
+    threshold: float | None = None,
+    timeout_s: float | None = None,
+    request_id: str | None = None,
+) -> Operation[BaseInfo]:
+    """Says how questions are answered from now on; what is left out goes back to its default. `reranker` is a model that scores
+    question and passage together, for `candidates` (20) of the passages that were found. `writer` is a model that writes the
+    answer from the best: it reads `prompt`, with the fields `{question}` and `{passages}`, in which each passage stands as
+    `passage` says (`{number}`, `{title}`, `{text}`), as many of them as `passage_characters` (4000) take; `params` are
+    parameters of its task. `threshold` is the confidence below which there is no answer. Models are tried before the settings
+    are kept: raises `InvalidInputError` for one that is not served or can't do it."""
+    name = codec.checked_name(base)
+    given = {"candidates": candidates, "prompt": prompt, "passage": passage, "passage_characters": passage_characters}
+    fields: dict[str, Any] = {"reranker": reranker, "writer": writer, "params": params or {}, "threshold": threshold}
+    config = codec.build(AnswerConfig, "answering", **fields, **_given(**given))
+    request = pb.ConfigureRequest(base=name, answering=codec.answering_to_message(config))
+    asked_as = request_id or new_request_id()
+
+    async def run(engine: KnowledgeEngine, _deadline_s: float) -> BaseInfo:
+        return await engine.configure(TENANT, name, config)
+
+    return Operation("Configure", lambda: request, codec.base_from_message, run, asked_as, timeout_s)
 
 
 def drop_knowledge(name: str, *, timeout_s: float | None = None, request_id: str | None = None) -> Operation[None]:

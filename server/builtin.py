@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from taskloom.core.hookspecs import CommandSpec, hookimpl
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from taskloom.core.settings import Settings
 
 log = logging.getLogger(__name__)
+
+LOCAL_TENANT = "default"
+"""Whose the bases are that are used without a server."""
 
 
 @hookimpl
@@ -55,3 +58,10 @@ def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngi
         log.warning("no knowledge bases: they need %s; install it with: pip install 'taskloom[local]'", exc.name)
         return None
     return open_desk(settings, registry, engine)
+
+
+@hookimpl
+def models_of_bases(settings: Settings) -> Sequence[str]:
+    from taskloom.server.knowledge.folders import BaseFolders
+
+    return BaseFolders(settings.knowledge_folder).models(LOCAL_TENANT)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from taskloom.core.errors import DataError, UnsupportedError
-from taskloom.core.knowledge import Hit, Mode, Passage
+from taskloom.core.knowledge import Hit, Mode, Passage, SearchMode
 from taskloom.core.knowledge_calls import KnowledgeAnswer
 from taskloom.core.knowledge_figures import (
     AnswerFigures,
@@ -40,7 +40,7 @@ MODES: tuple[Mode, ...] = ("dense", "sparse", "hybrid")
 RIGHT_F1 = 0.5
 """From this F1 on an answer counts as right where one has to say yes or no: for confidence, and for the risk."""
 
-Search = Callable[[str, Mode, int], Sequence[Hit]]
+Search = Callable[[str, SearchMode, int], Sequence[Hit]]
 """`search(question, mode, limit)`."""
 Ask = Callable[[str], KnowledgeAnswer]
 """Answers in any case: with a threshold of 0."""
@@ -105,9 +105,9 @@ def judge(
     question says what is right."""
     if plot is not None:
         from taskloom.plugins.retrieval.risk_figure import draw_risk  # first of all: who lacks what draws need not wait for it
-    modes: dict[Mode, ModeFigures] = {}
-    unmeasured: dict[Mode, str] = {}
-    for mode in MODES:
+    modes: dict[SearchMode, ModeFigures] = {}
+    unmeasured: dict[SearchMode, str] = {}
+    for mode in base.modes:
         tell(f"{mode} search")
         try:
             modes[mode] = judge_search(base.search, questions, mode)
@@ -122,7 +122,7 @@ def judge(
     return KnowledgeFigures(questions=len(questions), modes=modes, unmeasured=unmeasured, answers=answers)
 
 
-def judge_search(search: Search, questions: Sequence[KnownQuestion], mode: Mode) -> ModeFigures:
+def judge_search(search: Search, questions: Sequence[KnownQuestion], mode: SearchMode) -> ModeFigures:
     """Recall at 1, 5 and 20, the mean reciprocal rank and nDCG at 10, over the questions that say what is right."""
     asked = [question for question in questions if question.has_passage]
     if not asked:

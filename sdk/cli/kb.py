@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -35,13 +35,13 @@ class Endpoint:
     timeout_s: float
     gateway: dict[str, Any]
 
-    def open(self) -> SyncCalls:
-        """A client, to be closed."""
+    def open(self, *models: str) -> SyncCalls:
+        """A client, to be closed. In process it has `models` besides those that bases use already."""
         if not self.in_process:
             return open_gateway(self.timeout_s, **self.gateway)
         if any(self.gateway.values()):
             raise click.UsageError("--local asks no gateway; leave out --address and its certificates, or --local")
-        return open_in_process(self.cli, _reading_models(self.cli), self.timeout_s)
+        return open_in_process(self.cli, _reading_models(self.cli, models), self.timeout_s)
 
 
 def asks(timeout_s: float = 60.0) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -61,10 +61,12 @@ def asks(timeout_s: float = 60.0) -> Callable[[Callable[..., Any]], Callable[...
     return add
 
 
-def _reading_models(cli: CliContext) -> list[str]:
-    """Those that the settings name for knowledge bases, of the models that are there: no others are loaded."""
+def _reading_models(cli: CliContext, more: Sequence[str]) -> list[str]:
+    """Those that the settings and the bases name, of the models that are there: no others are loaded."""
     languages = cli.settings.knowledge.languages.values()
-    named = {name for language in languages for name in (language.embedding, language.reader) if name}
+    named = {name for language in languages for name in (language.embedding, language.reader) if name} | set(filter(None, more))
+    if cli.registry.hooks is not None:
+        named |= set(cli.registry.hooks.hook.models_of_bases(settings=cli.settings) or ())
     there = set(cli.store.models())
     return sorted(name for name in named if name.partition("@")[0] in there)
 
@@ -141,6 +143,35 @@ def stats(cli: CliContext, endpoint: Endpoint, *, base: str) -> None:
 
 @kb.command()
 @click.argument("base")
+@click.option("--reranker", default="", metavar="MODEL", help="Scores question and passage together; none if left out.")
+@click.option("--candidates", type=click.IntRange(1, 100), help="Passages that it scores.  [default: 20]")
+@click.option("--writer", default="", metavar="MODEL", help="Writes the answer from the passages; none if left out.")
+@click.option("--param", "params", multiple=True, metavar="KEY=VALUE", help="A parameter of the writer's task; repeatable.")
+@click.option("--prompt", help="What the writer reads, with {question} and {passages}.")
+@click.option("--passage", help="How a passage stands in it, with {text} and, if wanted, {number} and {title}.")
+@click.option("--passage-characters", type=click.IntRange(100, 100_000), help="What passages may take.  [default: 4000]")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="No answer below this confidence; else the server's.")
+@asks()
+def configure(
+    cli: CliContext, endpoint: Endpoint, *, base: str, reranker: str, writer: str, params: tuple[str, ...], **given: Any
+) -> None:
+    """Say how questions to BASE are answered from now on. What is left out goes back to its default.
+
+    \b
+    taskloom kb configure handbook --reranker rank-en --candidates 30
+    taskloom kb configure handbook --writer answers-en --param max_tokens=80
+    """
+    from taskloom.sdk.cli.kb_render import base_shown
+    from taskloom.sdk.cli.predict import parse_params
+
+    settings = parse_params(params, "--param")
+    with endpoint.open(reranker, writer) as client:
+        info = client.knowledge(base).configure(reranker=reranker, writer=writer, params=settings, **given)
+    cli.show(info, lambda: base_shown(info))
+
+
+@kb.command()
+@click.argument("base")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @asks()
 def drop(cli: CliContext, endpoint: Endpoint, *, base: str, yes: bool) -> None:
@@ -212,7 +243,7 @@ def remove(
 @click.argument("base")
 @click.argument("query")
 @click.option("--limit", type=click.IntRange(1, 100), default=10, show_default=True, help="Passages to show.")
-@click.option("--mode", type=click.Choice(["hybrid", "dense", "sparse"]), default="hybrid", show_default=True)
+@click.option("--mode", type=click.Choice(["hybrid", "dense", "sparse", "reranked"]), default="hybrid", show_default=True)
 @where_option
 @version_option
 @asks()
@@ -227,7 +258,8 @@ def search(
     where: tuple[str, ...],
     version: int | None,
 ) -> None:
-    """Find the passages of BASE for QUERY, by meaning (dense), by words (sparse) or by both."""
+    """Find the passages of BASE for QUERY, by meaning (dense), by words (sparse), by both (hybrid), or by both and then in the
+    order of the base's re-ranker (reranked)."""
     from taskloom.sdk.cli.kb_render import hits_shown
 
     with endpoint.open() as client:
@@ -242,6 +274,7 @@ def search(
 @click.option("--turn", "turns", nargs=2, multiple=True, metavar="QUESTION ANSWER", help="What was said before; repeatable.")
 @click.option("--passages", type=click.IntRange(1, 20), default=5, show_default=True, help="Passages to read.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="No answer below this confidence.")
+@click.option("--stream", "streamed", is_flag=True, help="Show what a writer writes while it does.")
 @where_option
 @version_option
 @asks()
@@ -254,16 +287,29 @@ def ask(
     turns: tuple[tuple[str, str], ...],
     passages: int,
     threshold: float | None,
+    streamed: bool,
     where: tuple[str, ...],
     version: int | None,
 ) -> None:
     """Answer QUESTION from BASE, with the sources of the answer; or say that nothing in it is sure enough."""
-    from taskloom.sdk.cli.kb_render import answer_shown
+    from taskloom.sdk.cli.kb_render import answer_shown, behind_answer
+    from taskloom.sdk.cli.render import plain
 
-    options: dict[str, Any] = {"passages": passages, "threshold": threshold, "version": version}
+    options: dict[str, Any] = {"turns": turns, "where": parse_where(where), "passages": passages, "threshold": threshold}
     with endpoint.open() as client:
-        answer = client.knowledge(base).ask(question, turns=turns, where=parse_where(where), **options)
-    cli.show(answer, lambda: answer_shown(answer))
+        handle = client.knowledge(base)
+        if not streamed:
+            answer = handle.ask(question, **options, version=version)
+            cli.show(answer, lambda: answer_shown(answer))
+            return
+        with handle.ask_stream(question, **options, version=version) as stream:
+            for piece in stream:
+                if not cli.as_json:
+                    click.echo(plain(piece), nl=False)
+            whole = stream.result()
+    if stream.text and not cli.as_json:
+        click.echo()
+    cli.show(whole, lambda: behind_answer(whole) if stream.text else answer_shown(whole))
 
 
 @kb.command("eval")

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from taskloom.core.errors import InvalidInputError, MissingDependencyError
-from taskloom.core.knowledge import Document, Hit, Mode
+from taskloom.core.knowledge import Document, Hit, SearchMode
 from taskloom.core.knowledge_calls import BaseInfo, KnowledgeAnswer
 from taskloom.core.knowledge_figures import AnswerFigures, KnowledgeFigures, KnownQuestion
 from taskloom.core.types import Frozen
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SEED = 13
 """Of the sample: the same questions every time."""
+MODES: tuple[SearchMode, ...] = ("dense", "sparse", "hybrid")
+RERANKED: SearchMode = "reranked"
 BUILD_BATCH = 200
 BUILD_TIMEOUT_S = 3600.0
 FIGURE_NAMES = {"mrr": "MRR", "ndcg@10": "nDCG@10"}
@@ -60,7 +62,9 @@ class ServedBase:
     passages: int
     version: int | None
 
-    def search(self, question: str, mode: Mode, limit: int) -> Sequence[Hit]:
+    modes: Sequence[SearchMode]
+
+    def search(self, question: str, mode: SearchMode, limit: int) -> Sequence[Hit]:
         return self.base.search(question, mode=mode, limit=limit, version=self.version).hits
 
     def ask(self, question: str) -> KnowledgeAnswer:
@@ -85,7 +89,8 @@ def evaluate_base(
     with _telling(cli) as tell:
         tell("questions")
         built = build_base(base, contexts(questions)) if build else None
-        figures = judge(cli.registry, ServedBase(base, passages, version), asked, plot, tell)
+        modes = (*MODES, RERANKED) if base.stats().answering.reranker else MODES
+        figures = judge(cli.registry, ServedBase(base, passages, version, modes), asked, plot, tell)
     drawn = str(plot) if plot is not None and figures.answers is not None else ""
     report = EvalReport(base=base.stats(), figures=figures, build=built, plot=drawn)
     cli.show(report, lambda: report_shown(report))

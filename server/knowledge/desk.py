@@ -1,7 +1,7 @@
 """The knowledge engine: bases by tenant, changed while they are asked.
 
 upsert  -> prepare (split, compare)  -> embed what is new, in batches with everything else   -> put, one version
-ask     -> pin a version -> embed the question -> search -> FAQ entry, or read the passages   -> answer with sources, or none
+ask     -> pin a version -> find passages -> let it go -> answer from them, with sources, or none (see `questions`)
 """
 
 from __future__ import annotations
@@ -24,22 +24,19 @@ from taskloom.core.errors import (
     NotFoundError,
     TaskloomError,
     UnavailableError,
-    UnsupportedError,
 )
 from taskloom.core.knowledge import (
     Document,
     Embedded,
-    Hit,
     KnowledgeBase,
-    Mode,
     Passage,
     Prepared,
-    Query,
     Refused,
     VersionInfo,
     View,
 )
 from taskloom.core.knowledge_calls import (
+    AnswerConfig,
     AskCall,
     BaseInfo,
     BaseSpec,
@@ -48,14 +45,12 @@ from taskloom.core.knowledge_calls import (
     SearchResult,
     UpsertResult,
 )
-from taskloom.core.language import language_of_script
-from taskloom.core.ports import InferenceEngine
+from taskloom.core.ports import InferenceEngine, PartSink
 from taskloom.core.registry import Registry
 from taskloom.core.settings import KnowledgeSettings, Settings
-from taskloom.server.knowledge.answering import Asked, answer, candidates, faq_confidence, faq_similarity
-from taskloom.server.knowledge.conversation import understood
 from taskloom.server.knowledge.folders import BaseFolders, Place
-from taskloom.server.knowledge.models import KnowledgeModels, Placed, Vector
+from taskloom.server.knowledge.models import KnowledgeModels, Placed
+from taskloom.server.knowledge.questions import Questions
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +81,7 @@ class KnowledgeDesk:
         self._registry = registry
         self._settings = settings
         self._models = KnowledgeModels(engine, settings)
+        self._questions = Questions(self._models, settings, self._in_thread)
         self._open: dict[Path, _Open] = {}
         self._opening: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._searches = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="taskloom-knowledge")
@@ -107,8 +103,19 @@ class KnowledgeDesk:
         def fill(content: Path) -> None:
             plugin.create(content, config).close()
 
+        await self._models.check(spec.answering)
         place = await _finished(self._changing(self._folders.create, tenant, spec, fill))
         return await self.stats(tenant, place.spec.base)
+
+    async def configure(self, tenant: str, base: str, answering: AnswerConfig) -> BaseInfo:
+        """The models that are named are asked first: settings that no question could be answered by are refused."""
+        opened = await self._opened(tenant, base, own=True)
+        await self._models.check(answering)
+        async with self._using(opened), opened.writing:
+            if self._open.get(opened.place.folder) is not opened:
+                raise _gone(opened.place)
+            opened.place = await _finished(self._changing(self._folders.configure, opened.place, answering))
+        return await self.stats(tenant, base)
 
     async def bases(self, tenant: str) -> Sequence[BaseInfo]:
         """What can't be opened is left out, and logged: one damaged base must not hide the others."""
@@ -137,7 +144,7 @@ class KnowledgeDesk:
         async with self._view(tenant, base, None) as (opened, view):
             stats = await self._in_thread(view.stats)
         spec = opened.place.spec
-        return BaseInfo(base=spec.base, shared=spec.shared, retriever=spec.retriever, stats=stats)
+        return BaseInfo(base=spec.base, shared=spec.shared, retriever=spec.retriever, answering=spec.answering, stats=stats)
 
     async def versions(self, tenant: str, base: str) -> Sequence[VersionInfo]:
         opened = await self._opened(tenant, base)
@@ -247,56 +254,14 @@ class KnowledgeDesk:
     # -- questions --------------------------------------------------------------------------------------------------------
 
     async def search(self, tenant: str, call: SearchCall) -> SearchResult:
-        async with self._view(tenant, call.base, call.version) as (_, view):
-            language = self._language(language_of_script(call.query))
-            vectors, _ = await self._vectors(view, call.query, language, call.mode, call.deadline_s)
-            if call.mode == "dense" and not vectors:
-                raise UnsupportedError(
-                    f"knowledge base {call.base!r} has no vectors that a question in {language!r} could be compared with; "
-                    "search by words (mode sparse), or put the documents in again with an embedding model for the language"
-                )
-            mode: Mode = call.mode if vectors else "sparse"
-            query = Query(text=call.query, vectors=vectors, limit=call.limit, where=call.where, mode=mode)
-            return SearchResult(version=view.version, hits=tuple(await self._in_thread(view.search, query)))
+        async with self._view(tenant, call.base, call.version) as (opened, view):
+            return await self._questions.search(view, opened.place.spec.answering, call)
 
-    async def ask(self, tenant: str, call: AskCall) -> KnowledgeAnswer:
-        async with self._view(tenant, call.base, call.version) as (_, view):
-            language = self._language(language_of_script(call.question))
-            question = understood(call.question, call.turns, language)
-            vectors, space = await self._vectors(view, question, language, "hybrid", call.deadline_s)
-            mode: Mode = "hybrid" if vectors else "sparse"
-            query = Query(text=question, vectors=vectors, limit=call.passages, where=call.where, mode=mode)
-            hits: list[Hit] = await self._in_thread(view.search, query)
-            version = view.version
-        entries = [hit for hit in hits if hit.passage.question]
-        faq = max(entries, key=lambda hit: faq_similarity(question, hit), default=None)
-        texts = [hit for hit in hits if not hit.passage.question] if self._models.reads(language) else []
-        readings, reader = await self._models.read(question, [hit.passage.text for hit in texts], language, call.deadline_s)
-        asked = Asked(
-            language=language,
-            understood_as=question if question != call.question else "",
-            version=version,
-            threshold=self._settings.threshold if call.threshold is None else call.threshold,
-            models=tuple(name for name in (space, reader) if name),
-        )
-        calibration = self._settings.calibration
-        sure = faq_confidence(faq_similarity(question, faq), calibration) if faq is not None else 0.0
-        return answer(asked, faq, sure, candidates(texts, readings, calibration), hits)
-
-    async def _vectors(
-        self, view: View, text: str, language: str, mode: Mode, deadline_s: float | None
-    ) -> tuple[dict[str, Vector], str]:
-        """Where the question lies, in the space of its language; nowhere if the view has no vectors there. Passages that
-        another version of the model embedded are found by their words until they are put in again: answering a little worse is
-        better than not at all."""
-        spaces = frozenset() if mode == "sparse" or not self._models.embeds(language) else view.spaces()
-        if not spaces:
-            return {}, ""
-        placed = await self._models.place_question(text, language, deadline_s)
-        model = placed.space.partition("@")[0]
-        if stale := sorted(space for space in spaces - {placed.space} if space.partition("@")[0] == model):
-            log.warning("passages embedded by %s are not compared with %s: put them in again", ", ".join(stale), placed.space)
-        return ({placed.space: placed.vector}, placed.space) if placed.space in spaces else ({}, "")
+    async def ask(self, tenant: str, call: AskCall, send: PartSink | None = None) -> KnowledgeAnswer:
+        async with self._view(tenant, call.base, call.version) as (opened, view):
+            answering = opened.place.spec.answering
+            found = await self._questions.find(view, answering, call)
+        return await self._questions.answer(found, answering, call, send)
 
     def _language(self, code: str) -> str:
         return code or self._settings.default_language

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from taskloom.core.errors import AlreadyExistsError, ArtifactError, NotFoundError, unknown_name
-from taskloom.core.knowledge_calls import BaseSpec
+from taskloom.core.knowledge_calls import AnswerConfig, BaseSpec
 from taskloom.core.store import sync_path, write_atomically
 from taskloom.core.types import NAME_PATTERN
 
@@ -51,6 +51,10 @@ class BaseFolders:
         found = {place.spec.base: place for place in self._all() if place.spec.shared and place.tenant != tenant}
         found |= {place.spec.base: place for place in self._of(tenant)}
         return [found[name] for name in sorted(found)]
+
+    def models(self, tenant: str) -> list[str]:
+        """Those that the bases which the tenant sees are set to use."""
+        return sorted({name for place in self.visible(tenant) for name in place.spec.answering.models})
 
     def find(self, tenant: str, base: str) -> Place:
         """Raises `NotFoundError`, which names the bases that the tenant sees, and `ArtifactError` for one of its own that can't
@@ -96,6 +100,12 @@ class BaseFolders:
                 raise _taken(spec.base) from exc  # somebody else made it meanwhile
             raise
         return Place(tenant, spec, folder)
+
+    def configure(self, place: Place, answering: AnswerConfig) -> Place:
+        """From now on the base has these settings, or, where that can't be written, still its old ones."""
+        spec = place.spec.model_copy(update={"answering": answering})
+        write_atomically(place.folder / SPEC, spec.model_dump_json(indent=1).encode())
+        return Place(place.tenant, spec, place.folder)
 
     def put_aside(self, place: Place) -> Path:
         """From now on the base is not there any more; `discard` what is returned when nobody uses it."""
