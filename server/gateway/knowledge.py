@@ -67,10 +67,13 @@ class KnowledgeServicer(pb_grpc.KnowledgeServicer):
         writing = asyncio.create_task(write())
         try:
             answer = await self._service.ask(asker, call, parts.add)
-            parts.end()
-            await writing
-        finally:
+        except asyncio.CancelledError:
             writing.cancel()
+            raise
+        except Exception:
+            await _written(parts, writing)  # what is recorded as having left does leave
+            raise
+        await _written(parts, writing)
         await context.write(pb.AskStreamResponse(request_id=asker.request_id, answer=codec.answer_to_message(answer)))
 
     # -- changes ----------------------------------------------------------------------------------------------------------
@@ -155,6 +158,11 @@ class KnowledgeServicer(pb_grpc.KnowledgeServicer):
         except InvalidInputError as error:
             await self._service.record_refusal(asker, verb, request.base[:128], error)
             raise
+
+
+async def _written(parts: PartBuffer, writing: asyncio.Task[None]) -> None:
+    parts.end()
+    await writing
 
 
 class NoKnowledge(grpc.GenericRpcHandler):  # type: ignore[type-arg] # not generic when it runs

@@ -14,7 +14,7 @@ from served_knowledge import KnowledgeHook, Served
 from taskloom.core.errors import UnavailableError
 from taskloom.core.hookspecs import hookimpl
 from taskloom.core.knowledge import Document, Refused
-from taskloom.core.knowledge_calls import AskCall, KnowledgeAnswer, Source
+from taskloom.core.knowledge_calls import AskCall, KnowledgeAnswer, SearchCall, Source
 from taskloom.core.loader import load_registry
 from taskloom.sdk.cli import kb, kb_render
 from taskloom.sdk.cli.context import CliContext
@@ -198,6 +198,23 @@ def test_a_key_without_the_role_is_a_matter_of_permission(handbook: Path, monkey
     assert json.loads(result.stderr)["error"]["code"] == "permission_denied"
 
 
+def test_configure_and_an_answer_that_is_shown_while_it_is_written(served: Served, handbook: Path) -> None:
+    words = ("--reranker", "ranker", "--candidates", "7", "--writer", "writer", "--param", "max_tokens=60")
+    told = as_json("configure", "handbook", *words)["answering"]
+    assert (told["reranker"], told["candidates"], told["writer"], told["params"]) == ("ranker", 7, "writer", {"max_tokens": 60})
+    assert "ranker, of 7 candidates" in run("stats", "handbook").stdout
+    served.engine.writes = ["hold ", "it"]
+    shown = run("ask", "handbook", "where is the reset?", "--stream").stdout
+    assert shown.startswith("hold it\nconfidence 0.75 that the sources answer it, by reader\nsources\n")
+    assert "[wifi]" in shown
+    assert "hold it  confidence 0.75" in run("ask", "handbook", "where is the reset?").stdout
+    whole = as_json("ask", "handbook", "where is the reset?", "--stream")
+    assert (whole["kind"], whole["answer"], whole["ranking"][0]["score"]) == ("written", "hold it", 0.5)
+    assert "no answer" in run("ask", "handbook", "who?", "--stream").stdout
+    assert as_json("configure", "handbook")["answering"]["writer"] == ""
+    assert run("configure", "handbook", "--candidates", "0").exit_code == 2
+
+
 def test_local_asks_the_bases_of_this_process(home: Path) -> None:
     cli = context_with(KnowledgeHook(MemoryKnowledge()))
     assert as_json("create", "b", "--local", obj=cli)["base"] == "b"
@@ -249,6 +266,13 @@ def test_eval_shows_every_way_of_searching_side_by_side_and_draws_the_risk(handb
     assert "handbook at version 1: 2 documents, 2 passages; 2 questions" in shown
     for word in ("dense", "sparse", "hybrid", "end to end", "MRR", "nDCG@10", "index: flat 64 B; 2.0 kB on disk"):
         assert word in shown
+
+
+def test_eval_shows_the_re_ranked_order_beside_the_fused_one(served: Served, handbook: Path, tmp_path: Path) -> None:
+    as_json("configure", "handbook", "--reranker", "ranker")
+    told = as_json("eval", "handbook", str(known(tmp_path / "questions.jsonl")))
+    assert list(told["figures"]["modes"]) == ["dense", "sparse", "hybrid", "reranked"]
+    assert "reranked" in {call.mode for call in served.engine.calls if isinstance(call, SearchCall)}
 
 
 def test_eval_asks_for_every_answer_and_reads_as_told(served: Served, handbook: Path, tmp_path: Path) -> None:
