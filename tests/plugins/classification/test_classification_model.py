@@ -211,7 +211,9 @@ def test_a_head_of_one_logit_scores_a_pair_by_its_logistic_function(
         [ClassificationInput(text=pair[0], text_pair=pair[1])], [ClassificationParams(threshold=0.0)]
     )
     reference = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    given = AutoTokenizer.from_pretrained(folder)(*pair, truncation="longest_first", max_length=128, return_tensors="pt")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    cut: dict[str, Any] = {"truncation": "longest_first", "max_length": 128, "return_token_type_ids": True}
+    given = tokenizer(*pair, **cut, return_tensors="pt")
     with torch.inference_mode():
         logit = reference(**given).logits
     assert logit.shape == (1, 1)
