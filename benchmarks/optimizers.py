@@ -5,32 +5,38 @@
 `--data` holds the folders that the recipes name (`banking77/train.jsonl`, say). Each cell is one `taskloom optimize`, measured
 beside its parent in one run; what is done is kept in `--home`, so that an interrupted benchmark goes on. Recovery trains on a
 sample where all rows would take hours: the table says on how many.
+
+Parents, and candidates that torch runs, compute in `--precision` (fp32); what was quantized for another runtime computes in
+what that does best. A cell whose parent was measured in another precision is measured again, not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
+import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from taskloom.core.artifact import Artifact
+from taskloom.core.comparing import Comparing
 from taskloom.core.comparison import Comparison
 from taskloom.core.errors import NotFoundError, TaskloomError, UnsupportedError
 from taskloom.core.loader import load_registry
 from taskloom.core.optimizing import StepRequest
-from taskloom.core.publishing import Report, read_report
+from taskloom.core.publishing import Report, measure, read_report
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore, open_store
 from taskloom.plugins.commands.recipe import Recipe, load_recipe
-from taskloom.plugins.optimizing import DataFiles, optimize_model
+from taskloom.plugins.optimizing import SEED, DataFiles, optimize_model, read_rows
 
 RECIPES = Path(__file__).parents[1] / "models" / "recipes"
 
@@ -72,9 +78,9 @@ class Cell:
 
     model: str
     cell: str
-    report: Report | None
+    report: Report | None = None
     steps: Sequence[Mapping[str, Any]] = ()
-    refused: str = ""
+    why_not: str = "not made"
 
     @property
     def comparison(self) -> Comparison:
@@ -82,16 +88,51 @@ class Cell:
         assert self.report.comparison is not None
         return self.report.comparison
 
-    @property
-    def quality(self) -> float:
-        """The metric as a share of the parent's; the other way round where less is better."""
-        told = self.comparison.primary_change
-        return told.candidate / told.parent if told.higher_is_better else told.parent / told.candidate
+    def fact(self, step: str, name: str) -> float | str:
+        """What the last step of that name says of itself."""
+        told = [done["facts"] for done in self.steps if done["name"] == step and name in done.get("facts", {})]
+        return float(told[-1][name]) if told else f"{step} says no {name}"
 
-    def speed(self, batch: int) -> float:
-        """How many times as fast as the parent, by processor time: the geometric mean over short and long inputs."""
-        ratios = [1 / ratio.cpu for ratio in self.comparison.latency if ratio.batch == batch]
-        return statistics.geometric_mean(ratios)
+
+Cells = Mapping[str, Cell]
+"""The cells of one model, by name."""
+Figure = Callable[[Cell, Cells], float | str]
+"""A cell's figure, or why it has none."""
+
+
+def _quality(cell: Cell, _: Cells) -> float | str:
+    """The metric as a share of the parent's; the other way round where less is better."""
+    told = cell.comparison.primary_change
+    return _share(told.candidate, told.parent, told.higher_is_better)
+
+
+def _size(cell: Cell, _: Cells) -> float | str:
+    return cell.comparison.size_ratio
+
+
+def _speed(batch: int) -> Figure:
+    """How many times as fast as the parent, by processor time: the geometric mean over short and long inputs."""
+
+    def speed(cell: Cell, _: Cells) -> float | str:
+        return statistics.geometric_mean([1 / ratio.cpu for ratio in cell.comparison.latency if ratio.batch == batch])
+
+    return speed
+
+
+def _of_full(cell: Cell, cells: Cells) -> float | str:
+    """The metric as a share of what training all weights on the same rows gives."""
+    full = cells["full"]
+    if full.report is None or cell.report is None:
+        return f"full: {full.why_not}"
+    if full.report.evaluation_data.sha256 != cell.report.evaluation_data.sha256 or _trained(full) != _trained(cell):
+        return "full: of other rows"
+    told, other = cell.comparison.primary_change, full.comparison.primary_change
+    return _share(told.candidate, other.candidate, told.higher_is_better)
+
+
+def _share(of: float, whole: float, higher_is_better: bool) -> float | str:
+    over, under = (of, whole) if higher_is_better else (whole, of)
+    return over / under if under else "a metric of 0"
 
 
 @dataclass(frozen=True)
@@ -100,33 +141,40 @@ class Target:
 
     cell: str
     figure: str
-    value: Callable[[Cell], float]
+    value: Figure
     median: float
     worst: float | None = None
     at_most: bool = False
 
 
 TARGETS = (
-    Target("quantize-static", "quality", lambda c: c.quality, 0.995, 0.99),
-    Target("quantize-static", "size", lambda c: c.comparison.size_ratio, 0.27, at_most=True),
-    Target("quantize-static", "speed, batch 1", lambda c: c.speed(1), 5),
-    Target("quantize-static", "speed, batch 8", lambda c: c.speed(8), 7),
-    Target("quantize-dynamic", "quality", lambda c: c.quality, 0.995, 0.99),
-    Target("quantize-dynamic", "size", lambda c: c.comparison.size_ratio, 0.27, at_most=True),
-    Target("quantize-dynamic", "speed, batch 1", lambda c: c.speed(1), 3),
-    Target("quantize-dynamic", "speed, batch 8", lambda c: c.speed(8), 3),
-    Target("distill", "quality", lambda c: c.quality, 0.988, 0.97),
-    Target("distill", "speed, batch 1", lambda c: c.speed(1), 2),
-    Target("distill", "speed, batch 8", lambda c: c.speed(8), 2),
-    Target("prune", "quality", lambda c: c.quality, 0.99, 0.98),
-    Target("prune", "speed, batch 1", lambda c: c.speed(1), 1.8),
-    Target("prune", "speed, batch 8", lambda c: c.speed(8), 1.8),
-    Target("lora", "speed, batch 1", lambda c: c.speed(1), 1),
-    Target("chain", "quality", lambda c: c.quality, 0.98, 0.96),
-    Target("chain", "size", lambda c: c.comparison.size_ratio, 0.15, at_most=True),
-    Target("chain", "speed, batch 1", lambda c: c.speed(1), 15),
-    Target("chain", "speed, batch 8", lambda c: c.speed(8), 15),
+    Target("quantize-static", "quality", _quality, 0.995, 0.99),
+    Target("quantize-static", "size", _size, 0.27, at_most=True),
+    Target("quantize-static", "speed, batch 1", _speed(1), 5),
+    Target("quantize-static", "speed, batch 8", _speed(8), 7),
+    Target("quantize-dynamic", "quality", _quality, 0.995, 0.99),
+    Target("quantize-dynamic", "size", _size, 0.27, at_most=True),
+    Target("quantize-dynamic", "speed, batch 1", _speed(1), 3),
+    Target("quantize-dynamic", "speed, batch 8", _speed(8), 3),
+    Target("distill", "quality", _quality, 0.988, 0.97),
+    Target("distill", "speed, batch 1", _speed(1), 2),
+    Target("distill", "speed, batch 8", _speed(8), 2),
+    Target("prune", "quality", _quality, 0.99, 0.98),
+    Target("prune", "speed, batch 1", _speed(1), 1.8),
+    Target("prune", "speed, batch 8", _speed(8), 1.8),
+    Target("lora", "metric, share of full", _of_full, 0.99, 0.98),
+    Target("lora", "trained share", lambda cell, _: cell.fact("lora", "trainable_share"), 0.01, 0.01, at_most=True),
+    Target("lora", "adapter, MB", lambda cell, _: _megabytes(cell.fact("lora", "adapter_bytes")), 2, 2, at_most=True),
+    Target("lora", "speed, batch 1", _speed(1), 1),
+    Target("chain", "quality", _quality, 0.98, 0.96),
+    Target("chain", "size", _size, 0.15, at_most=True),
+    Target("chain", "speed, batch 1", _speed(1), 15),
+    Target("chain", "speed, batch 8", _speed(8), 15),
 )
+
+
+def _megabytes(told: float | str) -> float | str:
+    return told if isinstance(told, str) else told / 1e6
 
 
 def main() -> None:
@@ -139,9 +187,9 @@ def main() -> None:
         for name in asked.cells:
             for subject in subjects:
                 _make(store, registry, subject, name, asked)
-    found = [cell for subject in subjects for cell in _found(store, asked.home, subject, asked.cells)]
-    print("\n".join(_cell_table(found)), end="\n\n")
-    print("\n".join(_target_table(found)))
+    found = {subject.model: {name: _found(store, asked, subject, name) for name in CELLS} for subject in subjects}
+    print("\n".join(_cell_table([cells[name] for cells in found.values() for name in asked.cells])), end="\n\n")
+    print("\n".join(_target_table(found, asked.cells)))
 
 
 def _arguments() -> argparse.Namespace:
@@ -151,6 +199,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", type=_listed, default=[subject.model for subject in SUBJECTS])
     parser.add_argument("--cells", type=_listed, default=list(CELLS))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of all that torch runs")
     parser.add_argument("--table", action="store_true", help="make nothing, print what there is")
     return parser.parse_args()
 
@@ -160,13 +209,9 @@ def _listed(text: str) -> list[str]:
 
 
 def _make(store: ModelStore, registry: Registry, subject: Subject, name: str, asked: argparse.Namespace) -> None:
-    told = _refusal(asked.home, subject.model, name)
-    try:
-        store.resolve(f"{subject.model}@{name}")
-    except NotFoundError:
-        if told.exists():
-            return
-    else:
+    known = _found(store, asked, subject, name)
+    told = _reason(asked.home, subject.model, name)
+    if known.report is not None or (told.exists() and "refused" in _read(told)):
         return
     recipe = load_recipe(RECIPES / f"{subject.model}.toml")
     data = DataFiles(
@@ -178,31 +223,67 @@ def _make(store: ModelStore, registry: Registry, subject: Subject, name: str, as
         evaluation_rows=subject.evaluation_rows,
     )
     began = time.perf_counter()
+    told.parent.mkdir(parents=True, exist_ok=True)
     try:
-        artifact = optimize_model(
-            store,
-            registry,
-            f"{subject.model}@1",
-            _steps(subject, name),
-            data,
-            work_folder=asked.home / "optimizing",
-            aliases=(name,),
-            runtime=RuntimeConfig(device="cpu", threads=asked.threads),
-            on_event=_say,
-        )
-    except UnsupportedError as exc:
-        told.parent.mkdir(parents=True, exist_ok=True)
-        told.write_text(json.dumps({"refused": exc.message}), encoding="utf-8")
-        print(f"{subject.model} {name}: refused: {exc.message}", flush=True)
+        try:
+            made = store.resolve(f"{subject.model}@{name}")
+            _again(asked, subject.model, name).write_text(
+                _measured_again(store, registry, made, data, asked).model_dump_json(indent=1), encoding="utf-8"
+            )
+        except NotFoundError:
+            optimize_model(
+                store,
+                registry,
+                f"{subject.model}@1",
+                _steps(subject, name),
+                data,
+                work_folder=asked.home / "optimizing",
+                aliases=(name,),
+                runtime=_runtime(asked),
+                on_event=_say,
+            )
     except TaskloomError as exc:
-        print(f"{subject.model} {name}: FAILED: {exc}", flush=True)
+        kind = "refused" if isinstance(exc, UnsupportedError) else "failed"
+        told.write_text(json.dumps({kind: exc.message}), encoding="utf-8")
+        print(f"{subject.model} {name}: {kind}: {exc.message}", flush=True)
     else:
-        cell = Cell(subject.model, name, read_report(artifact))
-        took = time.perf_counter() - began
-        print(
-            f"{subject.model} {name}: {took:.0f} s, quality {cell.quality:.4f}, size {cell.comparison.size_ratio:.3f}",
-            flush=True,
+        told.unlink(missing_ok=True)
+        cell = _found(store, asked, subject, name)
+        quality = _quality(cell, {})
+        took, shown = time.perf_counter() - began, quality if isinstance(quality, str) else f"{quality:.4f}"
+        size = cell.comparison.size_ratio
+        print(f"{subject.model} {name}: {took:.0f} s, quality {shown}, size {size:.3f}", flush=True)
+
+
+def _runtime(asked: argparse.Namespace) -> RuntimeConfig:
+    return RuntimeConfig(device="cpu", threads=asked.threads, precision=asked.precision, precision_of="torch")
+
+
+def _measured_again(
+    store: ModelStore, registry: Registry, artifact: Artifact, data: DataFiles, asked: argparse.Namespace
+) -> Report:
+    """A new report of a version that was published."""
+    known = artifact.manifest
+    print(f"{artifact.name} is measured again, with its parent in {asked.precision}", flush=True)
+    task = registry.tasks.get(known.task)
+    rows = read_rows(task, data, SEED)
+    assert known.parent is not None
+    parent = store.resolve(f"{known.parent.model}@{known.parent.version}")
+    with tempfile.TemporaryDirectory(dir=asked.home) as folder:
+        copied = Path(folder) / "artifact"
+        shutil.copytree(artifact.folder, copied)
+        report = measure(
+            copied,
+            known,
+            registry,
+            task,
+            evaluation=rows.evaluation,
+            evaluation_data=rows.evaluation_data,
+            runtime=_runtime(asked),
         )
+        comparing = Comparing(store, registry, parent, rows.evaluation, runtime=_runtime(asked))
+        comparison = comparing.compare(Artifact.open(copied), report.evaluation)
+    return report.model_copy(update={"comparison": comparison})
 
 
 def _steps(subject: Subject, name: str) -> list[StepRequest]:
@@ -219,36 +300,52 @@ def _say(event: Mapping[str, Any]) -> None:
         print(f"  {time.strftime('%H:%M:%S')} {told}", flush=True)
 
 
-def _refusal(home: Path, model: str, name: str) -> Path:
+def _reason(home: Path, model: str, name: str) -> Path:
+    """Why a cell has no report: `refused` for good, or `failed` the last time."""
     return home / "refused" / f"{model}.{name}.json"
 
 
-def _found(store: ModelStore, home: Path, subject: Subject, names: Sequence[str]) -> Iterator[Cell]:
-    for name in names:
-        told = _refusal(home, subject.model, name)
-        try:
-            artifact = store.resolve(f"{subject.model}@{name}")
-        except NotFoundError:
-            if told.exists():
-                yield Cell(subject.model, name, None, refused=json.loads(told.read_text(encoding="utf-8"))["refused"])
-            continue
-        steps = [step.model_dump(mode="json") for step in artifact.manifest.steps]
-        yield Cell(subject.model, name, read_report(artifact), steps)
+def _again(asked: argparse.Namespace, model: str, name: str) -> Path:
+    place: Path = asked.home / "measured" / asked.precision / f"{model}.{name}.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _read(path: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _found(store: ModelStore, asked: argparse.Namespace, subject: Subject, name: str) -> Cell:
+    """A cell with the report whose parent computed in the precision that is asked for, if there is one."""
+    told, again = _reason(asked.home, subject.model, name), _again(asked, subject.model, name)
+    why_not = "; ".join(f"{kind}: {reason}" for kind, reason in _read(told).items()) if told.exists() else "not made"
+    try:
+        artifact = store.resolve(f"{subject.model}@{name}")
+    except NotFoundError:
+        return Cell(subject.model, name, why_not=why_not)
+    steps = [step.model_dump(mode="json") for step in artifact.manifest.steps]
+    report = Report.model_validate_json(again.read_bytes()) if again.exists() else read_report(artifact)
+    if report.comparison is None or report.comparison.before.plan.precision != asked.precision:
+        return Cell(subject.model, name, why_not=f"not measured with its parent in {asked.precision}")
+    return Cell(subject.model, name, report, steps)
 
 
 def _cell_table(cells: Sequence[Cell]) -> Iterator[str]:
-    yield "| model | step | metric | parent | this | difference (95%) | size | batch 1 | batch 8 | memory | rows |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    yield "| model | step | metric | parent | this | difference (95%) | size | batch 1 | batch 8 | memory | rows | precision |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     for cell in cells:
         if cell.report is None:
-            yield f"| {cell.model} | {cell.cell} | refused: {cell.refused} | | | | | | | | |"
+            yield f"| {cell.model} | {cell.cell} | {cell.why_not} | | | | | | | | | |"
             continue
         told, own = cell.comparison.primary_change, cell.comparison
         between = "" if told.low is None or told.high is None else f" ({told.low:+.3f} to {told.high:+.3f})"
         memory = _ratio(own.after.performance, own.before.performance)
         figures = (
             f"{told.name} | {told.parent:.3f} | {told.candidate:.3f} | {told.difference:+.3f}{between}",
-            f"{own.size_ratio:.3f} | {_speeds(cell, 1)} | {_speeds(cell, 8)} | {memory} | {_rows(cell)}",
+            f"{own.size_ratio:.3f} | {_speeds(cell, 1)} | {_speeds(cell, 8)} | {memory}",
+            f"{_trained(cell)}/{cell.comparison.rows.rows}",
+            f"{own.before.plan.precision}; {own.after.plan.precision} ({own.after.plan.runtime})",
         )
         yield " | ".join((f"| {cell.model} | {cell.cell}", *figures)) + " |"
 
@@ -261,23 +358,35 @@ def _speeds(cell: Cell, batch: int) -> str:
     return ", ".join(f"{1 / ratio.cpu:.2f}" for ratio in cell.comparison.latency if ratio.batch == batch)
 
 
-def _rows(cell: Cell) -> str:
-    trained = [step["facts"]["rows"] for step in cell.steps[1:] if "rows" in step.get("facts", {})]
-    return f"{max(trained, default=0)}/{cell.comparison.rows.rows}"
+def _trained(cell: Cell) -> int:
+    """On how many rows."""
+    told: list[int] = [step["facts"]["rows"] for step in cell.steps[1:] if "rows" in step.get("facts", {})]
+    return max(told, default=0)
 
 
-def _target_table(cells: Sequence[Cell]) -> Iterator[str]:
-    yield "| step | figure | target (median; worst) | median | worst | each |"
-    yield "|---|---|---|---|---|---|"
-    for target in TARGETS:
-        values = {cell.model: target.value(cell) for cell in cells if cell.cell == target.cell and cell.report is not None}
-        if values:
-            bound = ("at most " if target.at_most else "at least ") + f"{target.median:g}"
-            bound += f"; {target.worst:g}" if target.worst is not None else ""
-            worst = max(values.values()) if target.at_most else min(values.values())
-            each = ", ".join(f"{model} {value:.3f}" for model, value in values.items() if not math.isnan(value))
-            found = f"{statistics.median(values.values()):.3f} | {worst:.3f} | {each}"
-            yield f"| {target.cell} | {target.figure} | {bound} | {found} |"
+def _target_table(found: Mapping[str, Cells], asked: Sequence[str]) -> Iterator[str]:
+    """Every target of the cells that were asked for: what was found, and why a task has no figure."""
+    yield "| step | figure | target (median; worst) | median | worst | met | each | without a figure |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for target in (target for target in TARGETS if target.cell in asked):
+        told = {
+            model: target.value(cells[target.cell], cells) if cells[target.cell].report else cells[target.cell].why_not
+            for model, cells in found.items()
+        }
+        values = {model: value for model, value in told.items() if isinstance(value, float | int)}
+        missing = "; ".join(f"{model}: {value}" for model, value in told.items() if isinstance(value, str))
+        bound = ("at most " if target.at_most else "at least ") + f"{target.median:g}"
+        bound += f"; {target.worst:g}" if target.worst is not None else ""
+        measured = _measured(target, list(values.values())) if values else " |  | "
+        each = ", ".join(f"{model} {value:.3f}" for model, value in values.items())
+        yield f"| {target.cell} | {target.figure} | {bound} | {measured} | {each} | {missing} |"
+
+
+def _measured(target: Target, values: Sequence[float]) -> str:
+    median, worst = statistics.median(values), max(values) if target.at_most else min(values)
+    bounds = [(median, target.median), *([(worst, target.worst)] if target.worst is not None else [])]
+    met = all(value <= bound if target.at_most else value >= bound for value, bound in bounds)
+    return f"{median:.3f} | {worst:.3f} | {'yes' if met else 'no'}"
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ class Comparing:
         if any(ratio.is_a_glance for ratio in ratios):
             notes.append(f"speed: a glance of {ratios[0].turns} turns for each model, not to decide by")
         known = self._parent.manifest
+        notes += [note for step in candidate.manifest.steps[len(known.steps) :] for note in _notes(step.facts)]
         return Comparison(
             parent=ParentInfo(model=known.model, version=known.version, digest=self._parent.digest),
             primary=self._task.primary_metric,
@@ -223,6 +224,12 @@ def _side(artifact: Artifact, plan: Any, performance: Performance) -> Side:
         layers=_layer_precisions(artifact),
         performance=performance,
     )
+
+
+def _notes(facts: Mapping[str, Any]) -> list[str]:
+    """The fact `notes` of a step: what whoever compares should know of it."""
+    told = facts.get("notes", ())
+    return [str(note) for note in told] if isinstance(told, list | tuple) else []
 
 
 def _layer_precisions(artifact: Artifact) -> dict[str, dict[str, int]]:

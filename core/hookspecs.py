@@ -106,9 +106,9 @@ def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngi
 
 
 @hookspec(firstresult=True)
-def models_of_bases(settings: Settings) -> Sequence[str] | None:
-    """The models, NAME or NAME@VERSION, that the knowledge bases of the home folder are set to use, for layers that have them
-    loaded. The first answer counts."""
+def knowledge_models(settings: Settings, registry: Registry, tenant: str) -> Sequence[str] | None:
+    """The models that the knowledge bases of a tenant use, NAME or NAME@VERSION, for who loads no others: those of the settings
+    and those that its bases name. The first answer counts."""
 
 
 @hookspec(firstresult=True)

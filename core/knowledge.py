@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from taskloom.core.errors import UnsupportedError
+from taskloom.core.knowledge_graph import Extraction, GraphInfo, Neighbourhood
 from taskloom.core.types import Frozen
 
 Scalar = str | int | float | bool
@@ -27,11 +29,12 @@ Where = Mapping[str, Scalar | tuple[Scalar, ...]]
 """A filter: every key must match. A value matches what is equal to it, or has it among several; of several values, one must."""
 
 
-Mode = Literal["hybrid", "dense", "sparse"]
-"""By inner product, by BM25, or by the two ranks fused."""
+Mode = Literal["hybrid", "dense", "sparse", "graph"]
+"""By inner product, by BM25, by the two ranks fused, or by these and the rank of what the graph leads to."""
 
-SearchMode = Literal["hybrid", "dense", "sparse", "reranked"]
-"""A `Mode`, or what hybrid finds in the order that a model gives it which reads question and passage together."""
+SearchMode = Literal["hybrid", "dense", "sparse", "graph", "reranked"]
+"""A `Mode`, or what a question is answered from (what `graph` finds where the base keeps one, else `hybrid`) in the order that
+a model gives it which reads question and passage together."""
 
 
 class Document(Frozen):
@@ -110,25 +113,29 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Query:
-    """What to look for. `vectors` has the query's place in each space that is to be searched (float32 [D], length 1); it may be
-    empty for `sparse`. `dense` ranks by inner product, `sparse` by BM25, `hybrid` fuses the two ranks."""
+    """What to look for. `vectors` has the query's place in each space to search (float32 [D], length 1); it may be empty for
+    `sparse` and `graph`. `dense` ranks by inner product, `sparse` by BM25, `hybrid` fuses the two ranks. `graph` fuses
+    them with the rank of what the graph leads to, and is asked only of bases that keep one; `entities` are names that a model
+    found in the text: names that the graph knows are found without them."""
 
     text: str
     vectors: Mapping[str, Any]
     limit: int = 10
     where: Where | None = None
     mode: Mode = "hybrid"
+    entities: tuple[str, ...] = ()
 
 
 class Hit(Frozen):
     """A passage that was found. `score` orders the hits of one query, best first; `dense` is the cosine and `sparse` the BM25
-    score, None where that search did not find it. Where hits were re-ranked, `score` is the re-ranker's, from 0 to 1, and
-    `fused` what it was before; None where they were not."""
+    score, `graph` how strongly the graph leads there; None where that search did not find it. Where hits were re-ranked,
+    `score` is the re-ranker's, from 0 to 1, and `fused` what it was before; None where they were not."""
 
     passage: Passage
     score: float
     dense: float | None = None
     sparse: float | None = None
+    graph: float | None = None
     fused: float | None = None
 
 
@@ -165,12 +172,24 @@ class KnowledgeStats(Frozen):
     """Passages by language."""
     disk_bytes: int
     indexes: tuple[IndexInfo, ...] = ()
+    graph: GraphInfo | None = None
+    """None for a base that keeps no graph."""
 
 
 class View(ABC):
     """One version, for as long as it is held, whatever is written or rolled back meanwhile. Thread-safe. A context manager."""
 
     version: int
+
+    @property
+    def keeps_graph(self) -> bool:
+        """Whether `graph` is a mode to search in."""
+        return False
+
+    def neighbourhood(self, name: str, *, hops: int, limit: int) -> Neighbourhood:
+        """What the graph knows of a name, within one or two relations; of mentions and of relations at most `limit` each.
+        Raises `NotFoundError` for a name that stands nowhere, `UnsupportedError` where no graph is kept."""
+        raise UnsupportedError("this knowledge base keeps no graph")
 
     @abstractmethod
     def search(self, query: Query) -> list[Hit]:
@@ -214,6 +233,21 @@ class KnowledgeBase(ABC):
         storage. Passages of a language that nothing embeds have no vector, and are found by their words alone. Raises
         `InvalidInputError` for misshapen vectors, and for missing ones of a language of which other passages have some."""
 
+    @property
+    def keeps_graph(self) -> bool:
+        """Whether it takes what models extract from passages: whoever puts documents in then uses `put_extracted`."""
+        return False
+
+    def known_extractions(self, passages: Sequence[Passage], models: Mapping[str, Sequence[str]]) -> Mapping[str, Extraction]:
+        """By passage id, what is stored of other passages with the same text, read by the same models: these need not be asked
+        again. `models` are NAME@VERSION by language."""
+        raise UnsupportedError("this knowledge base keeps no graph")
+
+    def put_extracted(self, prepared: Prepared, vectors: Sequence[Embedded], extractions: Sequence[Extraction]) -> int:
+        """`put`, with what models extracted from the passages: all of it in one version, or nothing. A passage without an
+        extraction has no part in the graph. Raises `InvalidInputError` for one of another passage, or whose spans don't fit."""
+        raise UnsupportedError("this knowledge base keeps no graph")
+
     @abstractmethod
     def remove(self, document_ids: Sequence[str]) -> int:
         """Takes documents out; returns the new version. Raises `NotFoundError` if one isn't there; then none is taken out."""
@@ -252,6 +286,10 @@ class RetrieverPlugin(ABC):
     name: ClassVar[str]
     description: ClassVar[str]
     Config: ClassVar[type[BaseModel]]
+
+    def keeps_graph(self, config: Any) -> bool:
+        """Whether a base with this config keeps a graph, for which models have to be there."""
+        return False
 
     @abstractmethod
     def create(self, folder: Path, config: Any) -> KnowledgeBase:

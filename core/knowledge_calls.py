@@ -10,7 +10,8 @@ from typing import Annotated, Literal, Protocol
 from pydantic import AfterValidator, Field
 
 from taskloom.core.errors import InvalidInputError
-from taskloom.core.knowledge import Document, Hit, KnowledgeStats, Metadata, Refused, SearchMode, VersionInfo, Where
+from taskloom.core.knowledge import Document, Hit, KnowledgeStats, Metadata, Mode, Refused, SearchMode, VersionInfo, Where
+from taskloom.core.knowledge_graph import MAX_HOPS, MAX_NAME_CHARACTERS, GraphMention, GraphRelation
 from taskloom.core.ports import PartSink
 from taskloom.core.types import Frozen, ModelRef, Name, new_request_id
 
@@ -127,6 +128,26 @@ class SearchResult(Frozen):
     request_id: str = ""
 
 
+class GraphCall(Frozen):
+    """What the graph of a base knows of the entity `name`, within `hops` relations; of mentions and of relations at most
+    `limit` each."""
+
+    base: Name
+    name: str = Field(min_length=1, max_length=MAX_NAME_CHARACTERS)
+    hops: int = Field(default=1, ge=1, le=MAX_HOPS)
+    limit: int = Field(default=20, ge=1, le=MAX_HITS)
+    version: int | None = None
+    request_id: RequestId
+    deadline_s: float | None = None
+
+
+class GraphResult(Frozen):
+    version: int
+    mentions: tuple[GraphMention, ...] = ()
+    relations: tuple[GraphRelation, ...] = ()
+    request_id: str = ""
+
+
 class Turn(Frozen):
     """A question that was asked before, and what was answered."""
 
@@ -136,7 +157,8 @@ class Turn(Frozen):
 
 class AskCall(Frozen):
     """A question. `turns` are what was said before it, the oldest first; `passages` is how many are read; below `threshold`
-    there is no answer (None: the base's own, or else the server's, which was chosen on data)."""
+    there is no answer (None: the base's own, or else the server's, which was chosen on data). `mode` is how the passages are
+    found (None: `graph` where the base keeps one, else `hybrid`), before the base's re-ranker, if it has one, orders them."""
 
     base: Name
     question: Question
@@ -144,6 +166,7 @@ class AskCall(Frozen):
     where: Where | None = None
     passages: int = Field(default=5, ge=1, le=MAX_READ)
     threshold: float | None = Field(default=None, ge=0, le=1)
+    mode: Mode | None = None
     version: int | None = None
     request_id: RequestId
     deadline_s: float | None = None
@@ -152,7 +175,7 @@ class AskCall(Frozen):
 class Source(Frozen):
     """A passage that an answer stands on, or that came nearest. `answer` is what in it answers, or what a written answer has
     from it word for word, at `start` to `end` of the document's cleaned text (code points); empty where there is nothing: then
-    they are the passage's."""
+    they are the passage's. `graph` is how strongly the graph led there, None where it did not."""
 
     document_id: str
     passage_id: str
@@ -163,6 +186,7 @@ class Source(Frozen):
     start: int = Field(ge=0)
     end: int = Field(ge=0)
     score: float
+    graph: float | None = None
 
 
 class Ranked(Frozen):
@@ -191,7 +215,7 @@ class KnowledgeAnswer(Frozen):
     sources: tuple[Source, ...] = ()
     version: int
     models: tuple[str, ...] = ()
-    """NAME@VERSION of those that embedded, re-ranked, read and wrote."""
+    """NAME@VERSION of those that embedded, found names, re-ranked, read and wrote."""
     ranking: tuple[Ranked, ...] = ()
     """What was re-ranked, best first."""
     evidence: Evidence = ""
@@ -229,6 +253,9 @@ class KnowledgeEngine(Protocol):
     async def ask(self, tenant: str, call: AskCall, send: PartSink | None = None) -> KnowledgeAnswer:
         """With `send`, an answer that is written goes there in parts as it is; what is returned is the whole answer in any
         case."""
+
+    async def graph(self, tenant: str, call: GraphCall) -> GraphResult:
+        """Raises `UnsupportedError` for a base that keeps no graph, `NotFoundError` for a name that stands nowhere in it."""
 
     async def stats(self, tenant: str, base: str) -> BaseInfo: ...
 

@@ -35,6 +35,14 @@ class ModeFigures(Frozen):
     p99_s: float
 
 
+class Gain(Frozen):
+    """What one way of searching has more of each figure than another, on the same questions; the 95% intervals are of the
+    difference (paired bootstrap): one that has 0 in it shows no gain."""
+
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+
+
 class RiskPoint(Frozen):
     """Answering the share `coverage` of the questions whose confidence is at least `threshold`: the share of these answers that
     is wrong."""
@@ -66,6 +74,8 @@ class KnowledgeFigures(Frozen):
     modes: Mapping[SearchMode, ModeFigures]
     unmeasured: Mapping[SearchMode, str] = Field(default_factory=dict)
     answers: AnswerFigures | None = None
+    graph_gain: Gain | None = None
+    """Of `graph` over `hybrid`, where the base keeps a graph."""
 
 
 class AskedBase(Protocol):

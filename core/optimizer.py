@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from taskloom.core.artifact import Artifact
+from taskloom.core.artifact import Artifact, BackboneInfo, DataInfo
 from taskloom.core.errors import UnsupportedError
 from taskloom.core.task import Example, TaskModel, TaskPlugin, TrainRun
 
@@ -29,12 +29,27 @@ class Optimized:
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """A pretrained encoder. `data` are the files that it is known to have been trained on: of a published model's, that
+    model's."""
+
+    info: BackboneInfo
+    data: tuple[DataInfo, ...] = ()
+
+
+@dataclass(frozen=True)
 class Needs:
-    """What a step's settings name beside the rows that its chain has: published models (NAME or NAME@VERSION), and files. What
-    these hold is part of what the step is, so one that was kept is not taken for another's."""
+    """What a step's settings name beside the rows that its chain has: published models (NAME or NAME@VERSION), files, and
+    pretrained encoders. What these hold is part of what the step is, so one that was kept is not taken for another's."""
 
     models: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    backbones: tuple[Pretrained, ...] = ()
+
+    @property
+    def places(self) -> frozenset[Path]:
+        """Files, and folders of encoders, as the settings name them."""
+        return frozenset((*self.files, *(Path(own.info.id) for own in self.backbones)))
 
 
 def no_store(model: str) -> Artifact:

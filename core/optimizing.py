@@ -105,10 +105,7 @@ class Optimizing:
         `ArtifactError` for a parent that was altered since it was published."""
         self._parent.verify()
         artifact, finished = self._parent, list[_Done]()
-        history: list[Any] = list(self._identity)
-        for plugin, config in self.configs(steps):
-            history += [plugin.name, config.model_dump(mode="json"), *digests_of(plugin.needs(config), self._resolve)]
-            folder = self._run.work_folder / sha256_hex(canonical_json(history))[:16]
+        for (plugin, config), folder in zip(self.configs(steps), self.folders(steps), strict=True):
             if finished and finished[-1].external:
                 raise UnsupportedError(
                     f"{plugin.name} can't follow {finished[-1].lineage.name}, which put the weights into files of its runtime; "
@@ -131,6 +128,14 @@ class Optimizing:
             last.runtime,
             last.external,
         )
+
+    def folders(self, steps: Sequence[StepRequest]) -> list[Path]:
+        """Where each step of a chain is kept once it is made; none for no steps."""
+        history, found = list[Any](self._identity), list[Path]()
+        for plugin, config in self.configs(steps) if steps else ():
+            history += [plugin.name, config.model_dump(mode="json"), *digests_of(plugin.needs(config), self._resolve)]
+            found.append(self._run.work_folder / sha256_hex(canonical_json(history))[:16])
+        return found
 
     def _kept(self, folder: Path) -> Artifact | None:
         """What a step left here, if it was finished and nothing has happened to it since."""
@@ -157,7 +162,7 @@ class Optimizing:
             self._verified,
         )
         made = plugin.apply(self._task.load(artifact, SharedParts()), config, context)
-        told = without_folders(config.model_dump(mode="json"), plugin.needs(config).files)
+        told = without_folders(config.model_dump(mode="json"), plugin.needs(config).places)
         done = _Done(
             lineage=LineageStep(name=plugin.name, config=told, facts=made.facts),
             files=tuple(made.files),
@@ -207,12 +212,16 @@ def digests_of(needs: Needs, resolve: Callable[[str], Artifact]) -> list[str]:
     for path in needs.files:
         if not path.is_file():
             raise DataError(f"there is no data file {path}", path=str(path))
-    return [*(resolve(model).digest for model in needs.models), *(file_digest(path).sha256 for path in needs.files)]
+    return [
+        *(resolve(model).digest for model in needs.models),
+        *(file_digest(path).sha256 for path in needs.files),
+        *(own.info.digest for own in needs.backbones),
+    ]
 
 
 def without_folders(value: Any, files: Collection[Path]) -> Any:
-    """A step's settings with the paths of `files` as `file_label` has them: a published version tells nobody how the folders
-    of this machine are called."""
+    """A step's settings with the paths of `files` (and folders) as `file_label` has them: a published version tells nobody how
+    the folders of this machine are called."""
     if isinstance(value, Mapping):
         return {key: without_folders(item, files) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -57,10 +57,10 @@ def _turn(predictor: Predictor[Any, Any, Any], inputs: Sequence[Any], batch: int
         start = time.perf_counter()
         predictor.predict(rows)
         took.append(time.perf_counter() - start)
-    return {"calls_s": took, "cpu_s": time.process_time() - cpu, "peak_rss_bytes": _peak_rss_bytes()}
+    return {"calls_s": took, "cpu_s": time.process_time() - cpu, "peak_rss_bytes": peak_rss_bytes()}
 
 
-def _peak_rss_bytes() -> int:
+def peak_rss_bytes() -> int:
     """The kernel's own high-water mark. `ru_maxrss` would count what the starting process had in memory when it forked."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")

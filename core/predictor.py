@@ -161,7 +161,7 @@ def load_predictor(
     config = config or RuntimeConfig()
     task = registry.tasks.get(artifact.manifest.task)
     runtime = choose_runtime(registry, config.runtime, artifact)
-    plan = runtime.plan(config)
+    plan = runtime.plan(config.asked_of(runtime.name))
     artifact.verify()
     model = task.load(artifact, shared or SharedParts())
     return Predictor(task, model, runtime.load(model, artifact, plan))

@@ -21,6 +21,12 @@ class RuntimeConfig(Frozen):
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     threads: int = Field(default=0, ge=0)
+    precision_of: str = ""
+    """The runtime that `precision` is asked of; models that demand another one are run in what it does best. Empty: of each."""
+
+    def asked_of(self, runtime: str) -> RuntimeConfig:
+        """What of this is asked of the runtime of that name."""
+        return self if self.precision_of in {"", runtime} else self.model_copy(update={"precision": "auto"})
 
 
 class ExecutionPlan(Frozen):

@@ -184,10 +184,14 @@ class GateSettings(GateLimits):
 
 class LanguageModels(Frozen):
     """The models that knowledge bases use for texts of a language; empty for none. Without an embedding model passages are
-    found by their words alone, without a reader questions are answered by FAQ entries alone."""
+    found by their words alone, without a reader questions are answered by FAQ entries alone. `entities` finds names and
+    `relations` says how two of them are related, for the graph of bases that keep one; without the first, texts of the language
+    have no part in it."""
 
     embedding: str = ""
     reader: str = ""
+    entities: str = ""
+    relations: str = ""
 
 
 class Calibration(Frozen):
@@ -211,10 +215,14 @@ class KnowledgeSettings(Frozen):
     folder: Path | None = None
     retriever: str = "faiss"
     languages: Mapping[str, LanguageModels] = Field(
-        default_factory=lambda: {"en": LanguageModels(embedding="embed-en", reader="qa-en")}
+        default_factory=lambda: {
+            "en": LanguageModels(embedding="embed-en", reader="qa-en", entities="ner-en", relations="relation-en@1")
+        }
     )
     default_language: str = "en"
     """Of texts whose script tells none."""
+    unrelated: tuple[str, ...] = ("Other",)
+    """What a relation model says of two names that are not related."""
     threshold: float = Field(default=0.15, ge=0, le=1)
     calibration: Calibration = Calibration()
     search_threads: int = Field(default=4, ge=1)

@@ -183,6 +183,22 @@ class TaskModel(ABC, Generic[In, Out, Par]):
         """What a student of the same task imitates of the outputs, `logits` first. Rows are in the inputs' order."""
         raise UnsupportedError(f"{type(self).__name__} can't be distilled: it has no `distillation_targets`")
 
+    def targets_in(self, batch: Batch, outputs: Outputs) -> Mapping[str, SoftTarget] | None:
+        """What `distillation_targets` would be of the pieces that another model of the task, with another tokenizer or other
+        windows, has made of the same inputs, in order: its `batch`, from `encode` or `collate`. `outputs` are what this model
+        says of its own `encode` of them. A row of which it says nothing is NaN throughout. None, as by default, where rows are
+        what they are in any model's pieces, or can't be carried over."""
+        return None
+
+    def on_backbone(self, name: str) -> TaskModel[In, Out, Par]:
+        """A new model of this one's kind, with its labels and settings, on another pretrained encoder: a bundled one, a local
+        folder or a Hugging Face id. All of it can be trained, and its head is random: seed torch first for the same again.
+        Raises `UnsupportedError` for a model that can't be made anew so."""
+        raise UnsupportedError(
+            f"a {type(self).__name__} can't be made anew on backbone {name!r}: it does not read texts by an encoder under a "
+            "head. Train a model on that backbone and name it as `student`"
+        )
+
     def as_target(self, output: Out) -> Any:
         """An answer of this model in the form of `Example.target`: what a student learns from as if it were the row's own
         (sequence-level distillation). For models that write, whose answers have no fixed form that could be imitated."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import shlex
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taskloom.core.artifact import CARD, Artifact, DataInfo, ParentInfo, file_digest, file_label
 from taskloom.core.comparing import Comparing, DrawPareto
-from taskloom.core.digest import canonical_json, sha256_hex
+from taskloom.core.digest import sha256_hex
 from taskloom.core.errors import DataError
 from taskloom.core.gate import breaches
 from taskloom.core.model_card import told_in_card
+from taskloom.core.optimizer import Needs, Pretrained
 from taskloom.core.optimizing import Chain, Optimizing, StepRequest, digests_of, step_config, without_folders
 from taskloom.core.performance import REGISTRY, Effort
 from taskloom.core.publishing import ModelStory, publish_model, read_report
@@ -28,11 +26,10 @@ from taskloom.core.task import Example, TaskPlugin, TrainRun
 from taskloom.core.types import PRODUCTION
 from taskloom.plugins._shared.datasets import describe_data, rows_digest, stratified_split
 from taskloom.plugins._shared.robustness import perturbations
+from taskloom.plugins.optimizing_work import shared_folder, shared_work
 
 VALIDATION_SHARE = 0.1
 SEED = 13
-DATABASE = "search.db"
-"""A search's trials, in the folder of the chains that it makes."""
 CANDIDATE = "candidate"
 
 Record = Callable[[str, TaskPlugin[Any, Any, Any], Mapping[str, Any], str], None]
@@ -72,16 +69,30 @@ class Rows:
 
 @dataclass(frozen=True)
 class Others:
-    """The published models and the files that the settings of a chain's steps name."""
+    """The published models, the files and the pretrained encoders that the settings of a chain's steps name."""
 
     models: tuple[Artifact, ...]
-    files: tuple[Path, ...]
+    needs: tuple[Needs, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(path for need in self.needs for path in need.files)
+
+    @property
+    def places(self) -> frozenset[Path]:
+        """Those that a published version tells nobody."""
+        return frozenset(path for need in self.needs for path in need.places)
+
+    @property
+    def backbones(self) -> tuple[Pretrained, ...]:
+        return tuple(own for need in self.needs for own in need.backbones)
 
     @property
     def data(self) -> tuple[DataInfo, ...]:
         """What a model that was made with them knows of."""
         own = (describe_data(path, _lines(path)) for path in self.files)
-        return (*(info for model in self.models for info in model.manifest.data), *own)
+        known = (*(model.manifest.data for model in self.models), *(backbone.data for backbone in self.backbones))
+        return (*(info for infos in known for info in infos), *own)
 
 
 def optimize_model(
@@ -103,11 +114,13 @@ def optimize_model(
     record: Record = lambda *_: None,
     factory: str = REGISTRY,
     limits: GateLimits | None = None,
+    forget: bool = False,
 ) -> Artifact:
     """Runs the steps on `model` (NAME or NAME@VERSION), compares what they made with it and publishes that as a new version of
     the same name, or of `name`. `work_folder` keeps finished steps until that is done: the same call goes on where one was
     interrupted. `seed` goes to every step that has such a setting, over its default. The report's page says what a gate with
-    `limits` makes of the new version; one that it refuses becomes no more than a candidate, whatever `aliases` says.
+    `limits` makes of the new version; one that it refuses becomes no more than a candidate, whatever `aliases` says. With
+    `forget` the trials of a search on the same model and data go as well.
 
     Raises `UnsupportedError` where a step makes no sense for what it is given, `ConfigError` for a setting that can't be,
     `DataError` for rows that can't be used, and for an evaluation file that the model was, or would be, trained on.
@@ -123,9 +136,12 @@ def optimize_model(
     rows = read_rows(task, data, SEED if seed is None else seed)
     digests = [info.sha256 for info in rows.seen]
     run = TrainRun(
-        work_folder=shared_folder(work_folder, parent, rows), resume=resume, show_progress=show_progress, on_event=on_event
+        work_folder=shared_folder(work_folder, parent, rows.identity),
+        resume=resume,
+        show_progress=show_progress,
+        on_event=on_event,
     )
-    with shared_work(run.work_folder):
+    with shared_work(run.work_folder, forget=forget):
         optimizing = chains(store, registry, parent, rows, run, seed=seed, runtime=runtime)
         optimizing.configs(asked)  # a setting that can't be is told before the first step is made
         asked_for = [step.model_dump(mode="json") for step in asked]
@@ -140,7 +156,7 @@ def optimize_model(
             chain=chain,
             rows=rows,
             others=others,
-            story=_story(parent, task, name, others, _command(parent, steps, data, name, seed=seed, others=others.files)),
+            story=_story(parent, task, name, others, _command(parent, steps, data, name, seed=seed, others=others.places)),
             comparing=Comparing(
                 store,
                 registry,
@@ -222,7 +238,7 @@ def named_by(store: ModelStore, registry: Registry, steps: Sequence[StepRequest]
     for need in needs:
         digests_of(need, store.resolve)
     models = [store.resolve(model) for need in needs for model in need.models]
-    return Others(tuple(models), tuple(path for need in needs for path in need.files))
+    return Others(tuple(models), tuple(needs))
 
 
 def _lines(path: Path) -> int:
@@ -234,7 +250,9 @@ def refuse_known_rows(parent: Artifact, data: DataFiles, others: Others) -> None
     """Raises `DataError` for an evaluation file that the model was trained on, or a model that a step learns from, or that the
     optimizers would get: figures from it would say nothing."""
     given = {file_digest(path).sha256: path for path in (*data.train, *data.validation, *others.files) if path.is_file()}
-    known = {info.sha256: (model.name, info.name) for model in (*others.models, parent) for info in model.manifest.data}
+    trained = [(own.info.id, own.data) for own in others.backbones]
+    trained += [(model.name, model.manifest.data) for model in (*others.models, parent)]
+    known = {info.sha256: (name, info.name) for name, data_of in trained for info in data_of}
     for path in data.evaluation:
         if not path.is_file():
             raise DataError(f"there is no data file {path}", path=str(path))
@@ -311,7 +329,7 @@ def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, others:
         name=name or known.model,
         description=known.description,
         languages=known.languages,
-        licence=_licence([parent, *others.models]),
+        licence=_licence([parent, *others.models], others.backbones),
         intended_use=use,
         limits=limits,
         examples=known.examples,
@@ -319,16 +337,22 @@ def _story(parent: Artifact, task: TaskPlugin[Any, Any, Any], name: str, others:
     )
 
 
-def _licence(models: Sequence[Artifact]) -> str:
-    """The licences of all models that a version was made from, as one SPDX expression; a model that states none is named."""
-    if not any(model.manifest.licence for model in models):
+def _licence(models: Sequence[Artifact], backbones: Sequence[Pretrained] = ()) -> str:
+    """The licences of all models that a version was made from, as one SPDX expression; a model that states none is named.
+    Identifiers of SPDX don't mind the case of their letters."""
+    named = [(model.name, model.manifest.licence) for model in models]
+    named += [(file_label(own.info.id), own.info.licence) for own in backbones]
+    if not any(licence for _, licence in named):
         return ""
-    stated = (model.manifest.licence or f"not stated by {model.name}" for model in models)
-    return " AND ".join(dict.fromkeys(stated))
+    stated: dict[str, str] = {}
+    for name, licence in named:
+        told = licence or f"not stated by {name}"
+        stated.setdefault(told.casefold(), told)
+    return " AND ".join(stated.values())
 
 
 def _command(
-    parent: Artifact, steps: Sequence[StepRequest], data: DataFiles, name: str, *, seed: int | None, others: Sequence[Path]
+    parent: Artifact, steps: Sequence[StepRequest], data: DataFiles, name: str, *, seed: int | None, others: Collection[Path]
 ) -> str:
     """The command line that makes the version again, without the paths of this machine; `others` are files that its settings
     name."""
@@ -353,12 +377,6 @@ def _draw_pareto() -> DrawPareto | None:
     return draw_pareto
 
 
-def shared_folder(work_folder: Path, parent: Artifact, rows: Rows) -> Path:
-    """Where chains on this model and these rows keep their steps."""
-    identity = [parent.digest, *rows.identity]
-    return work_folder / f"{parent.manifest.model}-{sha256_hex(canonical_json(identity))[:12]}"
-
-
 def chains(
     store: ModelStore,
     registry: Registry,
@@ -379,20 +397,3 @@ def chains(
         runtime=runtime,
         resolve=store.resolve,
     )
-
-
-@contextmanager
-def shared_work(folder: Path, *, keep: bool = False) -> Iterator[None]:
-    """Chains on the same model and data share their beginnings; the last one that is done removes what all have made, unless
-    it is to be kept or a search has its trials there. An interrupted one leaves its steps to the next."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        yield
-        if keep or (folder / DATABASE).exists():
-            return
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        shutil.rmtree(folder, ignore_errors=True)

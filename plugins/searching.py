@@ -25,7 +25,6 @@ from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, TaskPlugin, TrainRun
 from taskloom.core.types import Frozen
 from taskloom.plugins.optimizing import (
-    DATABASE,
     DataFiles,
     Others,
     chains,
@@ -33,12 +32,13 @@ from taskloom.plugins.optimizing import (
     read_rows,
     refuse_known_rows,
     seeded,
-    shared_folder,
-    shared_work,
 )
+from taskloom.plugins.optimizing_work import DATABASE, shared_folder, shared_work
 
 SEED = 13
 FIGURES = ("quality", "latency", "size")
+MADE = "made"
+"""What a trial says of itself: the names of its steps' folders."""
 
 
 class Tried(Frozen):
@@ -172,7 +172,8 @@ def search_model(
     factory: str = REGISTRY,
 ) -> SearchResult:
     """Tries combinations of the steps (in their order, each there or not) and of the settings in `tried`, until there are so
-    many trials, those of an earlier search with the same arguments counted. Publishes nothing."""
+    many trials, those of an earlier search with the same arguments counted. Publishes nothing. What the trials of the front
+    are made of is kept for `optimize_model`; of the others, only the figures."""
     optuna = _optuna()
     parent = store.resolve(model)
     task = registry.tasks.get(parent.manifest.task)
@@ -181,8 +182,8 @@ def search_model(
     refuse_known_rows(parent, data, others)
     _check(asked, tried)
     rows = read_rows(task, data, SEED if seed is None else seed)
-    run = TrainRun(work_folder=shared_folder(work_folder, parent, rows), show_progress=False, on_event=on_event)
-    with shared_work(run.work_folder, keep=True):
+    run = TrainRun(work_folder=shared_folder(work_folder, parent, rows.identity), show_progress=False, on_event=on_event)
+    with shared_work(run.work_folder, keep=True) as work:
         optimizing = chains(store, registry, parent, rows, run, seed=seed, runtime=runtime)
         search = _Search(
             registry,
@@ -199,20 +200,40 @@ def search_model(
         better = next(spec.higher_is_better for spec in task.metrics if spec.name == task.primary_metric)
         study = optuna.create_study(
             study_name=_identity(asked, tried, others, [effort or QUICK, runtime, seed]),
-            storage=f"sqlite:///{run.work_folder / DATABASE}",
+            storage=_storage(run.work_folder),
             load_if_exists=True,
             directions=["maximize" if better else "minimize", "minimize", "minimize"],
             sampler=optuna.samplers.TPESampler(seed=SEED if seed is None else seed),
         )
         done = sum(trial.state.is_finished() for trial in study.trials)
         study.optimize(_objective(search, optuna), n_trials=max(0, trials - done))
-        return _result(search, study, task, better)
+        found = _result(search, study, task, better)
+        work.drop(_beaten(optuna, run.work_folder))
+        return found
+
+
+def _beaten(optuna: Any, folder: Path) -> list[Path]:
+    """The steps that trials have made and that no trial on the front of its search has; of all searches in the folder."""
+    storage = _storage(folder)
+    studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+    made = {name for study in studies for trial in study.trials for name in trial.user_attrs.get(MADE, ())}
+    kept = {name for study in studies for trial in study.best_trials for name in trial.user_attrs.get(MADE, ())}
+    return [folder / name for name in sorted(made - kept)]
+
+
+def _storage(folder: Path) -> str:
+    return f"sqlite:///{folder / DATABASE}"
+
+
+def _known(params: Mapping[str, Any]) -> Callable[[str, Tried | None], Any]:
+    return lambda name, _: params[name]
 
 
 def _identity(steps: Sequence[StepRequest], tried: Sequence[Tried], others: Others, measured: Sequence[Any]) -> str:
     """What a search is known by: what it tries, the models and files that the steps name, and how it is measured. Figures
     that were found in another way are no trials of it."""
     named = [*(model.digest for model in others.models), *(file_digest(path).sha256 for path in others.files)]
+    named += [own.info.digest for own in others.backbones]
     asked = [[step.model_dump(mode="json") for step in steps], [own.model_dump() for own in tried]]
     return repr([*asked, named, *measured])
 
@@ -230,6 +251,7 @@ def _objective(search: _Search, optuna: Any) -> Callable[[Any], tuple[float, flo
         steps = search.requests(value)
         if not steps:
             raise optuna.TrialPruned("no step at all")
+        trial.set_user_attr(MADE, [folder.name for folder in search.optimizing.folders(steps)])
         try:
             return search.judge(steps)
         except UnsupportedError as exc:
@@ -241,12 +263,7 @@ def _objective(search: _Search, optuna: Any) -> Callable[[Any], tuple[float, flo
 def _result(search: _Search, study: Any, task: TaskPlugin[Any, Any, Any], better: bool) -> SearchResult:
     front = {}
     for trial in study.best_trials:
-        known: Mapping[str, Any] = trial.params
-
-        def value(name: str, _: Tried | None, known: Mapping[str, Any] = known) -> Any:
-            return known[name]
-
-        steps = search.requests(value)
+        steps = search.requests(_known(trial.params))
         front[repr(steps)] = Found(steps=steps, **dict(zip(FIGURES, trial.values, strict=True)))
     return SearchResult(
         metric=task.primary_metric,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from taskloom.core.knowledge import Passage as Passage
     from taskloom.core.knowledge import VersionInfo as VersionInfo
     from taskloom.core.knowledge_calls import BaseInfo as BaseInfo
+    from taskloom.core.knowledge_calls import GraphResult as GraphResult
     from taskloom.core.knowledge_calls import KnowledgeAnswer as KnowledgeAnswer
     from taskloom.core.knowledge_calls import SearchResult as SearchResult
     from taskloom.core.knowledge_calls import Source as Source
@@ -102,7 +103,7 @@ _RESULTS = (
     "SummarySentence",
     "VisionResult",
 )
-_KNOWLEDGE = ("BaseInfo", "KnowledgeAnswer", "SearchResult", "Source", "Turn", "UpsertResult")
+_KNOWLEDGE = ("BaseInfo", "GraphResult", "KnowledgeAnswer", "SearchResult", "Source", "Turn", "UpsertResult")
 _HOMES = {
     **dict.fromkeys(_ERRORS, "taskloom.core.errors"),
     **dict.fromkeys(("InferResult", "ModelDescription", "ModelInfo", "Timings"), "taskloom.core.types"),
@@ -136,6 +137,7 @@ __all__ = [
     "DeadlineExceededError",
     "Document",
     "Entity",
+    "GraphResult",
     "Hit",
     "InferResult",
     "InputTooLargeError",

@@ -8,6 +8,7 @@ from taskloom.core.hookspecs import CommandSpec, hookimpl
 
 _COMMANDS = (
     ("predict", "Ask a model: texts, or a file of inputs.", "taskloom.sdk.cli.predict:predict"),
+    ("advise", "Choose a model by task, language, latency, memory and size.", "taskloom.sdk.cli.advise:advise"),
     ("kb", "Create, fill, ask and roll back knowledge bases.", "taskloom.sdk.cli.kb:kb"),
     ("models", "List, show, promote and roll back models.", "taskloom.sdk.cli.models:models"),
     ("plugin", "Show which plugins are loaded, and which are not.", "taskloom.sdk.cli.plugin:plugin"),

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from taskloom.core.errors import TaskloomError
 from taskloom.sdk import knowledge_calls as calls
+from taskloom.sdk import knowledge_questions as questions
 from taskloom.sdk.knowledge_operations import Operation, StreamedOperation
 from taskloom.sdk.retries import Attempts, RetryPolicy
 from taskloom.sdk.tasks import as_method
@@ -60,9 +61,10 @@ class Knowledge:
     def __repr__(self) -> str:
         return f"Knowledge({self.name!r})"
 
-    ask = _of_base(calls.ask)
-    ask_stream = _streamed_of_base(calls.ask_stream)
-    search = _of_base(calls.search)
+    ask = _of_base(questions.ask)
+    ask_stream = _streamed_of_base(questions.ask_stream)
+    search = _of_base(questions.search)
+    graph = _of_base(questions.graph)
     upsert = _of_base(calls.upsert)
     delete = _of_base(calls.delete)
     stats = _of_base(calls.stats)
@@ -154,9 +156,10 @@ class AsyncKnowledge:
     def __repr__(self) -> str:
         return f"AsyncKnowledge({self.name!r})"
 
-    ask = _awaited_of_base(calls.ask)
-    ask_stream = _awaited_stream_of_base(calls.ask_stream)
-    search = _awaited_of_base(calls.search)
+    ask = _awaited_of_base(questions.ask)
+    ask_stream = _awaited_stream_of_base(questions.ask_stream)
+    search = _awaited_of_base(questions.search)
+    graph = _awaited_of_base(questions.graph)
     upsert = _awaited_of_base(calls.upsert)
     delete = _awaited_of_base(calls.delete)
     stats = _awaited_of_base(calls.stats)

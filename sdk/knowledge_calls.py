@@ -1,145 +1,37 @@
 """The calls on knowledge bases, each written once: what is sent, what comes of it, and whether it may be sent again. A client
-turns them into its methods, so that all clients take the same arguments and give the same results. No I/O."""
+turns them into its methods, so that all clients take the same arguments and give the same results. Questions are in
+`knowledge_questions`. No I/O."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from taskloom.core.errors import InputTooLargeError, InvalidInputError
-from taskloom.core.knowledge import Document, Metadata, SearchMode, VersionInfo, Where
+from taskloom.core.knowledge import Document, Metadata, VersionInfo
 from taskloom.core.knowledge_calls import (
     AnswerConfig,
-    AskCall,
     BaseInfo,
     BaseSpec,
-    KnowledgeAnswer,
     KnowledgeEngine,
-    SearchCall,
-    SearchResult,
-    Turn,
     UpsertResult,
 )
-from taskloom.core.ports import PartSink
 from taskloom.core.types import new_request_id
 from taskloom.core.wire import knowledge_codec as codec
 from taskloom.core.wire.gen import knowledge_pb2 as pb
-from taskloom.sdk.knowledge_operations import Feed, Operation, StreamedOperation
+from taskloom.sdk.knowledge_operations import TENANT, Feed, Operation, given_only
 
 R = TypeVar("R")
 
 DocumentLike = Document | Mapping[str, Any] | tuple[str, str]
 """A document, its fields, or its id and its text."""
-TurnLike = Turn | tuple[str, str]
-"""A question and what was answered."""
 
-TENANT = "default"
-"""Whose the bases are that are used without a server."""
 UPSERT_TIMEOUT_S = 600.0
 """Documents are embedded before they are acknowledged, which takes its time."""
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """What a server takes unless `server.max_message_bytes` says otherwise."""
 CHUNK_BYTES = 512 * 1024
 """Documents that are sent together, unless one alone is larger."""
-
-
-# -- questions ------------------------------------------------------------------------------------------------------------
-
-
-def ask(
-    base: str,
-    question: str,
-    *,
-    turns: Sequence[TurnLike] = (),
-    where: Where | None = None,
-    passages: int | None = None,
-    threshold: float | None = None,
-    version: int | None = None,
-    timeout_s: float | None = None,
-    request_id: str | None = None,
-) -> Operation[KnowledgeAnswer]:
-    """The answer to a question, its confidence and its sources; of kind `none` if nothing that the base holds is sure enough.
-
-    `turns` are the questions and answers before this one, the oldest first. `where` keeps documents whose metadata match:
-    `{"product": "router", "year": (2025, 2026)}`. `passages` is how many are read. Below the confidence `threshold` there is no
-    answer; left out, it is the base's, or else the one that was chosen on data. `version` is one of `versions()`; left out, the
-    newest.
-    """
-    given = {"passages": passages, "threshold": threshold}
-    call = _ask_call(base, question, turns, where=where, version=version, request_id=request_id, **given)
-
-    async def run(engine: KnowledgeEngine, deadline_s: float) -> KnowledgeAnswer:
-        answer = await engine.ask(TENANT, call.model_copy(update={"deadline_s": deadline_s}))
-        return answer.model_copy(update={"request_id": call.request_id})
-
-    return Operation("Ask", lambda: codec.ask_to_message(call), codec.answer_from_message, run, call.request_id, timeout_s)
-
-
-def ask_stream(
-    base: str,
-    question: str,
-    *,
-    turns: Sequence[TurnLike] = (),
-    where: Where | None = None,
-    passages: int | None = None,
-    threshold: float | None = None,
-    version: int | None = None,
-    timeout_s: float | None = None,
-    request_id: str | None = None,
-) -> StreamedOperation[KnowledgeAnswer]:
-    """As `ask`, but the text of an answer that a model writes comes piece by piece while it is written; `result()` of the
-    stream is what `ask` gives. Any other answer has no pieces. `timeout_s` is for the whole answer. A failure is made good by
-    another attempt only before the first piece."""
-    given = {"passages": passages, "threshold": threshold}
-    call = _ask_call(base, question, turns, where=where, version=version, request_id=request_id, **given)
-
-    async def run(engine: KnowledgeEngine, deadline_s: float, send: PartSink) -> KnowledgeAnswer:
-        answer = await engine.ask(TENANT, call.model_copy(update={"deadline_s": deadline_s}), send)
-        return answer.model_copy(update={"request_id": call.request_id})
-
-    send = partial(codec.ask_to_message, call)
-    return StreamedOperation("AskStream", send, codec.piece_from_message, run, call.request_id, timeout_s)
-
-
-def _ask_call(
-    base: str, question: str, turns: Sequence[TurnLike], *, request_id: str | None, where: Any, version: Any, **given: Any
-) -> AskCall:
-    told = tuple(_turn(turn, place) for place, turn in enumerate(turns))
-    fields: dict[str, Any] = {"base": base, "question": question, "turns": told, "where": where, "version": version}
-    return codec.build(AskCall, **fields, request_id=request_id or new_request_id(), **_given(**given))
-
-
-def search(
-    base: str,
-    query: str,
-    *,
-    limit: int | None = None,
-    where: Where | None = None,
-    mode: SearchMode | None = None,
-    version: int | None = None,
-    timeout_s: float | None = None,
-    request_id: str | None = None,
-) -> Operation[SearchResult]:
-    """Passages for a query, best first: at most `limit` (10). `mode` ranks by meaning (`dense`), by words (`sparse`), by both
-    (`hybrid`, the default), or has the base's re-ranker order what `hybrid` finds (`reranked`). `where` and `version` are as
-    for `ask`."""
-    call = codec.build(
-        SearchCall,
-        base=base,
-        query=query,
-        where=where,
-        version=version,
-        request_id=request_id or new_request_id(),
-        **_given(limit=limit, mode=mode),
-    )
-
-    async def run(engine: KnowledgeEngine, deadline_s: float) -> SearchResult:
-        result = await engine.search(TENANT, call.model_copy(update={"deadline_s": deadline_s}))
-        return result.model_copy(update={"request_id": call.request_id})
-
-    read = codec.search_result_from_message
-    return Operation("Search", lambda: codec.search_to_message(call), read, run, call.request_id, timeout_s)
 
 
 # -- documents ------------------------------------------------------------------------------------------------------------
@@ -351,7 +243,7 @@ def configure(
     name = codec.checked_name(base)
     given = {"candidates": candidates, "prompt": prompt, "passage": passage, "passage_characters": passage_characters}
     fields: dict[str, Any] = {"reranker": reranker, "writer": writer, "params": params or {}, "threshold": threshold}
-    config = codec.build(AnswerConfig, "answering", **fields, **_given(**given))
+    config = codec.build(AnswerConfig, "answering", **fields, **given_only(**given))
     request = pb.ConfigureRequest(base=name, answering=codec.answering_to_message(config))
     asked_as = request_id or new_request_id()
 
@@ -396,16 +288,3 @@ def _change(
     """A change that, made twice, is another or an error: it is sent again only where it was refused before it began."""
     asked_as = request_id or new_request_id()
     return Operation(method, send, read, lambda engine, _deadline_s: run(engine), asked_as, timeout_s, "unless-begun")
-
-
-def _turn(given: TurnLike, place: int) -> Turn:
-    if isinstance(given, Turn):
-        return given
-    if isinstance(given, tuple) and len(given) == 2:
-        return codec.build(Turn, f"turns.{place}", question=given[0], answer=given[1])
-    raise InvalidInputError(f"turns.{place} is a {type(given).__name__}; give a pair of question and answer", field="turns")
-
-
-def _given(**fields: Any) -> dict[str, Any]:
-    """Without what was left out, so that the defaults of the call hold."""
-    return {name: value for name, value in fields.items() if value is not None}

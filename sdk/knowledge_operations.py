@@ -13,6 +13,9 @@ from taskloom.core.wire.gen import knowledge_pb2 as pb
 
 R = TypeVar("R")
 
+TENANT = "default"
+"""Whose the bases are that are used without a server."""
+
 
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[R]):
@@ -57,6 +60,11 @@ def checked_timeout(timeout_s: float | None, default_s: float) -> float:
     if timeout_s <= 0:
         raise InvalidInputError(f"timeout_s is {timeout_s}; a call needs more than 0 seconds", field="timeout_s")
     return timeout_s
+
+
+def given_only(**fields: Any) -> dict[str, Any]:
+    """Without what was left out, so that the defaults of the call hold."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 class Feed(Iterator[pb.UpsertRequest]):

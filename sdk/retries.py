@@ -40,7 +40,7 @@ class RetryPolicy:
             "backoffMultiplier": 2,
             "retryableStatusCodes": ["UNAVAILABLE"],
         }
-        looks = ("Search", "Ask", "ListBases", "Stats", "ListVersions")  # a change might be made twice
+        looks = ("Search", "Ask", "Graph", "ListBases", "Stats", "ListVersions")  # a change might be made twice
         names = [
             {"service": "taskloom.v1.Inference"},
             *({"service": "taskloom.v1.Knowledge", "method": method} for method in looks),

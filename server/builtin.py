@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOCAL_TENANT = "default"
-"""Whose the bases are that are used without a server."""
-
 
 @hookimpl
 def register_commands(register: Callable[[CommandSpec], None]) -> None:
@@ -61,7 +58,7 @@ def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngi
 
 
 @hookimpl
-def models_of_bases(settings: Settings) -> Sequence[str]:
-    from taskloom.server.knowledge.folders import BaseFolders
+def knowledge_models(settings: Settings, registry: Registry, tenant: str) -> Sequence[str]:
+    from taskloom.server.knowledge.wanted import models_wanted
 
-    return BaseFolders(settings.knowledge_folder).models(LOCAL_TENANT)
+    return models_wanted(settings, registry, tenant)

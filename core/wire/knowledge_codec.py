@@ -20,6 +20,8 @@ from taskloom.core.knowledge_calls import (
     AskCall,
     BaseInfo,
     BaseSpec,
+    GraphCall,
+    GraphResult,
     KnowledgeAnswer,
     Ranked,
     SearchCall,
@@ -28,6 +30,7 @@ from taskloom.core.knowledge_calls import (
     Turn,
     UpsertResult,
 )
+from taskloom.core.knowledge_graph import GraphInfo, GraphMention, GraphRelation
 from taskloom.core.types import Frozen, Name
 from taskloom.core.wire.codec import message_to_dict
 from taskloom.core.wire.gen import knowledge_pb2 as pb
@@ -143,6 +146,7 @@ def base_to_message(info: BaseInfo) -> pb.BaseInfo:
         languages=stats.languages,
         disk_bytes=stats.disk_bytes,
         indexes=[pb.Index(**_plain(index)) for index in stats.indexes],
+        graph=pb.GraphSize(**_plain(stats.graph)) if stats.graph is not None else None,
         answering=answering_to_message(info.answering),
     )
 
@@ -155,6 +159,7 @@ def base_from_message(sent: pb.BaseInfo) -> BaseInfo:
         languages=dict(sent.languages),
         disk_bytes=sent.disk_bytes,
         indexes=tuple(IndexInfo(**message_to_dict(index)) for index in sent.indexes),
+        graph=GraphInfo(**message_to_dict(sent.graph)) if sent.HasField("graph") else None,
     )
     answering = answering_from_message(sent.answering)
     return BaseInfo(base=sent.base, shared=sent.shared, retriever=sent.retriever, stats=stats, answering=answering)
@@ -209,6 +214,7 @@ def search_result_from_message(sent: pb.SearchResponse) -> SearchResult:
             score=hit.score,
             dense=hit.dense if hit.HasField("dense") else None,
             sparse=hit.sparse if hit.HasField("sparse") else None,
+            graph=hit.graph if hit.HasField("graph") else None,
             fused=hit.fused if hit.HasField("fused") else None,
         )
         for hit in sent.hits
@@ -239,6 +245,7 @@ def ask_to_message(call: AskCall) -> pb.AskRequest:
         threshold=call.threshold,
         version=call.version,
         request_id=call.request_id,
+        mode=call.mode,
     )
 
 
@@ -254,7 +261,7 @@ def ask_from_message(sent: pb.AskRequest, request_id: str, deadline_s: float | N
         version=sent.version if sent.HasField("version") else None,
         request_id=request_id,
         deadline_s=deadline_s,
-        **_given(passages=sent.passages),
+        **_given(passages=sent.passages, mode=sent.mode),
     )
 
 
@@ -277,6 +284,41 @@ def answer_from_message(sent: pb.AskResponse) -> KnowledgeAnswer:
 def piece_from_message(sent: pb.AskStreamResponse) -> str | KnowledgeAnswer:
     """What a message of a stream brings: a part of the text, or the whole answer."""
     return sent.text if sent.WhichOneof("result") == "text" else answer_from_message(sent.answer)
+
+
+# -- graphs ---------------------------------------------------------------------------------------------------------------
+
+
+def graph_to_message(call: GraphCall) -> pb.GraphRequest:
+    fields = {name: value for name, value in _plain(call).items() if name != "deadline_s"}
+    return message(pb.GraphRequest, **fields)
+
+
+def graph_from_message(sent: pb.GraphRequest, request_id: str, deadline_s: float | None) -> GraphCall:
+    return build(
+        GraphCall,
+        base=sent.base,
+        name=sent.name,
+        version=sent.version if sent.HasField("version") else None,
+        request_id=request_id,
+        deadline_s=deadline_s,
+        **_given(hops=sent.hops, limit=sent.limit),
+    )
+
+
+def graph_result_to_message(result: GraphResult) -> pb.GraphResponse:
+    mentions = [message(pb.GraphMention, **_plain(one)) for one in result.mentions]
+    relations = [message(pb.GraphRelation, **_plain(one)) for one in result.relations]
+    return message(pb.GraphResponse, **_plain(result) | {"mentions": mentions, "relations": relations})
+
+
+def graph_result_from_message(sent: pb.GraphResponse) -> GraphResult:
+    return GraphResult(
+        request_id=sent.request_id,
+        version=sent.version,
+        mentions=tuple(GraphMention.model_validate(message_to_dict(one)) for one in sent.mentions),
+        relations=tuple(GraphRelation.model_validate(message_to_dict(one)) for one in sent.relations),
+    )
 
 
 # -- fields and Structs -----------------------------------------------------------------------------------------------------

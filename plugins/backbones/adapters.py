@@ -18,14 +18,12 @@ if TYPE_CHECKING:
 
 NOT_MIXABLE = (
     "use_dora",
-    "alpha_pattern",
-    "rank_pattern",
     "modules_to_save",
     "fan_in_fan_out",
     "lora_bias",
     "layer_replication",
 )
-"""Settings of PEFT that make a LoRA adapter more than one addition of rank `r` to each layer."""
+"""Settings of PEFT that make a LoRA adapter more than one low-rank addition to each of its layers."""
 LAYER_NUMBER = re.compile(r"\.\d+\.")
 
 
@@ -96,18 +94,22 @@ def mixable_adapter(folder: Path) -> bool:
 
 
 def read_adapter(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """A mixable adapter by the path of the layer that it adds to: `down` [r, in] and `up` [out, r], its scaling in `up`."""
+    """A mixable adapter by the path of the layer that it adds to: `down` [r, in] and `up` [out, r], its scaling in `up`. The
+    rank r may differ from layer to layer."""
+    from peft.utils.other import get_pattern_key
     from safetensors.torch import load_file
 
     config = _adapter_config(folder)
-    rank = int(config["r"])
-    scaling = float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    alphas: dict[str, float] = config.get("alpha_pattern") or {}
     weights = load_file(folder / WEIGHTS_FILE)
     found = {}
     for name, down in weights.items():
         path, middle, _ = name.partition(".lora_A.")
         if middle:
-            found[path.removeprefix("base_model.model.")] = (down, weights[name.replace(".lora_A.", ".lora_B.")] * scaling)
+            layer, rank = path.removeprefix("base_model.model."), len(down)
+            alpha = float(alphas.get(get_pattern_key(list(alphas), layer), config["lora_alpha"]))
+            scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+            found[layer] = (down, weights[name.replace(".lora_A.", ".lora_B.")] * scaling)
     if not found or 2 * len(found) != len(weights):
         raise ArtifactError(f"{WEIGHTS_FILE} holds other weights than pairs of lora_A and lora_B")
     return found

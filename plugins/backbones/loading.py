@@ -15,6 +15,7 @@ import torch
 
 from taskloom.core.artifact import MANIFEST, Artifact, BackboneInfo
 from taskloom.core.errors import ArtifactError, MissingDependencyError, NotFoundError, UnsupportedError
+from taskloom.core.optimizer import Pretrained
 from taskloom.core.store import ModelStore
 from taskloom.core.types import ModelRef
 from taskloom.plugins.backbones.packing import PREFIX
@@ -160,6 +161,15 @@ def find_backbone(name: str, digest: str = "") -> Path:
                 f"folder here, nor a model that could be fetched from the Hugging Face hub ({type(exc).__name__}); name one of "
                 "these"
             ) from exc
+
+
+def described_backbone(name: str) -> Pretrained:
+    """A backbone by name, without its weights in memory. Raises `NotFoundError` for a name that nothing answers to."""
+    folder = find_backbone(name)
+    beside = folder.parent
+    whole = folder.name == BACKBONE_FOLDER and (beside / MANIFEST).is_file()
+    data = Artifact.open(beside).manifest.data if whole else ()
+    return Pretrained(BackboneInfo(id=name, digest=weights_digest(folder), licence=_licence(name, folder)), tuple(data))
 
 
 def bundled_backbones() -> list[str]:

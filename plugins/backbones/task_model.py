@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from taskloom.core.anatomy import Graph, Structure
-from taskloom.core.errors import ArtifactError
+from taskloom.core.errors import ArtifactError, UnsupportedError
 from taskloom.core.task import Batch, Example, In, Out, Outputs, Par, TaskModel
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.graph import encoder_graph
@@ -69,6 +69,17 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
     @abstractmethod
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         """The head: hidden states [T, H], in the order of the batch's tokens, to the task's outputs."""
+
+    def on_backbone(self, name: str) -> EncoderTaskModel[In, Out, Par]:
+        """Texts are cut where this model cuts them, or where the new backbone must."""
+        return self.remade(EncoderParts.build(name, max_length=self.parts.tokenizer.max_length))
+
+    def remade(self, parts: EncoderParts) -> EncoderTaskModel[In, Out, Par]:
+        """A model like this one on other parts, with a new head. Raises `UnsupportedError` where a task has no such."""
+        raise UnsupportedError(
+            f"a {type(self).__name__} can't be made anew on backbone {parts.backbone.info.id!r}; train a model on it and name "
+            "it as `student`"
+        )
 
     def own_backbone(self) -> None:
         """`EncoderParts.own_backbone`."""

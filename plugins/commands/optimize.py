@@ -37,6 +37,7 @@ Files = click.Path(path_type=Path)
 @click.option("--quick", is_flag=True, help="Measure speed and robustness briefly: for a try, not for a decision.")
 @click.option("--search", "trials", type=click.IntRange(min=1), help="Try so many combinations, show the best, publish none.")
 @click.option("--try", "tried", multiple=True, metavar="STEP.KEY=A|B", help="What --search tries; or STEP.KEY=LOW..HIGH.")
+@click.option("--forget", is_flag=True, help="Remove what searches on MODEL have kept; with --with, once it is published.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--progress/--no-progress", default=None, help="Show a progress bar; by default on a terminal only.")
 @click.option("--no-resume", is_flag=True, help="Start anew, even if this was interrupted before.")
@@ -59,6 +60,7 @@ def optimize(
     quick: bool,
     trials: int | None,
     tried: tuple[str, ...],
+    forget: bool,
     as_json: bool,
     progress: bool | None,
     no_resume: bool,
@@ -73,6 +75,11 @@ def optimize(
     from taskloom.plugins.commands.optimize_recipe import settled_recipe
     from taskloom.plugins.optimizing import optimize_model
 
+    if forget and model is not None and steps is None and recipe is None:
+        _forget(cli, model, as_json=as_json)
+        return
+    if forget and trials is not None:
+        raise click.UsageError("--search keeps what --forget removes; give one of them")
     asked = settled_recipe(
         recipe,
         model=model,
@@ -106,9 +113,21 @@ def optimize(
         show_progress=show,
         on_event=partial(say_optimizing, show_progress=show),
         record=_recorder(cli, asked, name),
+        forget=forget,
         limits=cli.settings.gate.limits(name or ModelRef.parse(asked.model).name),
     )
     _tell(cli, artifact, as_json=as_json)
+
+
+def _forget(cli: CliContext, model: str, *, as_json: bool) -> None:
+    from taskloom.core.types import ModelRef
+    from taskloom.plugins.optimizing_work import forget_searches
+
+    removed, busy = forget_searches(cli.settings.home / "optimizing", ModelRef.parse(model).name)
+    if as_json:
+        cli.print_json({"removed": removed, "busy": busy})
+        return
+    click.echo(f"removed what {removed} searches had kept" + (f"; {busy} are at work and were left" if busy else ""))
 
 
 def _search(

@@ -12,9 +12,11 @@ import numpy as np
 
 from taskloom.core.errors import AlreadyExistsError, NotFoundError, UnavailableError, UnsupportedError, unknown_name
 from taskloom.core.knowledge import Document, Embedded, KnowledgeBase, Passage, Prepared, Refused, VersionInfo, View
+from taskloom.core.knowledge_graph import Extraction
 from taskloom.plugins.retrieval.building import IndexBuilder
 from taskloom.plugins.retrieval.changes import Revision, content_digest, document_digest
 from taskloom.plugins.retrieval.filters import Bools, FactColumns
+from taskloom.plugins.retrieval.graph.tables import NO_GRAPH, GraphTables, checked_extractions
 from taskloom.plugins.retrieval.incoming import ByPassage, checked_vectors, new_passages, revisions
 from taskloom.plugins.retrieval.schema import damaged
 from taskloom.plugins.retrieval.state import Catalog, State
@@ -102,6 +104,13 @@ class StoredKnowledgeBase(KnowledgeBase):
         return duplicates
 
     def put(self, prepared: Prepared, vectors: Sequence[Embedded]) -> int:
+        return self._put(prepared, vectors, {})
+
+    def put_extracted(self, prepared: Prepared, vectors: Sequence[Embedded], extractions: Sequence[Extraction]) -> int:
+        self._check_graph()
+        return self._put(prepared, vectors, checked_extractions(prepared, extractions))
+
+    def _put(self, prepared: Prepared, vectors: Sequence[Embedded], extractions: Mapping[str, Extraction]) -> int:
         with self._writing:
             self._check_open()
             if not prepared.documents:
@@ -109,7 +118,7 @@ class StoredKnowledgeBase(KnowledgeBase):
             by_passage = checked_vectors(prepared, vectors, {name: size for name, (_, size) in self._store.spaces().items()})
             spaces = self._spaces(by_passage)
             tokens = {passage.passage_id: self._tokenizer.tokens(passage.searchable) for passage in prepared.passages}
-            stored = revisions(prepared, by_passage, spaces, self._store.dtype)
+            stored = revisions(prepared, by_passage, spaces, self._store.dtype, extractions)
             version = self._store.put(stored)
             return self._followed(
                 version, partial(self._grow, version, stored, tokens=tokens, vectors=by_passage, spaces=spaces)
@@ -166,6 +175,21 @@ class StoredKnowledgeBase(KnowledgeBase):
         languages = Counter(state.languages)
         languages.subtract(self._store.languages_of(ended))
         return state.alive & ~state.catalog.alive(ended), +languages
+
+    # The graph
+
+    @property
+    def keeps_graph(self) -> bool:
+        return self._store.graph is not None
+
+    def known_extractions(self, passages: Sequence[Passage], models: Mapping[str, Sequence[str]]) -> Mapping[str, Extraction]:
+        with self._writing:  # so that nothing is pruned between two looks
+            return self._check_graph().known(passages, models)
+
+    def _check_graph(self) -> GraphTables:
+        if self._store.graph is None:
+            raise UnsupportedError(NO_GRAPH)
+        return self._store.graph
 
     # Versions
 

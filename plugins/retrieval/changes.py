@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.knowledge import Document, Passage
+from taskloom.core.knowledge_graph import Extraction
 from taskloom.plugins.retrieval.filters import facts_of
+from taskloom.plugins.retrieval.graph.tables import insert_extraction
 from taskloom.plugins.retrieval.schema import checksum
 
 
@@ -25,11 +27,13 @@ def content_digest(document: Document) -> str:
 
 @dataclass(frozen=True)
 class Revision:
-    """A document as it is stored: its passages, and for each of them its vectors by space id."""
+    """A document as it is stored: its passages, and for each of them its vectors by space id. `extractions` are by passage id,
+    and only for bases that keep a graph."""
 
     document: Document
     passages: Sequence[Passage]
     vectors: Sequence[Mapping[int, bytes]]
+    extractions: Mapping[str, Extraction] = field(default_factory=dict)
 
 
 def end_lives(connection: sqlite3.Connection, version: int, document_ids: Sequence[str]) -> None:
@@ -66,6 +70,11 @@ def insert_revision(connection: sqlite3.Connection, version: int, revision: Revi
         connection.executemany(
             "insert into vectors values (?, ?, ?, ?)", ((space, place, blob, checksum(blob)) for space, blob in vectors.items())
         )
+        extraction = revision.extractions.get(passage.passage_id)
+        if extraction is not None:
+            assert row is not None
+            assert place is not None
+            insert_extraction(connection, row, place, passage, extraction)
 
 
 def close_version(connection: sqlite3.Connection, version: int, change: str) -> int:

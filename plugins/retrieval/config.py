@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from taskloom.core.knowledge_graph import MAX_HOPS
 from taskloom.core.types import Frozen
 from taskloom.plugins.retrieval.documents.splitting import SplitConfig
 
@@ -54,6 +55,21 @@ class KnowledgeConfig(Frozen):
 
     dense_weight: float = Field(default=1.0, ge=0)
     sparse_weight: float = Field(default=1.0, ge=0)
+
+    graph: bool = False
+    """Whether names and their relations are extracted from passages, and lead to passages besides."""
+
+    graph_weight: float = Field(default=0.1, ge=0)
+    """Of the graph's ranks among those that are fused: of those that were measured, the one that lost least."""
+
+    graph_hops: int = Field(default=1, ge=0, le=MAX_HOPS)
+    """How many relations away from the question's names passages are looked for; 0: where these names stand."""
+
+    graph_neighbours: int = Field(default=32, ge=1, le=1000)
+    """How many relations of an entity are followed, and how many entities a hop reaches."""
+
+    graph_score: float = Field(default=0.5, ge=0, le=1)
+    """Names and relations that their model was less sure of lead nowhere."""
 
     def passages(self) -> SplitConfig:
         return SplitConfig(size=self.passage_size, maximum=self.passage_maximum, overlap=self.passage_overlap)

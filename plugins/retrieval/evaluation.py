@@ -22,6 +22,7 @@ from taskloom.core.knowledge_calls import KnowledgeAnswer
 from taskloom.core.knowledge_figures import (
     AnswerFigures,
     AskedBase,
+    Gain,
     KnowledgeFigures,
     KnownQuestion,
     ModeFigures,
@@ -40,6 +41,8 @@ MODES: tuple[Mode, ...] = ("dense", "sparse", "hybrid")
 RIGHT_F1 = 0.5
 """From this F1 on an answer counts as right where one has to say yes or no: for confidence, and for the risk."""
 
+Places = NDArray[np.float64]
+"""The rank of the right passage for each question, from 1."""
 Search = Callable[[str, SearchMode, int], Sequence[Hit]]
 """`search(question, mode, limit)`."""
 Ask = Callable[[str], KnowledgeAnswer]
@@ -106,11 +109,13 @@ def judge(
     if plot is not None:
         from taskloom.plugins.retrieval.risk_figure import draw_risk  # first of all: who lacks what draws need not wait for it
     modes: dict[SearchMode, ModeFigures] = {}
+    places: dict[SearchMode, Places] = {}
     unmeasured: dict[SearchMode, str] = {}
     for mode in base.modes:
         tell(f"{mode} search")
         try:
-            modes[mode] = judge_search(base.search, questions, mode)
+            places[mode], took = search_places(base.search, questions, mode)
+            modes[mode] = mode_figures(places[mode], took)
         except UnsupportedError as exc:  # no model that embeds the language of a question
             unmeasured[mode] = exc.message
     answers = None
@@ -119,11 +124,18 @@ def judge(
         answers = answer_figures(judge_answers(base.ask, questions))
         if plot is not None:
             draw_risk(answers.risk, plot)
-    return KnowledgeFigures(questions=len(questions), modes=modes, unmeasured=unmeasured, answers=answers)
+    gain = gain_of(places["graph"], places["hybrid"]) if places.keys() >= {"graph", "hybrid"} else None
+    return KnowledgeFigures(questions=len(questions), modes=modes, unmeasured=unmeasured, answers=answers, graph_gain=gain)
 
 
 def judge_search(search: Search, questions: Sequence[KnownQuestion], mode: SearchMode) -> ModeFigures:
     """Recall at 1, 5 and 20, the mean reciprocal rank and nDCG at 10, over the questions that say what is right."""
+    return mode_figures(*search_places(search, questions, mode))
+
+
+def search_places(search: Search, questions: Sequence[KnownQuestion], mode: SearchMode) -> tuple[Places, list[float]]:
+    """The right passage's rank for each question that says what is right, infinite where it was not found; and the seconds that
+    each search took."""
     asked = [question for question in questions if question.has_passage]
     if not asked:
         raise DataError("no question says what answers it: there is nothing to measure a search by")
@@ -133,9 +145,23 @@ def judge_search(search: Search, questions: Sequence[KnownQuestion], mode: Searc
         hits = search(question.question, mode, DEPTH)
         took.append(time.perf_counter() - began)
         ranks.append(rank_of_right(question, hits))
-    places = np.array([rank if rank is not None else np.inf for rank in ranks])
+    return np.array([rank if rank is not None else np.inf for rank in ranks]), took
+
+
+def mode_figures(places: Places, took: Sequence[float]) -> ModeFigures:
     intervals = percentile_intervals(lambda drawn: rank_metrics(places[drawn]), len(places))
     return ModeFigures(metrics=rank_metrics(places), intervals=intervals, p50_s=quantile(took, 0.5), p99_s=quantile(took, 0.99))
+
+
+def gain_of(places: Places, over: Places) -> Gain:
+    """From the ranks that two ways of searching have for the same questions, in the same order."""
+
+    def differences(drawn: NDArray[np.intp]) -> dict[str, float]:
+        before = rank_metrics(over[drawn])
+        return {name: value - before[name] for name, value in rank_metrics(places[drawn]).items()}
+
+    intervals = percentile_intervals(differences, len(places))
+    return Gain(metrics=differences(np.arange(len(places))), intervals=intervals)
 
 
 def rank_of_right(question: KnownQuestion, hits: Sequence[Hit]) -> int | None:
@@ -156,7 +182,7 @@ def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
-def rank_metrics(places: NDArray[np.float64]) -> dict[str, float]:
+def rank_metrics(places: Places) -> dict[str, float]:
     """From each question's rank of the right passage (infinite where it was not found). With one right passage a question,
     nDCG is 1 / log2(1 + rank) (Järvelin & Kekäläinen 2002)."""
     found = {f"recall@{cut}": float((places <= cut).mean()) for cut in CUTS}

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from taskloom.core.errors import ArtifactError, InvalidInputError
 from taskloom.core.knowledge import Embedded, Prepared
+from taskloom.core.knowledge_graph import Extraction
 from taskloom.plugins.retrieval.changes import Revision
 from taskloom.plugins.retrieval.dense import Floats, VectorSource
 from taskloom.plugins.retrieval.filters import Ints
@@ -61,7 +62,11 @@ def _all_or_none(prepared: Prepared, found: ByPassage) -> None:
 
 
 def revisions(
-    prepared: Prepared, vectors: ByPassage, spaces: Mapping[str, int], dtype: np.dtype[np.floating]
+    prepared: Prepared,
+    vectors: ByPassage,
+    spaces: Mapping[str, int],
+    dtype: np.dtype[np.floating],
+    extractions: Mapping[str, Extraction],
 ) -> list[Revision]:
     of_document: dict[str, list[int]] = {document.document_id: [] for document in prepared.documents}
     for at, passage in enumerate(prepared.passages):
@@ -77,6 +82,7 @@ def revisions(
                 }
                 for at in of_document[document.document_id]
             ],
+            extractions,
         )
         for document in prepared.documents
     ]

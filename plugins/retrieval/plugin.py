@@ -25,6 +25,9 @@ class FaissRetriever(RetrieverPlugin):
     def __init__(self, splitter: Splitter | None = None) -> None:
         self._splitter = splitter
 
+    def keeps_graph(self, config: Any) -> bool:
+        return KnowledgeConfig.model_validate(config).graph
+
     def create(self, folder: Path, config: Any) -> KnowledgeBase:
         from taskloom.plugins.retrieval.store import PassageStore
 

@@ -68,9 +68,10 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
     return connection
 
 
-def create_tables(connection: sqlite3.Connection) -> None:
+def create_tables(connection: sqlite3.Connection, more: str = "") -> None:
+    """The tables of every base, and `more` that only some have."""
     connection.executescript(
-        f"begin; {TABLES} pragma application_id = {APPLICATION_ID}; pragma user_version = {SCHEMA_VERSION}; commit;"
+        f"begin; {TABLES} {more} pragma application_id = {APPLICATION_ID}; pragma user_version = {SCHEMA_VERSION}; commit;"
     )
 
 

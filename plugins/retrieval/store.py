@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,8 @@ from taskloom.core.store import sync_path
 from taskloom.plugins.retrieval.changes import Revision, close_version, end_lives, insert_revision, now
 from taskloom.plugins.retrieval.config import KnowledgeConfig
 from taskloom.plugins.retrieval.filters import Ints
+from taskloom.plugins.retrieval.graph.tables import TABLES as GRAPH_TABLES
+from taskloom.plugins.retrieval.graph.tables import GraphTables, prune_graph
 from taskloom.plugins.retrieval.schema import checksum, connect, create_tables, damaged, is_damage, opened
 
 Floats = NDArray[np.float32]
@@ -64,6 +67,7 @@ class PassageStore:
         try:
             self.config = KnowledgeConfig.model_validate_json(self._setting("config"))
             self.dtype = np.dtype(self.config.dtype)
+            self.graph = GraphTables(self._read, partial(damaged, folder)) if self.config.graph else None
         except BaseException as exc:
             self.close()
             if isinstance(exc, ValueError):
@@ -80,7 +84,7 @@ class PassageStore:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         connection = connect(aside / DATABASE, writes=True)
-        create_tables(connection)
+        create_tables(connection, GRAPH_TABLES if config.graph else "")
         connection.execute("insert into settings values ('config', ?)", (config.model_dump_json(),))
         connection.execute("insert into versions values (0, ?, 'create', 0, 0, null)", (now(),))
         connection.close()
@@ -125,7 +129,7 @@ class PassageStore:
                 self._writer.execute("rollback")
             raise
 
-    def _read(self, question: str, values: Sequence[Any] = ()) -> list[Any]:
+    def _read(self, question: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         with self._reading() as connection:
             try:
                 return connection.execute(question, values).fetchall()
@@ -337,6 +341,8 @@ class PassageStore:
             )
             for table, column in (("passages", "document"), ("facts", "document"), ("documents", "row")):
                 connection.execute(f"delete from {table} where {column} in (select row from dead)")  # noqa: S608
+            if self.graph is not None:
+                prune_graph(connection)
             connection.execute("drop table dead")
             connection.execute("drop table kept")
 

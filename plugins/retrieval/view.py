@@ -1,4 +1,5 @@
-"""A version to search, and how a search goes: dense and sparse candidates, fused, and then read from the store."""
+"""A version to search, and how a search goes: dense and sparse candidates and those that the graph leads to, fused, and then
+read from the store."""
 
 from __future__ import annotations
 
@@ -9,10 +10,13 @@ import numpy as np
 
 from taskloom.core.errors import InvalidInputError, UnsupportedError
 from taskloom.core.knowledge import Document, Hit, IndexInfo, KnowledgeStats, Query, View
+from taskloom.core.knowledge_graph import Neighbourhood
 from taskloom.plugins.retrieval.dense import Floats
 from taskloom.plugins.retrieval.files import disk_bytes
 from taskloom.plugins.retrieval.filters import Ints, conditions_of
 from taskloom.plugins.retrieval.fusion import reciprocal_rank_fusion
+from taskloom.plugins.retrieval.graph.expansion import Expansion
+from taskloom.plugins.retrieval.graph.tables import NO_GRAPH
 from taskloom.plugins.retrieval.segments import DenseSearch
 from taskloom.plugins.retrieval.state import Mask, State
 from taskloom.plugins.retrieval.store import PassageStore
@@ -62,6 +66,7 @@ class StoredView(View):
             languages=state.languages,
             disk_bytes=disk_bytes(self._store.folder),
             indexes=tuple(_index_info(name, space) for name, space in state.catalog.spaces.items()),
+            graph=self._store.graph.info(self.version) if self._store.graph is not None else None,
         )
 
     def search(self, query: Query) -> list[Hit]:
@@ -70,20 +75,42 @@ class StoredView(View):
             raise InvalidInputError(f"a search for {query.limit} passages finds none; ask for at least one", field="limit")
         mask = state.mask(conditions_of(query.where))
         config = self._store.config
-        vectors = {} if query.mode == "sparse" else _checked(query, state.catalog.spaces)
-        fused = query.mode == "hybrid" or len(vectors) > 1
+        expansion = self._expansion(state) if query.mode == "graph" else None
+        by_words = query.mode == "sparse" or (expansion is not None and not query.vectors)
+        vectors = {} if by_words else _checked(query, state.catalog.spaces)
+        fused = query.mode in {"hybrid", "graph"} or len(vectors) > 1
         depth = max(query.limit, config.depth) if fused else query.limit
         dense = [self._dense(state, space, vector, depth, mask) for space, vector in vectors.items()]
         sparse = [] if query.mode == "dense" else [self._sparse(state, query.text, depth, mask)]
+        led = expansion.scores(query.text, query.entities, mask) if expansion is not None else {}
         if fused:
             weighted = [(list(ranked), config.dense_weight) for ranked in dense]
             weighted += [(list(ranked), config.sparse_weight) for ranked in sparse]
+            weighted += [(self._led(state, led, reciprocal_rank_fusion(weighted, config.rrf_k), depth), config.graph_weight)]
             scores = reciprocal_rank_fusion(weighted, config.rrf_k)
             slots = np.fromiter(scores, np.int64, len(scores))
             best = self._ranked(state, slots, np.fromiter(scores.values(), np.float64, len(scores)), query.limit)
         else:
             best = (dense or sparse or [{}])[0]
-        return self._hits(state, best, dense, sparse)
+        return self._hits(state, best, dense, sparse, led)
+
+    def _led(self, state: State, led: Mapping[int, float], fused: Mapping[int, float], depth: int) -> list[int]:
+        """The slots that the graph leads to, the strongest first. Many are equal, since they have the same names: what the
+        texts' searches think of them comes before their ids then."""
+        order = sorted(led, key=lambda slot: (-led[slot], -fused.get(slot, 0.0), slot))
+        return order[:depth]
+
+    def _expansion(self, state: State) -> Expansion:
+        if self._store.graph is None:
+            raise UnsupportedError(NO_GRAPH)
+        return Expansion(self._store.graph, self._store.config, state.version, state.catalog.rows)
+
+    @property
+    def keeps_graph(self) -> bool:
+        return self._store.graph is not None
+
+    def neighbourhood(self, name: str, *, hops: int, limit: int) -> Neighbourhood:
+        return self._expansion(self._open_state()).neighbourhood(name, hops, limit, self._store.passages)
 
     def _dense(self, state: State, space: str, vector: Floats, depth: int, mask: Mask) -> dict[int, float]:
         if not mask.count:
@@ -116,7 +143,12 @@ class StoredView(View):
         return dict(zip(slots[:count].tolist(), scores[:count].tolist(), strict=True))
 
     def _hits(
-        self, state: State, best: Mapping[int, float], dense: list[dict[int, float]], sparse: list[dict[int, float]]
+        self,
+        state: State,
+        best: Mapping[int, float],
+        dense: list[dict[int, float]],
+        sparse: list[dict[int, float]],
+        led: Mapping[int, float],
     ) -> list[Hit]:
         rows = {slot: int(state.catalog.rows[slot]) for slot in best}
         passages = self._store.passages(list(rows.values()))
@@ -126,6 +158,7 @@ class StoredView(View):
                 score=score,
                 dense=max((found[slot] for found in dense if slot in found), default=None),
                 sparse=next((found[slot] for found in sparse if slot in found), None),
+                graph=led.get(slot),
             )
             for slot, score in best.items()
         ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GIB = 1024**3
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+BF16 = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 
 
 class Finding(Frozen):
@@ -84,13 +85,18 @@ def _processor(_: CliContext) -> Iterator[Finding]:
     flags = _cpu_flags()
     sets = [name for name in INSTRUCTION_SETS if name in flags]
     yield Finding(name="cores", state="ok", found=f"{cores:g} usable of {os.cpu_count()}")
-    fast = "amx_bf16" in flags or "avx512_bf16" in flags
+    fast = has_bf16()
     yield Finding(
         name="instruction sets",
         state="ok" if fast else "note",
         found=", ".join(sets) or "none of " + ", ".join(INSTRUCTION_SETS),
         remedy="" if fast else "models run in fp32 here, about four times slower than on a CPU with AMX or AVX-512-BF16",
     )
+
+
+def has_bf16() -> bool:
+    """Whether models run in bf16 here: the processor has instructions for it (Intel, AMD, Arm)."""
+    return not _cpu_flags().isdisjoint(BF16)
 
 
 def usable_cores() -> float:
@@ -108,7 +114,7 @@ def _cpu_flags() -> frozenset[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()
-    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
+    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), []))
 
 
 def _memory(_: CliContext) -> Iterator[Finding]:

@@ -3,92 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskloom.sdk.cli.endpoint import GATEWAY_PARAMETERS, gateway_options, json_option, open_gateway, open_in_process
+from taskloom.sdk.cli.kb_options import Endpoint, asks, parse_where, version_option, where_option
 
 if TYPE_CHECKING:
     from taskloom.sdk.cli.context import CliContext
-    from taskloom.sdk.surface import SyncCalls
 
-_TIMEOUT = "Seconds for each call."
-_LOCAL = "The bases of the home folder, in this process; needs taskloom[local]."
+MODES = ("hybrid", "dense", "sparse", "graph")
 
 
 @click.group()
 def kb() -> None:
     """Create, fill, ask and roll back knowledge bases."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Whom a command asks, as its options say."""
-
-    cli: CliContext
-    in_process: bool
-    timeout_s: float
-    gateway: dict[str, Any]
-
-    def open(self, *models: str) -> SyncCalls:
-        """A client, to be closed. In process it has `models` besides those that bases use already."""
-        if not self.in_process:
-            return open_gateway(self.timeout_s, **self.gateway)
-        if any(self.gateway.values()):
-            raise click.UsageError("--local asks no gateway; leave out --address and its certificates, or --local")
-        return open_in_process(self.cli, _reading_models(self.cli, models), self.timeout_s)
-
-
-def asks(timeout_s: float = 60.0) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`--address` and its like, `--local`, `--timeout` and `--json`; the command gets the `CliContext` and an `Endpoint`."""
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        @click.pass_obj
-        @wraps(command)
-        def run(cli: CliContext, /, *, in_process: bool, timeout_s: float, **given: Any) -> Any:
-            gateway = {name: given.pop(name) for name in GATEWAY_PARAMETERS}
-            return command(cli, Endpoint(cli, in_process, timeout_s, gateway), **given)
-
-        shown = gateway_options(json_option(run))
-        shown = click.option("--timeout", "timeout_s", type=float, default=timeout_s, show_default=True, help=_TIMEOUT)(shown)
-        return click.option("--local", "in_process", is_flag=True, help=_LOCAL)(shown)
-
-    return add
-
-
-def _reading_models(cli: CliContext, more: Sequence[str]) -> list[str]:
-    """Those that the settings and the bases name, of the models that are there: no others are loaded."""
-    languages = cli.settings.knowledge.languages.values()
-    named = {name for language in languages for name in (language.embedding, language.reader) if name} | set(filter(None, more))
-    if cli.registry.hooks is not None:
-        named |= set(cli.registry.hooks.hook.models_of_bases(settings=cli.settings) or ())
-    there = set(cli.store.models())
-    return sorted(name for name in named if name.partition("@")[0] in there)
-
-
-where_option = click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only documents with this; repeatable.")
-version_option = click.option("--version", "version", type=int, help="A version instead of the newest.")
-
-
-def parse_where(pairs: tuple[str, ...]) -> dict[str, Any] | None:
-    """A key that is given twice may have either value.
-
-    >>> parse_where(("year=2026", "tag=wifi", "tag=setup"))
-    {'year': 2026, 'tag': ('wifi', 'setup')}
-    """
-    from taskloom.sdk.cli.predict import parse_params
-
-    where: dict[str, Any] = {}
-    for pair in pairs:
-        for key, value in parse_params([pair], "--where").items():
-            given = tuple(value) if isinstance(value, list) else (value,)
-            where[key] = (*where.get(key, ()), *given)
-    return {key: values[0] if len(values) == 1 else values for key, values in where.items()} or None
 
 
 # -- bases -----------------------------------------------------------------------------------------------------------------
@@ -243,7 +173,7 @@ def remove(
 @click.argument("base")
 @click.argument("query")
 @click.option("--limit", type=click.IntRange(1, 100), default=10, show_default=True, help="Passages to show.")
-@click.option("--mode", type=click.Choice(["hybrid", "dense", "sparse", "reranked"]), default="hybrid", show_default=True)
+@click.option("--mode", type=click.Choice([*MODES, "reranked"]), default="hybrid", show_default=True)
 @where_option
 @version_option
 @asks()
@@ -258,8 +188,8 @@ def search(
     where: tuple[str, ...],
     version: int | None,
 ) -> None:
-    """Find the passages of BASE for QUERY, by meaning (dense), by words (sparse), by both (hybrid), or by both and then in the
-    order of the base's re-ranker (reranked)."""
+    """Find the passages of BASE for QUERY: by meaning (dense), by words (sparse), by both (hybrid), by these and its graph, or
+    in the order that its re-ranker gives those that a question is answered from (reranked)."""
     from taskloom.sdk.cli.kb_render import hits_shown
 
     with endpoint.open() as client:
@@ -274,6 +204,7 @@ def search(
 @click.option("--turn", "turns", nargs=2, multiple=True, metavar="QUESTION ANSWER", help="What was said before; repeatable.")
 @click.option("--passages", type=click.IntRange(1, 20), default=5, show_default=True, help="Passages to read.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="No answer below this confidence.")
+@click.option("--mode", type=click.Choice(MODES), help="How to find passages; else graph if BASE keeps one, else hybrid.")
 @click.option("--stream", "streamed", is_flag=True, help="Show what a writer writes while it does.")
 @where_option
 @version_option
@@ -287,6 +218,7 @@ def ask(
     turns: tuple[tuple[str, str], ...],
     passages: int,
     threshold: float | None,
+    mode: Any,
     streamed: bool,
     where: tuple[str, ...],
     version: int | None,
@@ -295,14 +227,15 @@ def ask(
     from taskloom.sdk.cli.kb_render import answer_shown, behind_answer
     from taskloom.sdk.cli.render import plain
 
-    options: dict[str, Any] = {"turns": turns, "where": parse_where(where), "passages": passages, "threshold": threshold}
+    options: dict[str, Any] = {"passages": passages, "threshold": threshold, "mode": mode, "version": version}
+    options |= {"turns": turns, "where": parse_where(where)}
     with endpoint.open() as client:
         handle = client.knowledge(base)
         if not streamed:
-            answer = handle.ask(question, **options, version=version)
+            answer = handle.ask(question, **options)
             cli.show(answer, lambda: answer_shown(answer))
             return
-        with handle.ask_stream(question, **options, version=version) as stream:
+        with handle.ask_stream(question, **options) as stream:
             for piece in stream:
                 if not cli.as_json:
                     click.echo(plain(piece), nl=False)
@@ -310,6 +243,31 @@ def ask(
     if stream.text and not cli.as_json:
         click.echo()
     cli.show(whole, lambda: behind_answer(whole) if stream.text else answer_shown(whole))
+
+
+@kb.command()
+@click.argument("base")
+@click.argument("entity")
+@click.option("--hops", type=click.IntRange(1, 2), default=1, show_default=True, help="How many relations away.")
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="Mentions and relations to show.")
+@version_option
+@asks()
+def graph(
+    cli: CliContext,
+    endpoint: Endpoint,
+    *,
+    base: str,
+    entity: str,
+    hops: int,
+    limit: int,
+    version: int | None,
+) -> None:
+    """Show what the graph of BASE knows of ENTITY: where it stands, and what it is related to."""
+    from taskloom.sdk.cli.kb_render import graph_shown
+
+    with endpoint.open() as client:
+        found = client.knowledge(base).graph(entity, hops=hops, limit=limit, version=version)
+    cli.show(found, lambda: graph_shown(found))
 
 
 @kb.command("eval")
@@ -335,7 +293,8 @@ def evaluate(
     plot: Path | None,
     version: int | None,
 ) -> None:
-    """Measure how well BASE finds and answers QUESTIONS, whose answers are known: dense, sparse and hybrid side by side.
+    """Measure how well BASE finds and answers QUESTIONS, whose answers are known: dense, sparse and hybrid side by side,
+    and the graph and the re-ranked order of a base that has them.
 
     \b
     taskloom kb eval handbook questions.jsonl --plot risk.png

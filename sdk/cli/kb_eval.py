@@ -18,7 +18,7 @@ from rich.text import Text
 from taskloom.core.errors import InvalidInputError, MissingDependencyError
 from taskloom.core.knowledge import Document, Hit, SearchMode
 from taskloom.core.knowledge_calls import BaseInfo, KnowledgeAnswer
-from taskloom.core.knowledge_figures import AnswerFigures, KnowledgeFigures, KnownQuestion
+from taskloom.core.knowledge_figures import AnswerFigures, Gain, KnowledgeFigures, KnownQuestion
 from taskloom.core.types import Frozen
 from taskloom.sdk.cli.kb_render import size
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 SEED = 13
 """Of the sample: the same questions every time."""
 MODES: tuple[SearchMode, ...] = ("dense", "sparse", "hybrid")
-RERANKED: SearchMode = "reranked"
 BUILD_BATCH = 200
 BUILD_TIMEOUT_S = 3600.0
 FIGURE_NAMES = {"mrr": "MRR", "ndcg@10": "nDCG@10"}
@@ -56,12 +55,11 @@ class EvalReport(Frozen):
 
 @dataclass(frozen=True)
 class ServedBase:
-    """A base as a client sees it; `passages` are read for an answer, `version` is asked."""
+    """A base as a client sees it, with the `modes` to search it in; `passages` are read for an answer, `version` is asked."""
 
     base: Knowledge
     passages: int
     version: int | None
-
     modes: Sequence[SearchMode]
 
     def search(self, question: str, mode: SearchMode, limit: int) -> Sequence[Hit]:
@@ -89,11 +87,18 @@ def evaluate_base(
     with _telling(cli) as tell:
         tell("questions")
         built = build_base(base, contexts(questions)) if build else None
-        modes = (*MODES, RERANKED) if base.stats().answering.reranker else MODES
-        figures = judge(cli.registry, ServedBase(base, passages, version, modes), asked, plot, tell)
+        served = ServedBase(base, passages, version, modes_of(base.stats()))
+        figures = judge(cli.registry, served, asked, plot, tell)
     drawn = str(plot) if plot is not None and figures.answers is not None else ""
     report = EvalReport(base=base.stats(), figures=figures, build=built, plot=drawn)
     cli.show(report, lambda: report_shown(report))
+
+
+def modes_of(info: BaseInfo) -> tuple[SearchMode, ...]:
+    """The ways of searching that a base has, in the order in which they are shown."""
+    graph: tuple[SearchMode, ...] = ("graph",) if info.stats.graph is not None else ()
+    reranked: tuple[SearchMode, ...] = ("reranked",) if info.answering.reranker else ()
+    return (*MODES, *graph, *reranked)
 
 
 def read_questions(registry: Registry, path: Path) -> Sequence[KnownQuestion]:
@@ -160,6 +165,8 @@ def report_shown(report: EvalReport) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{told}; {figures.questions:,} questions")]
     if figures.modes:
         parts.append(modes_table(figures))
+    if figures.graph_gain is not None:
+        parts.append(gain_shown(figures.graph_gain))
     parts += [Text(f"{mode} was not measured: {why}", "yellow") for mode, why in figures.unmeasured.items()]
     if figures.answers is not None:
         parts.append(answers_table(figures.answers))
@@ -183,6 +190,17 @@ def modes_table(figures: KnowledgeFigures) -> Table:
     for mode, found in figures.modes.items():
         table.add_row(mode, *(_with_interval(found.metrics, found.intervals, name) for name in names), *_latency(found))
     return table
+
+
+def gain_shown(gain: Gain) -> Text:
+    """With the graph less without it."""
+    told = (f"{FIGURE_NAMES.get(name, name)} {_difference(gain, name)}" for name in gain.metrics)
+    return Text(f"graph less hybrid: {', '.join(told)}")
+
+
+def _difference(gain: Gain, name: str) -> str:
+    low, high = gain.intervals[name]
+    return f"{gain.metrics[name]:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def answers_table(answers: AnswerFigures) -> Table:

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from taskloom.core.knowledge import Hit, Refused, VersionInfo
-from taskloom.core.knowledge_calls import BaseInfo, KnowledgeAnswer, SearchResult, Source
+from taskloom.core.knowledge_calls import BaseInfo, GraphResult, KnowledgeAnswer, SearchResult, Source
+from taskloom.core.knowledge_graph import GraphInfo
 from taskloom.sdk.cli.render import CUT, EXCERPT_CHARACTERS, LINE_CELLS, excerpt, indented, plain
 
 SHOWN_REFUSALS = 20
@@ -40,6 +41,7 @@ def base_shown(info: BaseInfo) -> RenderableType:
         ("documents", f"{stats.documents:,}"),
         ("passages", f"{stats.passages:,}{f' ({languages})' if languages else ''}"),
         ("disk", size(stats.disk_bytes)),
+        *([("graph", _graph_size(stats.graph))] if stats.graph is not None else []),
         *_models_named(info),
     ):
         facts.add_row(Text(name, "dim"), Text(value))
@@ -56,6 +58,26 @@ def _models_named(info: BaseInfo) -> list[tuple[str, str]]:
     answering = info.answering
     told = [("re-ranker", f"{answering.reranker}, of {answering.candidates} candidates")] if answering.reranker else []
     return [*told, *([("writer", answering.writer)] if answering.writer else [])]
+
+
+def _graph_size(graph: GraphInfo) -> str:
+    return f"{graph.entities:,} entities, {graph.mentions:,} mentions, {graph.relations:,} relations"
+
+
+def graph_shown(result: GraphResult) -> RenderableType:
+    """Where a name stands, and what it is related to."""
+    mentions = _table("entity", "label", "document", "passage", "as written", right=("characters", "score"))
+    for one in result.mentions:
+        place = (f"{one.start}-{one.end}", f"{one.score:.2f}")
+        told = (one.name, one.label, one.document_id, one.passage_id, one.text)
+        mentions.add_row(*map(plain, told), *place)
+    if not result.relations:
+        return Group(mentions, Text("no relation with another name was found", "dim"))
+    relations = _table("head", "relation", "tail", "passage", right=("hop", "score"))
+    for relation in result.relations:
+        said = (relation.head, relation.relation, relation.tail, relation.passage_id)
+        relations.add_row(*map(plain, said), str(relation.hop), f"{relation.score:.2f}")
+    return Group(mentions, relations)
 
 
 def versions_table(versions: Sequence[VersionInfo]) -> RenderableType:
@@ -75,7 +97,7 @@ def hits_shown(result: SearchResult) -> RenderableType:
 def _hit(place: int, hit: Hit) -> RenderableType:
     passage = hit.passage
     head = _origin(place, passage.title, passage.document_id, passage.source, hit.score)
-    scores = (("fused", hit.fused), ("cosine", hit.dense), ("BM25", hit.sparse))
+    scores = (("fused", hit.fused), ("cosine", hit.dense), ("BM25", hit.sparse), ("graph", hit.graph))
     found = [f"{name} {score:.3f}" for name, score in scores if score is not None]
     if found:
         head.append(f"  {', '.join(found)}", "dim")
@@ -118,7 +140,10 @@ def _behind(answer: KnowledgeAnswer) -> list[RenderableType]:
 def _source(place: int, source: Source) -> RenderableType:
     start = source.passage.find(source.answer) if source.answer else -1
     shown = excerpt(source.passage, start, start + len(source.answer)) if start >= 0 else _beginning(source.passage)
-    return Group(_origin(place, source.title, source.document_id, source.source, source.score), indented(shown, 4))
+    head = _origin(place, source.title, source.document_id, source.source, source.score)
+    if source.graph is not None:
+        head.append("  by the graph", "dim")
+    return Group(head, indented(shown, 4))
 
 
 def _origin(place: int, title: str, document_id: str, source: str, score: float) -> Text:

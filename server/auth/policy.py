@@ -40,6 +40,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "/taskloom.v1.Knowledge/Search": _PREDICT,
         "/taskloom.v1.Knowledge/Ask": _PREDICT,
         "/taskloom.v1.Knowledge/AskStream": _PREDICT,
+        "/taskloom.v1.Knowledge/Graph": _PREDICT,
         "/taskloom.v1.Knowledge/ListBases": _CATALOGUE,
         "/taskloom.v1.Knowledge/Stats": _CATALOGUE,
         "/taskloom.v1.Knowledge/ListVersions": _CATALOGUE,

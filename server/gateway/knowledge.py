@@ -76,6 +76,13 @@ class KnowledgeServicer(pb_grpc.KnowledgeServicer):
         await _written(parts, writing)
         await context.write(pb.AskStreamResponse(request_id=asker.request_id, answer=codec.answer_to_message(answer)))
 
+    async def Graph(self, request: pb.GraphRequest, context: Context) -> pb.GraphResponse:  # noqa: N802
+        asker = self._asker(context, request.request_id)
+        call = await self._valid(
+            asker, "graph", request, lambda: codec.graph_from_message(request, asker.request_id, asker.deadline_s)
+        )
+        return codec.graph_result_to_message(await self._service.graph(asker, call))
+
     # -- changes ----------------------------------------------------------------------------------------------------------
 
     async def CreateBase(self, request: pb.CreateBaseRequest, context: Context) -> pb.BaseInfo:  # noqa: N802

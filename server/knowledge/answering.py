@@ -121,6 +121,7 @@ def span_source(candidate: Candidate) -> Source:
         start=passage.start + reading.start,
         end=passage.start + reading.end,
         score=candidate.confidence,
+        graph=candidate.hit.graph,
     )
 
 
@@ -140,4 +141,5 @@ def near_source(hit: Hit) -> Source:
         start=passage.start,
         end=passage.end,
         score=hit.score,
+        graph=hit.graph,
     )

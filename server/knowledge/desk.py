@@ -2,6 +2,8 @@
 
 upsert  -> prepare (split, compare)  -> embed what is new, in batches with everything else   -> put, one version
 ask     -> pin a version -> find passages -> let it go -> answer from them, with sources, or none (see `questions`)
+
+For a base that keeps a graph, names and relations are extracted besides from what is new (see `intake`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ from taskloom.core.knowledge import (
     Document,
     Embedded,
     KnowledgeBase,
-    Passage,
     Prepared,
     Refused,
     VersionInfo,
@@ -40,16 +41,20 @@ from taskloom.core.knowledge_calls import (
     AskCall,
     BaseInfo,
     BaseSpec,
+    GraphCall,
+    GraphResult,
     KnowledgeAnswer,
     SearchCall,
     SearchResult,
     UpsertResult,
 )
+from taskloom.core.knowledge_graph import Extraction
 from taskloom.core.ports import InferenceEngine, PartSink
 from taskloom.core.registry import Registry
 from taskloom.core.settings import KnowledgeSettings, Settings
 from taskloom.server.knowledge.folders import BaseFolders, Place
-from taskloom.server.knowledge.models import KnowledgeModels, Placed
+from taskloom.server.knowledge.intake import Intake
+from taskloom.server.knowledge.models import KnowledgeModels
 from taskloom.server.knowledge.questions import Questions
 
 log = logging.getLogger(__name__)
@@ -81,6 +86,7 @@ class KnowledgeDesk:
         self._registry = registry
         self._settings = settings
         self._models = KnowledgeModels(engine, settings)
+        self._intake = Intake(self._models, settings)
         self._questions = Questions(self._models, settings, self._in_thread)
         self._open: dict[Path, _Open] = {}
         self._opening: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -157,9 +163,10 @@ class KnowledgeDesk:
         opened = await self._opened(tenant, base, own=True)
         given = await self._gathered(documents)
         async with self._using(opened), opened.writing:
-            prepared = await self._changing(opened.base.prepare, given, self._spaces())
-            prepared, vectors = await self._embedded(prepared)
-            version = await _finished(self._changing(self._stored, opened.base, prepared, vectors))
+            prepared = await self._changing(opened.base.prepare, given, self._intake.spaces())
+            prepared, extractions = await self._extracted(opened.base, prepared)
+            prepared, vectors = await self._intake.embedded(prepared)
+            version = await _finished(self._changing(self._stored, opened.base, prepared, vectors, extractions))
         again = (Refused(document_id=name, reason=f"it is the same as {of}") for name, of in prepared.duplicates.items())
         return UpsertResult(
             version=version,
@@ -196,60 +203,23 @@ class KnowledgeDesk:
             given.append(document.model_copy(update={"language": re.split("[-_]", document.language.lower())[0]}))
         return given
 
+    async def _extracted(self, base: KnowledgeBase, prepared: Prepared) -> tuple[Prepared, Sequence[Extraction]]:
+        """The part that passages have in the base's graph, if it keeps one. What was read before is not read again."""
+        if not base.keeps_graph or not prepared.passages:
+            return prepared, ()
+        known = await self._changing(base.known_extractions, prepared.passages, self._intake.extractors())
+        return await self._intake.extracted(prepared, known)
+
     @staticmethod
-    def _stored(base: KnowledgeBase, prepared: Prepared, vectors: Sequence[Embedded]) -> int:
+    def _stored(base: KnowledgeBase, prepared: Prepared, vectors: Sequence[Embedded], extractions: Sequence[Extraction]) -> int:
         """The version that holds what was prepared; the newest one if there is nothing to store."""
+        if prepared.documents and base.keeps_graph:
+            kept = {passage.passage_id for passage in prepared.passages}
+            return base.put_extracted(prepared, vectors, [one for one in extractions if one.passage_id in kept])
         if prepared.documents:
             return base.put(prepared, vectors)
         with base.view() as view:
             return view.version
-
-    async def _embedded(self, prepared: Prepared) -> tuple[Prepared, list[Embedded]]:
-        """The places of the passages whose language has an embedding model. A document with a passage that the model can't take
-        is refused, and nothing else; any other failure is raised as it is."""
-        passages = [passage for passage in prepared.passages if self._models.embeds(self._language(passage.language))]
-        tasks = [asyncio.ensure_future(self._placed(passage)) for passage in passages]
-        try:
-            placed = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-        refused = {
-            passage.document_id: Refused(
-                document_id=passage.document_id, reason=f"a passage can't be embedded: {place.message}"
-            )
-            for passage, place in zip(passages, placed, strict=True)
-            if isinstance(place, InvalidInputError)
-        }
-        vectors = [
-            Embedded(passage.passage_id, place.space, place.vector)
-            for passage, place in zip(passages, placed, strict=True)
-            if isinstance(place, Placed) and passage.document_id not in refused
-        ]
-        for language in {passage.language for passage in passages}:
-            own = {passage.passage_id for passage in passages if passage.language == language}
-            if len(spaces := {vector.space for vector in vectors if vector.passage_id in own}) > 1:
-                raise UnavailableError(f"the embedding model changed meanwhile ({', '.join(sorted(spaces))}); try again")
-        if not refused:
-            return prepared, vectors
-        kept = {
-            "documents": tuple(one for one in prepared.documents if one.document_id not in refused),
-            "passages": tuple(one for one in prepared.passages if one.document_id not in refused),
-            "refused": (*prepared.refused, *refused.values()),
-        }
-        return prepared.model_copy(update=kept), vectors
-
-    def _spaces(self) -> dict[str, str]:
-        """Where passages of each language belong now; those that tell none go with the default language."""
-        spaces = self._models.spaces()
-        default = spaces.get(self._settings.default_language)
-        return {**spaces, "": default} if default is not None else spaces
-
-    async def _placed(self, passage: Passage) -> Placed | InvalidInputError:
-        try:
-            return await self._models.place_passage(passage.searchable, self._language(passage.language))
-        except InvalidInputError as error:
-            return error
 
     # -- questions --------------------------------------------------------------------------------------------------------
 
@@ -263,8 +233,11 @@ class KnowledgeDesk:
             found = await self._questions.find(view, answering, call)
         return await self._questions.answer(found, answering, call, send)
 
-    def _language(self, code: str) -> str:
-        return code or self._settings.default_language
+    async def graph(self, tenant: str, call: GraphCall) -> GraphResult:
+        async with self._view(tenant, call.base, call.version) as (_, view):
+            look = partial(view.neighbourhood, call.name, hops=call.hops, limit=call.limit)
+            found = await self._in_thread(look)
+            return GraphResult(version=view.version, mentions=found.mentions, relations=found.relations)
 
     # -- opening and closing ----------------------------------------------------------------------------------------------
 

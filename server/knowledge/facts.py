@@ -32,6 +32,11 @@ def ranking_told(ranking: Sequence[tuple[str, float | None, float]]) -> dict[str
     return {"reranked": [[name, before, after] for name, (_, before, after) in told]} if ranking else {}
 
 
+def graph_told(passage_ids: Sequence[str]) -> dict[str, Any]:
+    """Those of them that the graph led to, if it led to any."""
+    return {"graph_passages": ids_told(passage_ids)} if passage_ids else {}
+
+
 class Tally:
     """Counts documents as they pass."""
 

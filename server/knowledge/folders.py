@@ -52,10 +52,6 @@ class BaseFolders:
         found |= {place.spec.base: place for place in self._of(tenant)}
         return [found[name] for name in sorted(found)]
 
-    def models(self, tenant: str) -> list[str]:
-        """Those that the bases which the tenant sees are set to use."""
-        return sorted({name for place in self.visible(tenant) for name in place.spec.answering.models})
-
     def find(self, tenant: str, base: str) -> Place:
         """Raises `NotFoundError`, which names the bases that the tenant sees, and `ArtifactError` for one of its own that can't
         be read. Its own are looked up without a look at anybody else's."""

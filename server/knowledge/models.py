@@ -5,13 +5,19 @@ An **embedding** model takes `text` and `kind` (`query` or `passage`) and gives 
 `no_answer_threshold` set to 1 makes it answer in any case. A **re-ranker** is a reader, which says how likely a passage holds
 no answer, or takes `text` and `text_pair` (question and passage) and gives `labels`, each with `label` and `score`: one of them
 is `relevant`, or there is only one. A **writer** takes `document` and gives `summary`, and perhaps `truncated`.
+
+For graphs, an **entity** model takes `text` and gives `entities`, each with `text`, `label`, `start`, `end` (code points) and
+`score`. A **relation** model takes `text` and in it `head` and `tail`, each with `start` and `end`, and gives `labels`, the
+best first, each with `label`, `score` and, if it tells them apart, `relation` and `direction` (`tail_to_head`, where it is so).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +26,20 @@ from numpy.typing import NDArray
 
 from taskloom.core.errors import DeadlineExceededError, InvalidInputError, ModelFailedError, NotFoundError, UnsupportedError
 from taskloom.core.knowledge_calls import MAX_QUESTION_CHARACTERS, AnswerConfig
+from taskloom.core.knowledge_graph import EntityMention
 from taskloom.core.ports import InferenceEngine, PartSink
 from taskloom.core.settings import KnowledgeSettings
 from taskloom.core.types import InferCall, InferResult, ModelRef
 
+log = logging.getLogger(__name__)
+
 Vector = NDArray[np.float32]
+Span = tuple[int, int]
 AT_ONCE = 128
-"""Passages that are embedded at a time: enough to fill batches, few enough that other requests find room in the queue."""
+"""Passages that models are asked about at a time: enough to fill batches, few enough that other requests find room in the
+queue."""
 LOW_PRIORITY = -50
-"""Of embedding documents: questions go first."""
+"""Of what is asked about documents: questions of users go first."""
 RELEVANT = "relevant"
 """The label of a pair whose passage answers the question."""
 TRIED = ("Which river is the longest?", "The Nile is the longest river of Africa.")
@@ -64,13 +75,22 @@ class Written:
     model: str
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a relation model says of two names; `backwards`: the second is the head."""
+
+    relation: str
+    backwards: bool
+    score: float
+
+
 class KnowledgeModels:
     """The models of each language, and those that bases name, through the engine that serves them."""
 
     def __init__(self, engine: InferenceEngine, settings: KnowledgeSettings) -> None:
         self._engine = engine
         self._languages = settings.languages
-        self._embedding = asyncio.Semaphore(AT_ONCE)
+        self._about_documents = asyncio.Semaphore(AT_ONCE)
 
     def embeds(self, language: str) -> bool:
         """Whether passages of the language have a place in some space; others are found by their words alone."""
@@ -90,7 +110,7 @@ class KnowledgeModels:
 
     async def place_passage(self, text: str, language: str) -> Placed:
         """Where a passage lies. Few are under way at a time, and questions go before them."""
-        async with self._embedding:
+        async with self._about_documents:
             return await self._place(text, language, "passage", None, LOW_PRIORITY)
 
     async def place_question(self, text: str, language: str, deadline_s: float | None) -> Placed:
@@ -187,6 +207,74 @@ class KnowledgeModels:
             ) from exc
         return frozenset(schema.get("properties", {}))
 
+    # -- for graphs -------------------------------------------------------------------------------------------------------
+
+    def finds_names(self, language: str) -> bool:
+        """Whether texts of the language have a part in graphs."""
+        return language in self._languages and bool(self._languages[language].entities)
+
+    def relates(self, language: str) -> bool:
+        """Whether a graph says how names in the language are related, and not only where they stand."""
+        return language in self._languages and bool(self._languages[language].relations)
+
+    def extractors(self) -> dict[str, tuple[str, ...]]:
+        """By language, NAME@VERSION of the models that read passages for graphs now. Raises `UnsupportedError` for one that is
+        not served."""
+        return {
+            language: tuple(self.extractor(language, use) for use in ("entities", "relations")[: 1 + self.relates(language)])
+            for language in filter(self.finds_names, self._languages)
+        }
+
+    def extractor(self, language: str, use: str) -> str:
+        name = self._model(language, use)
+        try:
+            info = self._engine.describe(ModelRef.parse(name)).info
+        except NotFoundError as exc:
+            raise UnsupportedError(
+                f"the graph of this knowledge base needs {name}, which is not served: {exc.message}. Serve it as well, or name "
+                f"another or none as `{use}` in [knowledge.languages.{language}]"
+            ) from exc
+        return f"{info.name}@{info.version}"
+
+    async def entities(self, text: str, language: str) -> tuple[list[EntityMention], str]:
+        """The names in a passage, in its order, and the model that found them."""
+        async with self._about_documents:
+            return await self._entities(text, language, None, LOW_PRIORITY)
+
+    async def names_asked(self, text: str, language: str, deadline_s: float | None) -> tuple[tuple[str, ...], str]:
+        """The names in a question, and the model that found them; none where no model is there for it."""
+        if not self.finds_names(language):
+            return (), ""
+        try:
+            found, model = await self._entities(text, language, deadline_s, 0)
+        except NotFoundError as error:
+            log.warning("a question's names are those that the graph knows, and no others: %s", error)
+            return (), ""
+        return tuple(one.text for one in found), model
+
+    async def _entities(
+        self, text: str, language: str, deadline_s: float | None, priority: int
+    ) -> tuple[list[EntityMention], str]:
+        model = self._model(language, "entities")
+        result = await self._ask(model, {"text": text}, {}, deadline_s, priority=priority)
+        with _as_told(result, "entities, each with text, label, start, end and score"):
+            fields = EntityMention.model_fields
+            found = [EntityMention(**{name: one[name] for name in fields}) for one in result.output["entities"]]
+            if any(text[one.start : one.end] != one.text for one in found):
+                raise ValueError("a text that does not stand there")
+        return sorted(found, key=lambda one: (one.start, -one.end)), f"{result.model}@{result.version}"
+
+    async def relation(self, text: str, head: Span, tail: Span, language: str) -> tuple[Told, str]:
+        """What the relation model says of two parts of a text, and its name and version."""
+        given = {"text": text, **{name: {"start": span[0], "end": span[1]} for name, span in (("head", head), ("tail", tail))}}
+        async with self._about_documents:
+            result = await self._ask(self._model(language, "relations"), given, {"top_k": 1}, None, priority=LOW_PRIORITY)
+        with _as_told(result, "labels, the best first, each with label and score"):
+            best = result.output["labels"][0]
+            relation, backwards = str(best.get("relation") or best["label"]), best.get("direction") == "tail_to_head"
+            told = Told(relation, backwards, float(best["score"]))
+        return told, f"{result.model}@{result.version}"
+
     def _model(self, language: str, use: str) -> str:
         models = self._languages.get(language)
         name: str = getattr(models, use) if models is not None else ""
@@ -233,6 +321,15 @@ def _relevance(result: InferResult) -> float:
             "it with `labels` that say which one is"
         )
     return next(iter(scores.values()))
+
+
+@contextmanager
+def _as_told(result: InferResult, what: str) -> Iterator[None]:
+    """Raises `ModelFailedError` where a model's output is not what it was to give."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as exc:
+        raise ModelFailedError(f"{result.model} was to give {what}, and did not: it can make no graph") from exc
 
 
 def _reading(result: InferResult) -> Reading:

@@ -1,14 +1,15 @@
 """From a question to passages and to an answer.
 
-find   -> embed the question -> search, in one version
+find   -> embed the question, and find its names for a base that keeps a graph -> search, in one version
 answer -> re-rank, where the base names a model for it -> FAQ entry, or read the passages, or have an answer written from them
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from taskloom.core.errors import UnsupportedError
@@ -62,15 +63,10 @@ class Questions:
             raise UnsupportedError(
                 f"knowledge base {call.base!r} has no re-ranker; name one: taskloom kb configure {call.base} --reranker MODEL"
             )
-        wanted: Mode = "hybrid" if call.mode == "reranked" else call.mode
-        vectors, _ = await self._vectors(view, call.query, language, wanted, call.deadline_s)
-        if call.mode == "dense" and not vectors:
-            raise UnsupportedError(
-                f"knowledge base {call.base!r} has no vectors that a question in {language!r} could be compared with; "
-                "search by words (mode sparse), or put the documents in again with an embedding model for the language"
-            )
+        mode = answered_from(view) if call.mode == "reranked" else call.mode
         limit = max(call.limit, answering.candidates) if reranked else call.limit
-        query = Query(text=call.query, vectors=vectors, limit=limit, where=call.where, mode=wanted if vectors else "sparse")
+        query = Query(text=call.query, vectors={}, limit=limit, where=call.where, mode=mode)
+        query, _ = await self._placed(view, query, language, call)
         hits = tuple(await self._in_thread(view.search, query))
         if reranked:
             hits, _ = await self._reranked(answering.reranker, call.query, hits, call.deadline_s)
@@ -80,12 +76,11 @@ class Questions:
         """The passages among which the answer to a question is looked for."""
         language = self._language(language_of_script(call.question))
         question = understood(call.question, call.turns, language)
-        vectors, space = await self._vectors(view, question, language, "hybrid", call.deadline_s)
         limit = max(call.passages, answering.candidates) if answering.reranker else call.passages
-        mode: Mode = "hybrid" if vectors else "sparse"
-        query = Query(text=question, vectors=vectors, limit=limit, where=call.where, mode=mode)
+        query = Query(text=question, vectors={}, limit=limit, where=call.where, mode=call.mode or answered_from(view))
+        query, finders = await self._placed(view, query, language, call)
         hits = tuple(await self._in_thread(view.search, query))
-        return Found(question, language, view.version, hits, (space,) if space else ())
+        return Found(question, language, view.version, hits, finders)
 
     async def answer(
         self, found: Found, answering: AnswerConfig, call: AskCall, send: PartSink | None = None
@@ -110,7 +105,7 @@ class Questions:
             understood_as=question if question != call.question else "",
             version=found.version,
             threshold=next(threshold for threshold in chosen if threshold is not None),
-            models=tuple(name for name in (*names, reader) if name),
+            models=tuple(dict.fromkeys(name for name in (*names, reader) if name)),
         )
         calibration = self._settings.calibration
         sure = faq_confidence(faq_similarity(question, faq), calibration) if faq is not None else 0.0
@@ -148,6 +143,29 @@ class Questions:
         scored = [hit.model_copy(update={"score": score, "fused": hit.score}) for hit, score in zip(hits, scores, strict=True)]
         return tuple(sorted(scored, key=lambda hit: -hit.score)), name
 
+    async def _placed(
+        self, view: View, query: Query, language: str, call: SearchCall | AskCall
+    ) -> tuple[Query, tuple[str, ...]]:
+        """The query with what models say of its text, and their names. One without a place in the base's spaces is by words,
+        and by the graph where that is asked for."""
+        if query.mode == "graph" and not view.keeps_graph:
+            raise UnsupportedError(
+                f"knowledge base {call.base!r} keeps no graph, which is chosen when one is created (graph = true); leave "
+                "out the mode, or search by text alone (mode hybrid)"
+            )
+        finding = self._models.names_asked(query.text, language, call.deadline_s) if query.mode == "graph" else _nothing()
+        (vectors, space), (names, finder) = await asyncio.gather(
+            self._vectors(view, query.text, language, query.mode, call.deadline_s), finding
+        )
+        if query.mode == "dense" and not vectors:
+            raise UnsupportedError(
+                f"knowledge base {call.base!r} has no vectors that a question in {language!r} could be compared with; "
+                "search by words (mode sparse), or put the documents in again with an embedding model for the language"
+            )
+        mode: Mode = query.mode if vectors or query.mode == "graph" else "sparse"
+        placed = replace(query, vectors=vectors, mode=mode, entities=names)
+        return placed, tuple(name for name in (space, finder) if name)
+
     async def _vectors(
         self, view: View, text: str, language: str, mode: Mode, deadline_s: float | None
     ) -> tuple[dict[str, Vector], str]:
@@ -165,3 +183,12 @@ class Questions:
 
     def _language(self, code: str) -> str:
         return code or self._settings.default_language
+
+
+def answered_from(view: View) -> Mode:
+    """How the passages are found that a question is answered from, unless it says otherwise."""
+    return "graph" if view.keeps_graph else "hybrid"
+
+
+async def _nothing() -> tuple[tuple[str, ...], str]:
+    return (), ""

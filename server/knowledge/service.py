@@ -23,6 +23,8 @@ from taskloom.core.knowledge_calls import (
     AskCall,
     BaseInfo,
     BaseSpec,
+    GraphCall,
+    GraphResult,
     KnowledgeAnswer,
     KnowledgeEngine,
     SearchCall,
@@ -33,7 +35,7 @@ from taskloom.core.ports import PartSink
 from taskloom.core.types import ModelRef, Principal
 from taskloom.server.admission import Admission, within
 from taskloom.server.auth.policy import ADMIN, PREDICT, check_role
-from taskloom.server.knowledge.facts import Tally, ids_told, model_of, passages_told, ranking_told
+from taskloom.server.knowledge.facts import Tally, graph_told, ids_told, model_of, passages_told, ranking_told
 from taskloom.server.ledger import Payload, RequestLedger
 from taskloom.server.records import NO_FACTS, RequestRecord, SentParts
 
@@ -103,7 +105,9 @@ class KnowledgeService:
         def outcome(result: SearchResult) -> Outcome:
             passages = [hit.passage.passage_id for hit in result.hits]
             ranking = [(hit.passage.passage_id, hit.fused, hit.score) for hit in result.hits if hit.fused is not None]
-            return Outcome(result.version, {"hits": len(passages), **passages_told(passages), **ranking_told(ranking)})
+            led = graph_told([hit.passage.passage_id for hit in result.hits if hit.graph is not None])
+            facts = {"hits": len(passages), **passages_told(passages), **led, **ranking_told(ranking)}
+            return Outcome(result.version, facts)
 
         async def run(deadline_s: float) -> SearchResult:
             return await self._engine.search(asker.principal.tenant, call.model_copy(update={"deadline_s": deadline_s}))
@@ -125,6 +129,7 @@ class KnowledgeService:
                 "confidence": answer.confidence,
                 "models": list(answer.models),
                 **passages_told([source.passage_id for source in answer.sources]),
+                **graph_told([source.passage_id for source in answer.sources if source.graph is not None]),
                 **ranking_told([(one.passage_id, one.fused, one.score) for one in answer.ranking]),
                 **({"evidence": answer.evidence, "truncated": answer.truncated} if answer.kind == "written" else {}),
             }
@@ -137,8 +142,21 @@ class KnowledgeService:
 
         turns = [turn.model_dump() for turn in call.turns] or None
         payload = _without_none(question=call.question, turns=turns, where=call.where)
-        facts = {"partials": True} if sent is not None else NO_FACTS
+        facts = {**_without_none(mode=call.mode), **({"partials": True} if sent is not None else {})}
         job = _Job("ask", call.base, run, outcome, roles=_ASK, payload=payload, facts=facts, sent=sent)
+        return (await self._recorded(asker, job)).model_copy(update={"request_id": asker.request_id})
+
+    async def graph(self, asker: Asker, call: GraphCall) -> GraphResult:
+        def outcome(result: GraphResult) -> Outcome:
+            passages = dict.fromkeys([one.passage_id for one in result.mentions] + [one.passage_id for one in result.relations])
+            counts = {"mentions": len(result.mentions), "relations": len(result.relations)}
+            return Outcome(result.version, {**counts, **passages_told(list(passages))})
+
+        async def run(deadline_s: float) -> GraphResult:
+            return await self._engine.graph(asker.principal.tenant, call.model_copy(update={"deadline_s": deadline_s}))
+
+        facts = {"hops": call.hops, "limit": call.limit}
+        job = _Job("graph", call.base, run, outcome, roles=_ASK, payload={"name": call.name}, facts=facts)
         return (await self._recorded(asker, job)).model_copy(update={"request_id": asker.request_id})
 
     # -- changes ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from taskloom.core.knowledge_calls import (
     AskCall,
     BaseInfo,
     BaseSpec,
+    GraphCall,
+    GraphResult,
     KnowledgeAnswer,
     Ranked,
     SearchCall,
@@ -21,6 +23,7 @@ from taskloom.core.knowledge_calls import (
     Turn,
     UpsertResult,
 )
+from taskloom.core.knowledge_graph import GraphInfo, GraphMention, GraphRelation
 from taskloom.core.wire import knowledge_codec as codec
 from taskloom.core.wire.gen import knowledge_pb2 as pb
 
@@ -60,7 +63,7 @@ def test_a_document_survives_the_wire_with_whole_numbers_whole(document: Documen
         query=ident,
         limit=st.integers(1, 100),
         where=st.none() | metadata,
-        mode=st.sampled_from(["hybrid", "dense", "sparse", "reranked"]),
+        mode=st.sampled_from(["hybrid", "dense", "sparse", "graph", "reranked"]),
         version=st.none() | st.integers(0, 2**40),
         request_id=st.just("r"),
     )
@@ -79,6 +82,7 @@ def test_a_search_survives_the_wire(call: SearchCall) -> None:
         where=st.none() | metadata,
         passages=st.integers(1, 20),
         threshold=st.none() | st.floats(0, 1),
+        mode=st.none() | st.sampled_from(["hybrid", "graph"]),
         version=st.none() | st.integers(0, 2**40),
         request_id=st.just("r"),
     )
@@ -99,6 +103,7 @@ sources = st.builds(
     start=counts,
     end=counts,
     score=score,
+    graph=st.none() | score,
 )
 
 
@@ -124,7 +129,8 @@ def test_an_answer_survives_the_wire(answer: KnowledgeAnswer) -> None:
     assert codec.answer_from_message(sent) == answer
 
 
-hits = st.builds(Hit, passage=passages, score=score, dense=st.none() | score, sparse=st.none() | score, fused=st.none() | score)
+scores = st.none() | score
+hits = st.builds(Hit, passage=passages, score=score, dense=scores, sparse=scores, graph=scores, fused=scores)
 
 
 @given(st.builds(SearchResult, version=counts, hits=st.lists(hits, max_size=3).map(tuple), request_id=text))
@@ -133,14 +139,71 @@ def test_hits_survive_the_wire_and_what_was_not_found_stays_none(result: SearchR
     assert codec.search_result_from_message(sent) == result
 
 
+probability = st.floats(0, 1)
+models = st.lists(text, max_size=2).map(tuple)
+mentions = st.builds(
+    GraphMention,
+    name=text,
+    label=text,
+    document_id=text,
+    passage_id=text,
+    text=text,
+    start=counts,
+    end=counts,
+    score=probability,
+    models=models,
+)
+relations = st.builds(
+    GraphRelation,
+    head=text,
+    head_label=text,
+    relation=text,
+    tail=text,
+    tail_label=text,
+    hop=st.integers(1, 2),
+    document_id=text,
+    passage_id=text,
+    score=probability,
+    models=models,
+)
+
+
+@given(
+    st.builds(
+        GraphCall,
+        base=st.just("b"),
+        name=ident,
+        hops=st.integers(1, 2),
+        limit=st.integers(1, 100),
+        version=st.none() | st.integers(0, 2**40),
+        request_id=st.just("r"),
+    ),
+    st.builds(
+        GraphResult,
+        version=counts,
+        mentions=st.lists(mentions, max_size=2).map(tuple),
+        relations=st.lists(relations, max_size=2).map(tuple),
+        request_id=text,
+    ),
+)
+def test_a_look_at_a_graph_survives_the_wire(call: GraphCall, result: GraphResult) -> None:
+    sent = pb.GraphRequest.FromString(codec.graph_to_message(call).SerializeToString())
+    assert codec.graph_from_message(sent, sent.request_id, None) == call
+    told = pb.GraphResponse.FromString(codec.graph_result_to_message(result).SerializeToString())
+    assert codec.graph_result_from_message(told) == result
+
+
 def test_the_rest_survives_the_wire() -> None:
     index = IndexInfo(space="e@1", kind="hnsw", vectors=3, dimensions=384, recall=0.99, memory_bytes=10)
     stats = KnowledgeStats(version=3, documents=2, passages=3, languages={"zh": 1, "en": 2}, disk_bytes=9, indexes=(index,))
+    graph = GraphInfo(entities=2, mentions=3, relations=0)
     answering = AnswerConfig(
         reranker="a", candidates=3, writer="b@2", params={"num_beams": 2}, threshold=0.0, passage="{text}{{"
     )
-    info = BaseInfo(base="b", shared=True, retriever="r", stats=stats, answering=answering)
-    assert codec.base_from_message(codec.base_to_message(info)) == info
+    for known in (None, graph):
+        own = stats.model_copy(update={"graph": known})
+        info = BaseInfo(base="b", shared=True, retriever="r", stats=own, answering=answering)
+        assert codec.base_from_message(codec.base_to_message(info)) == info
     spec = BaseSpec(base="b", shared=True, retriever="r", config={"overlap": 2, "rate": 0.5}, answering=answering)
     assert codec.spec_from_message(codec.spec_to_message(spec)) == spec
     refused = (Refused(document_id="d", reason="空"),)
@@ -161,6 +224,9 @@ def test_what_is_left_out_means_the_default() -> None:
     assert codec.spec_from_message(pb.CreateBaseRequest(base="b")).answering == AnswerConfig()
     part = codec.piece_from_message(pb.AskStreamResponse(text="of it"))
     assert part == "of it"
+    assert asked.mode is None
+    near = codec.graph_from_message(pb.GraphRequest(base="b", name="x"), "r", None)
+    assert (near.hops, near.limit, near.version) == (1, 20, None)
 
 
 @pytest.mark.parametrize("value", [2**53 + 1, -(2**60), (1, 2**53 + 1)])

@@ -34,6 +34,7 @@ def test_public_names():
         "DeadlineExceededError",
         "Document",
         "Entity",
+        "GraphResult",
         "Hit",
         "InferResult",
         "InputTooLargeError",

@@ -6,13 +6,22 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from taskloom.core.errors import AlreadyExistsError, NotFoundError, TaskloomError, UnavailableError, unknown_name
+from taskloom.core.errors import (
+    AlreadyExistsError,
+    NotFoundError,
+    TaskloomError,
+    UnavailableError,
+    UnsupportedError,
+    unknown_name,
+)
 from taskloom.core.knowledge import Document, Hit, IndexInfo, KnowledgeStats, Passage, Refused, VersionInfo
 from taskloom.core.knowledge_calls import (
     AnswerConfig,
     AskCall,
     BaseInfo,
     BaseSpec,
+    GraphCall,
+    GraphResult,
     KnowledgeAnswer,
     Ranked,
     SearchCall,
@@ -20,6 +29,7 @@ from taskloom.core.knowledge_calls import (
     Source,
     UpsertResult,
 )
+from taskloom.core.knowledge_graph import GraphInfo, GraphMention, GraphRelation
 from taskloom.core.ports import PartSink
 
 READER = "reader@1"
@@ -39,6 +49,10 @@ class MemoryBase:
     def newest(self) -> int:
         return len(self.versions) - 1
 
+    @property
+    def keeps_graph(self) -> bool:
+        return self.spec.config.get("graph") is True
+
     def add(self, documents: dict[str, Document], change: str) -> int:
         self.versions.append(documents)
         self.changes.append(change)
@@ -54,6 +68,7 @@ class MemoryBase:
             languages={"en": len(documents)},
             disk_bytes=2048,
             indexes=(index,),
+            graph=GraphInfo(entities=2, mentions=len(documents), relations=1) if self.keeps_graph else None,
         )
         retriever, answering = self.spec.retriever or "memory", self.spec.answering
         return BaseInfo(base=self.spec.base, shared=self.spec.shared, retriever=retriever, stats=stats, answering=answering)
@@ -67,14 +82,16 @@ class MemoryBase:
 
 
 class MemoryKnowledge:
-    """`errors` are raised for questions, queries and bases of that text; a question `slow` waits for `release`, and `crash`
+    """In a base with `graph` every document is about `Ann`, and in the mode `graph` every passage came by it.
+
+    `errors` are raised for questions, queries and bases of that text; a question `slow` waits for `release`, and `crash`
     raises what nobody foresaw. A document without text is refused. Where a base names a writer, answers are `writes`, part by
     part; a question that begins with `breaks` breaks off then. Keeps the calls that it got."""
 
     def __init__(self) -> None:
         self.kept: dict[str, MemoryBase] = {}
         self.errors: dict[str, TaskloomError] = {}
-        self.calls: list[SearchCall | AskCall] = []
+        self.calls: list[SearchCall | AskCall | GraphCall] = []
         self.upserts = 0
         self.writes: list[str] = []
         self.release = asyncio.Event()
@@ -136,7 +153,13 @@ class MemoryKnowledge:
             raise self.errors[call.query]
         version = kept.newest if call.version is None else call.version
         found = [
-            Hit(passage=passage_of(document), score=1 / (place + 1), dense=0.5, sparse=None)
+            Hit(
+                passage=passage_of(document),
+                score=1 / (place + 1),
+                dense=0.5,
+                sparse=None,
+                graph=0.25 if call.mode == "graph" else None,
+            )
             for place, document in enumerate(kept.versions[version].values())
             if all(document.metadata.get(key) == value for key, value in (call.where or {}).items())
         ]
@@ -156,7 +179,8 @@ class MemoryKnowledge:
         if call.question in self.errors:
             raise self.errors[call.question]
         found = await self.search(
-            tenant, SearchCall(base=call.base, query=call.question, where=call.where, version=call.version)
+            tenant,
+            SearchCall(base=call.base, query=call.question, where=call.where, version=call.version, mode=call.mode or "hybrid"),
         )
         self.calls[-1] = call
         sources = tuple(source_of(hit, call.question) for hit in found.hits[: call.passages])
@@ -186,6 +210,45 @@ class MemoryKnowledge:
             version=found.version,
             models=(READER,),
         )
+
+    async def graph(self, tenant: str, call: GraphCall) -> GraphResult:
+        self.calls.append(call)
+        kept = self.base(tenant, call.base)
+        if not kept.keeps_graph:
+            raise UnsupportedError(f"{call.base!r} keeps no graph")
+        if call.name != "Ann":
+            raise NotFoundError(f"the graph has no entity named {call.name!r}")
+        version = kept.newest if call.version is None else call.version
+        passages = [passage_of(document) for document in kept.versions[version].values()]
+        there = {"score": 0.5, "models": ("names@1",)}
+        mentions = [
+            GraphMention(
+                name="ann",
+                label="PER",
+                document_id=passage.document_id,
+                passage_id=passage.passage_id,
+                text="Ann",
+                start=0,
+                end=3,
+                **there,
+            )
+            for passage in passages
+        ]
+        relations = [
+            GraphRelation(
+                head="ann",
+                head_label="PER",
+                relation="owns",
+                tail="bolt",
+                tail_label="ORG",
+                hop=call.hops,
+                document_id=passage.document_id,
+                passage_id=passage.passage_id,
+                **there,
+            )
+            for passage in passages[:1]
+        ]
+        return GraphResult(version=version, mentions=tuple(mentions[: call.limit]), relations=tuple(relations))
 
     async def stats(self, tenant: str, base: str) -> BaseInfo:
         return self.base(tenant, base).info()
@@ -229,4 +292,5 @@ def source_of(hit: Hit, question: str) -> Source:
         start=max(start, 0),
         end=max(start, 0) + len(answer),
         score=hit.score,
+        graph=hit.graph,
     )

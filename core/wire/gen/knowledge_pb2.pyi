@@ -60,7 +60,7 @@ class ListBasesResponse(_message.Message):
     def __init__(self, bases: _Optional[_Iterable[_Union[BaseInfo, _Mapping]]] = ...) -> None: ...
 
 class BaseInfo(_message.Message):
-    __slots__ = ("base", "shared", "retriever", "version", "documents", "passages", "languages", "disk_bytes", "indexes", "answering")
+    __slots__ = ("base", "shared", "retriever", "version", "documents", "passages", "languages", "disk_bytes", "indexes", "graph", "answering")
     class LanguagesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +77,7 @@ class BaseInfo(_message.Message):
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
     ANSWERING_FIELD_NUMBER: _ClassVar[int]
     base: str
     shared: bool
@@ -87,8 +88,19 @@ class BaseInfo(_message.Message):
     languages: _containers.ScalarMap[str, int]
     disk_bytes: int
     indexes: _containers.RepeatedCompositeFieldContainer[Index]
+    graph: GraphSize
     answering: AnswerConfig
-    def __init__(self, base: _Optional[str] = ..., shared: bool = ..., retriever: _Optional[str] = ..., version: _Optional[int] = ..., documents: _Optional[int] = ..., passages: _Optional[int] = ..., languages: _Optional[_Mapping[str, int]] = ..., disk_bytes: _Optional[int] = ..., indexes: _Optional[_Iterable[_Union[Index, _Mapping]]] = ..., answering: _Optional[_Union[AnswerConfig, _Mapping]] = ...) -> None: ...
+    def __init__(self, base: _Optional[str] = ..., shared: bool = ..., retriever: _Optional[str] = ..., version: _Optional[int] = ..., documents: _Optional[int] = ..., passages: _Optional[int] = ..., languages: _Optional[_Mapping[str, int]] = ..., disk_bytes: _Optional[int] = ..., indexes: _Optional[_Iterable[_Union[Index, _Mapping]]] = ..., graph: _Optional[_Union[GraphSize, _Mapping]] = ..., answering: _Optional[_Union[AnswerConfig, _Mapping]] = ...) -> None: ...
+
+class GraphSize(_message.Message):
+    __slots__ = ("entities", "mentions", "relations")
+    ENTITIES_FIELD_NUMBER: _ClassVar[int]
+    MENTIONS_FIELD_NUMBER: _ClassVar[int]
+    RELATIONS_FIELD_NUMBER: _ClassVar[int]
+    entities: int
+    mentions: int
+    relations: int
+    def __init__(self, entities: _Optional[int] = ..., mentions: _Optional[int] = ..., relations: _Optional[int] = ...) -> None: ...
 
 class Index(_message.Message):
     __slots__ = ("space", "kind", "vectors", "dimensions", "recall", "memory_bytes")
@@ -213,18 +225,20 @@ class SearchResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., version: _Optional[int] = ..., hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("passage", "score", "dense", "sparse", "fused")
+    __slots__ = ("passage", "score", "dense", "sparse", "graph", "fused")
     PASSAGE_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     DENSE_FIELD_NUMBER: _ClassVar[int]
     SPARSE_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
     FUSED_FIELD_NUMBER: _ClassVar[int]
     passage: Passage
     score: float
     dense: float
     sparse: float
+    graph: float
     fused: float
-    def __init__(self, passage: _Optional[_Union[Passage, _Mapping]] = ..., score: _Optional[float] = ..., dense: _Optional[float] = ..., sparse: _Optional[float] = ..., fused: _Optional[float] = ...) -> None: ...
+    def __init__(self, passage: _Optional[_Union[Passage, _Mapping]] = ..., score: _Optional[float] = ..., dense: _Optional[float] = ..., sparse: _Optional[float] = ..., graph: _Optional[float] = ..., fused: _Optional[float] = ...) -> None: ...
 
 class Passage(_message.Message):
     __slots__ = ("passage_id", "document_id", "text", "start", "end", "title", "headings", "question", "language", "source", "metadata")
@@ -261,7 +275,7 @@ class Turn(_message.Message):
     def __init__(self, question: _Optional[str] = ..., answer: _Optional[str] = ...) -> None: ...
 
 class AskRequest(_message.Message):
-    __slots__ = ("base", "question", "turns", "where", "passages", "threshold", "version", "request_id")
+    __slots__ = ("base", "question", "turns", "where", "passages", "threshold", "version", "request_id", "mode")
     BASE_FIELD_NUMBER: _ClassVar[int]
     QUESTION_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +284,7 @@ class AskRequest(_message.Message):
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
     base: str
     question: str
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
@@ -278,7 +293,8 @@ class AskRequest(_message.Message):
     threshold: float
     version: int
     request_id: str
-    def __init__(self, base: _Optional[str] = ..., question: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., where: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., passages: _Optional[int] = ..., threshold: _Optional[float] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    mode: str
+    def __init__(self, base: _Optional[str] = ..., question: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., where: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., passages: _Optional[int] = ..., threshold: _Optional[float] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class AskResponse(_message.Message):
     __slots__ = ("request_id", "version", "kind", "answer", "confidence", "language", "understood_as", "sources", "models", "ranking", "evidence", "truncated")
@@ -329,7 +345,7 @@ class AskStreamResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., text: _Optional[str] = ..., answer: _Optional[_Union[AskResponse, _Mapping]] = ...) -> None: ...
 
 class Source(_message.Message):
-    __slots__ = ("document_id", "passage_id", "title", "source", "passage", "answer", "start", "end", "score")
+    __slots__ = ("document_id", "passage_id", "title", "source", "passage", "answer", "start", "end", "score", "graph")
     DOCUMENT_ID_FIELD_NUMBER: _ClassVar[int]
     PASSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
@@ -339,6 +355,7 @@ class Source(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
     document_id: str
     passage_id: str
     title: str
@@ -348,7 +365,82 @@ class Source(_message.Message):
     start: int
     end: int
     score: float
-    def __init__(self, document_id: _Optional[str] = ..., passage_id: _Optional[str] = ..., title: _Optional[str] = ..., source: _Optional[str] = ..., passage: _Optional[str] = ..., answer: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
+    graph: float
+    def __init__(self, document_id: _Optional[str] = ..., passage_id: _Optional[str] = ..., title: _Optional[str] = ..., source: _Optional[str] = ..., passage: _Optional[str] = ..., answer: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., score: _Optional[float] = ..., graph: _Optional[float] = ...) -> None: ...
+
+class GraphRequest(_message.Message):
+    __slots__ = ("base", "name", "hops", "limit", "version", "request_id")
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    HOPS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    base: str
+    name: str
+    hops: int
+    limit: int
+    version: int
+    request_id: str
+    def __init__(self, base: _Optional[str] = ..., name: _Optional[str] = ..., hops: _Optional[int] = ..., limit: _Optional[int] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class GraphResponse(_message.Message):
+    __slots__ = ("request_id", "version", "mentions", "relations")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MENTIONS_FIELD_NUMBER: _ClassVar[int]
+    RELATIONS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    version: int
+    mentions: _containers.RepeatedCompositeFieldContainer[GraphMention]
+    relations: _containers.RepeatedCompositeFieldContainer[GraphRelation]
+    def __init__(self, request_id: _Optional[str] = ..., version: _Optional[int] = ..., mentions: _Optional[_Iterable[_Union[GraphMention, _Mapping]]] = ..., relations: _Optional[_Iterable[_Union[GraphRelation, _Mapping]]] = ...) -> None: ...
+
+class GraphMention(_message.Message):
+    __slots__ = ("name", "label", "document_id", "passage_id", "text", "start", "end", "score", "models")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    PASSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    label: str
+    document_id: str
+    passage_id: str
+    text: str
+    start: int
+    end: int
+    score: float
+    models: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., document_id: _Optional[str] = ..., passage_id: _Optional[str] = ..., text: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., score: _Optional[float] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GraphRelation(_message.Message):
+    __slots__ = ("head", "head_label", "relation", "tail", "tail_label", "hop", "document_id", "passage_id", "score", "models")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    HEAD_LABEL_FIELD_NUMBER: _ClassVar[int]
+    RELATION_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
+    TAIL_LABEL_FIELD_NUMBER: _ClassVar[int]
+    HOP_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    PASSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    head: str
+    head_label: str
+    relation: str
+    tail: str
+    tail_label: str
+    hop: int
+    document_id: str
+    passage_id: str
+    score: float
+    models: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, head: _Optional[str] = ..., head_label: _Optional[str] = ..., relation: _Optional[str] = ..., tail: _Optional[str] = ..., tail_label: _Optional[str] = ..., hop: _Optional[int] = ..., document_id: _Optional[str] = ..., passage_id: _Optional[str] = ..., score: _Optional[float] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ("base",)

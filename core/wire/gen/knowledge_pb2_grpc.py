@@ -79,6 +79,11 @@ class KnowledgeStub(object):
                 request_serializer=taskloom_dot_v1_dot_knowledge__pb2.AskRequest.SerializeToString,
                 response_deserializer=taskloom_dot_v1_dot_knowledge__pb2.AskStreamResponse.FromString,
                 _registered_method=True)
+        self.Graph = channel.unary_unary(
+                '/taskloom.v1.Knowledge/Graph',
+                request_serializer=taskloom_dot_v1_dot_knowledge__pb2.GraphRequest.SerializeToString,
+                response_deserializer=taskloom_dot_v1_dot_knowledge__pb2.GraphResponse.FromString,
+                _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/taskloom.v1.Knowledge/Stats',
                 request_serializer=taskloom_dot_v1_dot_knowledge__pb2.StatsRequest.SerializeToString,
@@ -163,6 +168,13 @@ class KnowledgeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Graph(self, request, context):
+        """What the graph of a base knows of a name: where it stands, and what it is related to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stats(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -236,6 +248,11 @@ def add_KnowledgeServicer_to_server(servicer, server):
                     servicer.AskStream,
                     request_deserializer=taskloom_dot_v1_dot_knowledge__pb2.AskRequest.FromString,
                     response_serializer=taskloom_dot_v1_dot_knowledge__pb2.AskStreamResponse.SerializeToString,
+            ),
+            'Graph': grpc.unary_unary_rpc_method_handler(
+                    servicer.Graph,
+                    request_deserializer=taskloom_dot_v1_dot_knowledge__pb2.GraphRequest.FromString,
+                    response_serializer=taskloom_dot_v1_dot_knowledge__pb2.GraphResponse.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
@@ -501,6 +518,33 @@ class Knowledge(object):
             '/taskloom.v1.Knowledge/AskStream',
             taskloom_dot_v1_dot_knowledge__pb2.AskRequest.SerializeToString,
             taskloom_dot_v1_dot_knowledge__pb2.AskStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Graph(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/taskloom.v1.Knowledge/Graph',
+            taskloom_dot_v1_dot_knowledge__pb2.GraphRequest.SerializeToString,
+            taskloom_dot_v1_dot_knowledge__pb2.GraphResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from taskloom.core.anatomy import SoftTarget
+from taskloom.core.artifact import file_label
 from taskloom.core.errors import UnsupportedError
 from taskloom.core.optimizer import OptimizeContext, Optimized
 from taskloom.core.task import TaskModel
@@ -24,7 +25,7 @@ from taskloom.plugins.optimizers.distill.lessons import has_target, lessons, rea
 from taskloom.plugins.optimizers.distill.panel import Panel, averaged, check_labels, fits, named_model, panel_of
 from taskloom.plugins.optimizers.distill.sequence import distill_writer
 from taskloom.plugins.optimizers.distill.student import keep_layers, matched_layers, parameters
-from taskloom.plugins.optimizers.distill.teacher import Reading, Teacher, reading_of, run_watched
+from taskloom.plugins.optimizers.distill.teacher import Reading, Teacher, answers_to, reading_of, run_watched
 from taskloom.plugins.optimizers.distill.watching import HIDDEN, RELATION, TARGET, Views, Watched, projections, watchable_layers
 
 CHECKED_ROWS = 32
@@ -37,6 +38,8 @@ class _Watching:
     student: Watched
     teachers: tuple[Watched, ...]
     weights: Weights
+    left_out: tuple[tuple[str, str], ...] = ()
+    """What is compared where it can be, and why it can't be here."""
 
 
 def distill(model: TaskModel[Any, Any, Any], config: DistillConfig, context: OptimizeContext) -> Optimized:
@@ -49,6 +52,10 @@ def distill(model: TaskModel[Any, Any, Any], config: DistillConfig, context: Opt
         named = context.resolve(config.student)
         model = named_model(named, context, "student")
         facts["student"] = {named.name: named.digest}
+    elif config.backbone:
+        model = model.on_backbone(config.backbone)
+        assert model.backbone is not None
+        facts["student"] = {file_label(model.backbone.id): model.backbone.digest}
     check_labels(model, panel)
     if model.streams:
         return distill_writer(model, panel, config, context, facts)
@@ -63,8 +70,8 @@ def distill(model: TaskModel[Any, Any, Any], config: DistillConfig, context: Opt
     taught = dataclasses.replace(context, train=lessons(context.task, context.train, config, _mask_token(model, panel)))
     reading = reading_of(model, panel, context.train, some_untold=len(taught.train) > len(context.train))
     watching = watched_places(model, panel, reading, config)
-    compared = compared_targets(watching, panel, reading, context)
-    asked = Teacher(watching.teachers, reading, taught.train, _together(panel, compared, config))
+    compared, left_out = compared_targets(watching, panel, reading, context)
+    asked = Teacher(model, watching.teachers, reading, taught.train, _together(panel, compared, config))
     fingerprint = " ".join([tuning_fingerprint(model, taught, config), *panel.digests])
     told = asked.keep_answers(context.run.work_folder / "answers", fingerprint, config.cache_gb * 1e9)
     learner = Learner(watching.student, asked, config, watching.weights)
@@ -78,6 +85,7 @@ def distill(model: TaskModel[Any, Any, Any], config: DistillConfig, context: Opt
             **told,
             **facts,
             "compared": sorted(compared),
+            "notes": [f"distill: {part}: not compared, as {why}" for part, why in (*watching.left_out, *left_out.items())],
             "rows_without_target": sum(not has_target(row) for row in taught.train),
             "kept_layers": kept,
             "parameters": parameters(model.module),
@@ -99,7 +107,7 @@ def _mask_token(student: TaskModel[Any, Any, Any], panel: Panel) -> str | None:
 
 def watched_places(student: TaskModel[Any, Any, Any], panel: Panel, reading: Reading, config: DistillConfig) -> _Watching:
     """Raises `UnsupportedError` where states or relations are asked for and there are none that can be compared."""
-    alone = len(panel.models) == 1 and all(reading.alike)
+    alone = len(panel.models) == 1 and reading.all_alike
     if not alone and (config.hidden_weight or config.relation_weight):
         raise UnsupportedError(
             "distill: hidden_weight and relation_weight compare a student with one teacher that reads the same tokens; with "
@@ -107,10 +115,22 @@ def watched_places(student: TaskModel[Any, Any, Any], panel: Panel, reading: Rea
         )
     pairs, hidden = (_pairs(student, panel.models[0], config)) if alone else ({}, 0.0)
     weights = Weights(config.alpha, 1 - config.alpha, hidden, config.relation_weight)
+    silent = config.hidden_weight is None and not hidden and bool(watchable_layers(student))
+    left_out = (("states behind layers", _why_no_states(student, panel, reading)),) if silent else ()
     if not pairs:
-        return _Watching(Watched(student, None), tuple(Watched(model, None) for model in panel.models), weights)
+        return _Watching(Watched(student, None), tuple(Watched(model, None) for model in panel.models), weights, left_out)
     own, others = (Views({name: pair[side] for name, pair in pairs.items()}) for side in (0, 1))
-    return _Watching(Watched(student, own), (Watched(panel.models[0], others),), weights)
+    return _Watching(Watched(student, own), (Watched(panel.models[0], others),), weights, left_out)
+
+
+def _why_no_states(student: TaskModel[Any, Any, Any], panel: Panel, reading: Reading) -> str:
+    if len(panel.models) > 1:
+        return "there are several teachers, each with its own"
+    if not reading.all_alike:
+        return "the student reads other tokens than its teacher"
+    if not watchable_layers(panel.models[0]):
+        return "those of the teacher can't be seen"
+    return f"the student's have {_encoder(student).hidden_size} numbers, its teacher's {_encoder(panel.models[0]).hidden_size}"
 
 
 def _pairs(
@@ -146,20 +166,21 @@ def _encoder(model: TaskModel[Any, Any, Any]) -> TextEncoder:
     return model.parts.encoder
 
 
-def compared_targets(watching: _Watching, panel: Panel, reading: Reading, context: OptimizeContext) -> frozenset[str]:
-    """Which of the student's soft targets its teachers have as well, seen on some rows. Vectors of another model than the
-    chain's parent, or of several, lie in spaces of their own and are left out, unless they are the answer itself and of one
-    teacher: then the student learns its space. Raises `UnsupportedError` if not even the first
+def compared_targets(
+    watching: _Watching, panel: Panel, reading: Reading, context: OptimizeContext
+) -> tuple[frozenset[str], dict[str, str]]:
+    """Which of the student's soft targets its teachers have as well, seen on some rows, and why the others are left out.
+    Vectors of another model than the chain's parent, or of several, lie in spaces of their own and are left out, unless they
+    are the answer itself and of one teacher: then the student learns its space. Raises `UnsupportedError` if not even the first
     of the targets, the answer itself, can be compared."""
     rows = context.train[:CHECKED_ROWS]
     with torch.random.fork_rng():
         batch = read_lesson(watching.student.model, rows)
         own = _targets(run_watched(watching.student, batch))
         others = [
-            _targets(run_watched(watched, batch if alike else read_lesson(watched.model, rows)))
-            for watched, alike in zip(watching.teachers, reading.alike, strict=True)
+            _targets(answers_to(watched, how, rows, batch)) for watched, how in zip(watching.teachers, reading.how, strict=True)
         ]
-    found = set()
+    found, left_out = set[str](), dict[str, str]()
     for i, (name, target) in enumerate(own.items()):
         reasons = [fits(target, other[name]) if name in other else "it has no such answer" for other in others]
         if i == 0 and any(reasons):
@@ -176,7 +197,9 @@ def compared_targets(watching: _Watching, panel: Panel, reading: Reading, contex
             )
         if not any(reasons) and (i == 0 or not own_space):
             found.add(name)
-    return frozenset(found)
+        else:
+            left_out[name] = next(filter(None, reasons), "the vectors of another model lie in a space of their own")
+    return frozenset(found), left_out
 
 
 def _targets(seen: Mapping[str, SoftTarget]) -> dict[str, SoftTarget]:

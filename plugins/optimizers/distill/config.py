@@ -26,6 +26,9 @@ class DistillConfig(TuneConfig):
     student: str = ""
     """A published model of the same task with the same labels that learns in the place of the model that the step is given: a
     narrower one, say, or one on another backbone."""
+    backbone: str = ""
+    """A pretrained encoder on which a new model with the labels and settings of the one that the step is given learns in its
+    place: a bundled one, a local folder or a Hugging Face id, as recipes name them."""
     unlabelled: tuple[Path, ...] = ()
     """Files of inputs without targets, which the teachers' answers alone are learnt for: `.txt` with a text in each line, or
     the fields of the task's input as `.jsonl`, `.csv`, `.tsv`."""
@@ -70,6 +73,8 @@ class DistillConfig(TuneConfig):
             )
         if any(weight <= 0 for weight in self.teacher_weights):
             raise ValueError("teacher_weights must be above 0; leave a teacher out that should not count")
+        if self.student and self.backbone:
+            raise ValueError("student and backbone both say who learns; set one of them")
         if self.keep and self.layers is not None:
             raise ValueError("keep and layers both say which layers stay; set one of them")
         if list(self.keep) != sorted(set(self.keep)) or any(part < 0 for part in self.keep):

@@ -18,10 +18,14 @@ def soft_loss(student: SoftTarget, teacher: Tensor, temperature: float) -> Tenso
     inputs, for `choices`), the sum over what one row has several of. For `vectors`: the squared distance as a share of the
     teacher's squared length.
 
-    `teacher` has the shape of `student.values`.
+    `teacher` has the shape of `student.values`; where a row of it is NaN, nothing was said of that row, and it is left out
+    (not of `choices`).
     """
     values: Tensor = student.values.float()
     taught = teacher.float()
+    said = ~taught.isnan().reshape(len(taught), -1).any(1) if len(taught) else None
+    if said is not None and not bool(said.all()):
+        values, taught = values[said], taught[said]
     if student.kind == "vectors":
         return (values - taught).square().sum() / taught.square().sum().clamp(min=1e-12)
     if not len(values):

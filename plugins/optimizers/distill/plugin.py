@@ -23,7 +23,11 @@ class DistillOptimizer(OptimizerPlugin):
 
     def needs(self, config: DistillConfig) -> Needs:
         named = (*config.teachers, *((config.student,) if config.student else ()))
-        return Needs(named, config.unlabelled)
+        if not config.backbone:
+            return Needs(named, config.unlabelled)
+        from taskloom.plugins.backbones.loading import described_backbone
+
+        return Needs(named, config.unlabelled, (described_backbone(config.backbone),))
 
     def apply(self, model: TaskModel[Any, Any, Any], config: Any, context: OptimizeContext) -> Optimized:
         from taskloom.plugins.optimizers.distill.apply import distill

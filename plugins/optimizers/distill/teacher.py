@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,26 +26,36 @@ log = logging.getLogger(__name__)
 SayTogether = Callable[[Sequence[Mapping[str, SoftTarget]]], dict[str, SoftTarget]]
 """What several teachers say to the same rows, as one; only what the student is to imitate."""
 
+How = Literal["alike", "carried", "own"]
+
 COMPARED_ROWS = 64
 """Rows on which it is seen whether two models read alike, and whether one always reads alike."""
+CARRIED_ROWS = 2
+"""Rows on which it is seen whether a teacher's answers can be carried over."""
 ASKED_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a student and its teachers read the same rows. `repeatable`: the student always reads a row alike. `alike`: which
-    teachers make the same batch of the same rows, with the same random numbers."""
+    """How a student and its teachers read the same rows. `repeatable`: the student always reads a row alike. `how`, for each
+    teacher: `alike`, it makes the same batch of the same rows, with the same random numbers; `carried`, its answers are carried
+    over from its own pieces to the student's (`TaskModel.targets_in`); `own`, each reads in its own pieces, and answers are not
+    about pieces."""
 
     repeatable: bool
-    alike: tuple[bool, ...]
+    how: tuple[How, ...]
+
+    @property
+    def all_alike(self) -> bool:
+        return all(how == "alike" for how in self.how)
 
 
 def reading_of(student: TaskModel[Any, Any, Any], panel: Panel, rows: Sequence[Example[Any]], *, some_untold: bool) -> Reading:
     """Seen on some of the `rows`, which have targets. Raises `UnsupportedError` where teachers can't be asked about what the
     student reads, and, with `some_untold`, where rows without targets would be read in another way than these."""
     some = rows[:: max(1, len(rows) // COMPARED_ROWS)]
-    found = Reading(not draws(student, some), tuple(reads_alike(student, model, some) for model in panel.models))
-    if not found.repeatable and not all(found.alike):
+    found = Reading(not draws(student, some), tuple(_how(student, model, some) for model in panel.models))
+    if not found.repeatable and "own" in found.how:
         raise UnsupportedError(
             "distill: the student reads its inputs otherwise than its teacher, and draws what it reads at random: what the "
             "teacher says belongs to other tokens. Distil first, and prune the vocabulary afterwards"
@@ -56,6 +66,15 @@ def reading_of(student: TaskModel[Any, Any, Any], panel: Panel, rows: Sequence[E
             "without targets can't be learnt beside rows that have one; leave `unlabelled` and `augment` open"
         )
     return found
+
+
+def _how(student: TaskModel[Any, Any, Any], teacher: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]]) -> How:
+    if reads_alike(student, teacher, rows):
+        return "alike"
+    few = rows[:CARRIED_ROWS]
+    with torch.random.fork_rng():
+        batch = student.collate(few)
+    return "own" if carried(teacher, few, batch) is None else "carried"
 
 
 def _reads_untold_alike(model: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]]) -> bool:
@@ -71,8 +90,14 @@ class Teacher:
     """
 
     def __init__(
-        self, watched: Sequence[Watched], reading: Reading, rows: Sequence[Example[Any]], say_together: SayTogether
+        self,
+        student: TaskModel[Any, Any, Any],
+        watched: Sequence[Watched],
+        reading: Reading,
+        rows: Sequence[Example[Any]],
+        say_together: SayTogether,
     ) -> None:
+        self._student = student
         self.watched = watched
         self.rows = rows
         self._places = {id(row): i for i, row in enumerate(rows)}
@@ -102,12 +127,9 @@ class Teacher:
             return {name: values for name, (values, _) in self._answers.of([self._places[id(x)] for x in examples]).items()}
         return {name: target.values for name, target in self._seen(examples, batch).items()}
 
-    def _seen(self, examples: Sequence[Example[Any]], batch: Batch | None) -> dict[str, SoftTarget]:
-        said = []
-        for watched, alike in zip(self.watched, self._reading.alike, strict=True):
-            mine = batch if alike and batch is not None else read_lesson(watched.model, examples)
-            said.append(run_watched(watched, mine))
-        return self._say_together(said)
+    def _seen(self, examples: Sequence[Example[Any]], batch: Batch) -> dict[str, SoftTarget]:
+        said = (answers_to(watched, how, examples, batch) for watched, how in zip(self.watched, self._reading.how, strict=True))
+        return self._say_together(list(said))
 
     def _asked_in_parts(self, numbers: Sequence[int]) -> Rows:
         parts: list[Rows] = []
@@ -120,7 +142,7 @@ class Teacher:
     def _asked(self, numbers: Sequence[int]) -> Rows | None:
         """Answers to some rows with what belongs to each; None if that can't be told."""
         examples = [self.rows[i] for i in numbers]
-        seen = self._seen(examples, None)
+        seen = self._seen(examples, read_lesson(self._student, examples))
         states = any(not name.startswith(TARGET) for name in seen)
         reader = self.watched[0].model
         tokens = torch.tensor([int(read_lesson(reader, [row])["lengths"].sum()) for row in examples]) if states else None
@@ -133,6 +155,26 @@ class Teacher:
                 return None
             found[name] = (target.values.cpu(), sizes.cpu())
         return found
+
+
+def answers_to(watched: Watched, how: How, examples: Sequence[Example[Any]], batch: Batch) -> dict[str, SoftTarget]:
+    """What a teacher says of `batch`, which the student made of `examples`."""
+    if how != "carried":
+        return run_watched(watched, batch if how == "alike" else read_lesson(watched.model, examples))
+    said = carried(watched.model, examples, batch)
+    assert said is not None, "what was carried over once always is"
+    return {f"{TARGET}/{name}": target for name, target in said.items()}
+
+
+def carried(
+    teacher: TaskModel[Any, Any, Any], examples: Sequence[Example[Any]], batch: Batch
+) -> Mapping[str, SoftTarget] | None:
+    """What a teacher says of the inputs as it reads them, carried over to the pieces of `batch`; None where it can't be."""
+    module = teacher.module.eval()
+    device = next(module.parameters()).device
+    with torch.no_grad():
+        outputs = teacher.forward(on_device(teacher.encode([example.input for example in examples]), device))
+    return teacher.targets_in(batch, outputs)
 
 
 def run_watched(watched: Watched, batch: Batch) -> dict[str, SoftTarget]:

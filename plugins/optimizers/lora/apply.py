@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -18,7 +19,11 @@ from taskloom.plugins.optimizers.lora.config import VIRTUAL, LoraConfig
 from taskloom.plugins.optimizers.lora.extract import extract_adapter
 from taskloom.plugins.optimizers.lora.layers import Adaptable, adaptable, ia3_layers, rank_for
 from taskloom.plugins.optimizers.lora.memory import PeakMemory, checkpointing, training_bytes
+from taskloom.plugins.optimizers.lora.ranks import KeptRanks, divided, gradient_spectra, rank_costs
 from taskloom.plugins.optimizers.lora.virtual import add_virtual_tokens
+
+Divide = Callable[[Mapping[str, nn.Module], int], dict[str, int]]
+"""Ranks of layers, by name, that have at most so many parameters together."""
 
 
 def train_adapter(model: TaskModel[Any, Any, Any], config: LoraConfig, context: OptimizeContext) -> Optimized:
@@ -40,7 +45,7 @@ def train_adapter(model: TaskModel[Any, Any, Any], config: LoraConfig, context: 
     elif config.method in VIRTUAL:
         facts |= {"merged": False, "adapter_bytes": add_virtual_tokens(model, config, most, context.train, facts)}
     else:
-        adapted = add_adapter(model, config, most, facts)
+        adapted = add_adapter(model, config, most, facts, _divide(model, config, context, fingerprint))
         if isinstance(model, EncoderTaskModel) and not config.merge:
             model.keep_adapter(adapted)
     trainable = sum(p.numel() for p in model.module.parameters() if p.requires_grad)
@@ -67,7 +72,28 @@ def _extracted(model: TaskModel[Any, Any, Any], config: LoraConfig) -> Optimized
     return Optimized(model, {**facts, "merged": False, "adapter_bytes": adapter_bytes(adapted)})
 
 
-def add_adapter(model: TaskModel[Any, Any, Any], config: LoraConfig, most: int, facts: dict[str, Any]) -> Any:
+def _divide(model: TaskModel[Any, Any, Any], config: LoraConfig, context: OptimizeContext, fingerprint: str) -> Divide | None:
+    """How parameters are divided among layers; None where all have one rank."""
+    if config.ranks == "even":
+        return None
+    rows = context.train[:: max(1, len(context.train) // config.importance_rows)][: config.importance_rows]
+
+    def divide(layers: Mapping[str, nn.Module], room: int) -> dict[str, int]:
+        kept = KeptRanks(context.run.work_folder, f"{fingerprint} {room}")
+        found = kept.read()
+        if found is None:
+            spectra = gradient_spectra(model, layers, rows, config.seed)
+            found = divided(spectra, rank_costs(layers, dora=config.method == "dora"), room)
+            if found:
+                kept.write(found)
+        return found
+
+    return divide
+
+
+def add_adapter(
+    model: TaskModel[Any, Any, Any], config: LoraConfig, most: int, facts: dict[str, Any], divide: Divide | None = None
+) -> Any:
     """Puts the adapter in and freezes all else but the head, where that is trained; at most `most` parameters are trained.
     Returns the PEFT model, and notes in `facts` what was chosen. Raises `ConfigError` if the budget is too small."""
     from peft import get_peft_model
@@ -77,10 +103,10 @@ def add_adapter(model: TaskModel[Any, Any, Any], config: LoraConfig, most: int, 
     head = [name for name in sorted(places.head) if named[name].requires_grad]
     of_head = sum(named[name].numel() for name in head)
     with_head = config.train_head is not False
-    settings = peft_settings(config, places, most - of_head if with_head else most, facts)
+    settings = peft_settings(config, places, most - of_head if with_head else most, facts, divide)
     if settings is None and config.train_head is None:
         with_head = False
-        settings = peft_settings(config, places, most, facts)
+        settings = peft_settings(config, places, most, facts, divide)
     if settings is None:
         raise ConfigError(
             f"lora: budget = {config.budget:g} allows {most} trained parameters, too few for an adapter"
@@ -101,7 +127,7 @@ def add_adapter(model: TaskModel[Any, Any, Any], config: LoraConfig, most: int, 
     return adapted
 
 
-def peft_settings(config: LoraConfig, places: Adaptable, room: int, facts: dict[str, Any]) -> Any:
+def peft_settings(config: LoraConfig, places: Adaptable, room: int, facts: dict[str, Any], divide: Divide | None = None) -> Any:
     """PEFT's settings of an adapter with at most `room` parameters; None if there is no such adapter."""
     from peft import IA3Config
     from peft import LoraConfig as PeftLoraConfig
@@ -112,18 +138,28 @@ def peft_settings(config: LoraConfig, places: Adaptable, room: int, facts: dict[
         facts |= {"target_modules": scaled, "adapter_parameters": size}
         return IA3Config(target_modules=scaled, feedforward_modules=before) if size <= room else None
     rank = config.r if config.r is not None else rank_for(config, places.layers, room)
-    if not rank or (rank_for(config, places.layers, room) < rank and config.r is None):
+    ranks = dict.fromkeys(sorted(places.layers), rank) if rank else {}
+    if divide is not None:
+        costs = rank_costs(places.layers, dora=config.method == "dora").values()
+        ranks = divide(places.layers, room if config.r is None else sum(own.each * rank + own.first for own in costs))
+    if not ranks:
         return None
     root = config.method == "rslora"
-    alpha = config.alpha if config.alpha is not None else 2 * (math.sqrt(rank) if root else rank)
-    facts |= {"r": rank, "alpha": alpha, "target_modules": sorted(places.layers)}
+    alphas = {
+        name: config.alpha if config.alpha is not None else 2 * (math.sqrt(own) if root else own) for name, own in ranks.items()
+    }
+    most = max(ranks, key=lambda name: ranks[name])
+    facts |= {"r": ranks[most], "alpha": alphas[most], "target_modules": sorted(ranks)}
+    facts |= {} if divide is None else {"ranks": ranks}
     return PeftLoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # a root is no whole number, and PEFT only divides by r
+        r=ranks[most],
+        lora_alpha=alphas[most],  # type: ignore[arg-type]  # a root is no whole number, and PEFT only divides by r
+        rank_pattern={} if divide is None else ranks,
+        alpha_pattern={} if divide is None else alphas,
         lora_dropout=config.dropout,
         use_rslora=root,
         use_dora=config.method == "dora",
-        target_modules=sorted(places.layers),
+        target_modules=sorted(ranks),
     )
 
 

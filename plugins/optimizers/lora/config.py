@@ -34,6 +34,11 @@ class LoraConfig(TuneConfig):
     difference; at most 64."""
     budget: float = Field(default=0.01, gt=0, le=1)
     """Of all parameters, how many may be trained: adapter, and head where there is room for it. Not for `full`."""
+    ranks: Literal["even", "gradient"] = "even"
+    """`even`: one rank for all layers. `gradient`: `budget` (with `r`, as many parameters as that rank has) is divided among
+    the layers by how much each further rank can lower the loss, as the gradient on some training rows says at the start."""
+    importance_rows: int = Field(default=256, ge=1)
+    """Training rows that this gradient is taken from."""
     virtual_tokens: int | None = Field(default=None, ge=1, le=512)
     """How many, for `prompt` and `prefix`; left open, as many as `budget` allows, at most 20."""
     alpha: float | None = Field(default=None, gt=0)

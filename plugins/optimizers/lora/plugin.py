@@ -39,6 +39,8 @@ class LoraOptimizer(OptimizerPlugin):
             )
         if config.r is not None and (virtual or config.method == "ia3"):
             raise ConfigError(f"lora: {config.method} has no rank; leave r open")
+        if config.ranks != "even" and config.method not in {"lora", "rslora", "dora"}:
+            raise ConfigError(f"lora: {config.method} has no ranks to divide; leave ranks open, or use lora, rslora or dora")
         if saved.get("zero_shot"):
             raise UnsupportedError(
                 f"lora: {artifact.name} compares texts with names of labels and learns no task; train a classifier"

@@ -135,6 +135,10 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
         read_head(head, artifact.path(HEAD_FILE))
         return cls(parts, head, saved.model_copy(update=parts.fields()))
 
+    def remade(self, parts: EncoderParts) -> ClassificationModel:
+        saved = self.saved.model_copy(update=parts.fields())
+        return ClassificationModel(parts, PooledHead(parts.hidden_size, len(saved.labels), saved.pooling, saved.dropout), saved)
+
     # -- the task model -----------------------------------------------------------------------------------------------
 
     def prepare(self, inputs: Sequence[ClassificationInput], params: Sequence[ClassificationParams]) -> Batch:

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
-from taskloom.core.errors import ArtifactError, InvalidInputError
+from taskloom.core.errors import ArtifactError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
 from taskloom.plugins.backbones.loading import Backbone
 from taskloom.plugins.backbones.parts import EncoderParts
@@ -88,6 +88,15 @@ class EmbeddingModel(EncoderTaskModel[EmbeddingInput, EmbeddingOutput, Embedding
             raise ArtifactError(f"{artifact.name} has a manifest that is no embedding model's: {exc}") from exc
         parts = EncoderParts.load(artifact, saved, shared, layout=layout)
         return cls(parts, VectorHead(saved.pooling), saved.model_copy(update=parts.fields()))
+
+    def remade(self, parts: EncoderParts) -> EmbeddingModel:
+        """Raises `UnsupportedError` for a backbone of another width: its vectors would lie in another space."""
+        if parts.hidden_size != self.parts.hidden_size:
+            raise UnsupportedError(
+                f"the vectors of this model have {self.parts.hidden_size} numbers, those of {parts.backbone.info.id!r} "
+                f"{parts.hidden_size}, so they can't be compared; name a backbone of {self.parts.hidden_size}"
+            )
+        return EmbeddingModel(parts, VectorHead(self.saved.pooling), self.saved.model_copy(update=parts.fields()))
 
     def save_own(self, folder: Path) -> None:
         """Pooling has no weights: the manifest's config says all of it."""

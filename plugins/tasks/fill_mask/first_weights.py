@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from taskloom.plugins.backbones.loading import Backbone
 from taskloom.plugins.tasks.fill_mask.model import FillMaskModel
 
 WINDOW = 5
@@ -23,9 +24,13 @@ TOKENS_AT_ONCE = 2_000_000
 SMOOTHING = 0.75
 
 
-def set_first_weights(model: FillMaskModel, ids: NDArray[Any]) -> None:
+def set_first_weights(model: FillMaskModel, ids: NDArray[Any], donor: Backbone | None = None) -> None:
     """Sets token embeddings and the bias of the logits from a token file's ids, special tokens' embeddings excepted. Draws from
-    torch's generator. The length of an embedding stays what it was on average."""
+    torch's generator. The length of an embedding stays what it was on average.
+
+    Layers that come from a `donor` expect embeddings that lie as its own do: the new ones get the mean of the donor's and its
+    variance along each of its principal axes, the first axis of the ones on the first of the others and so on; and special
+    tokens that it has as well get its vectors."""
     table = model.parts.backbone.model.get_input_embeddings().weight
     head = model.parts.whole.get_output_embeddings()
     counts = np.bincount(ids[:TOKENS_COUNTED], minlength=len(table))
@@ -37,9 +42,31 @@ def set_first_weights(model: FillMaskModel, ids: NDArray[Any]) -> None:
         known = norms.squeeze(1) > 0
         known[special] = False
         table[known] = (vectors[known] / norms[known] * length).to(table.dtype)
+        if donor is not None:
+            _lie_as(donor, model.processor, table, known)
         share = torch.from_numpy((counts + 1) / (counts.sum() + len(counts)))
         head.bias.copy_(share.log() - share.log().mean())
         head.bias[special] = head.bias.min()
+
+
+def _lie_as(donor: Backbone, processor: Any, table: Tensor, known: Tensor) -> None:
+    theirs = donor.model.get_input_embeddings().weight
+    mean, spread, axes = _principal(theirs)
+    own_mean, own_spread, own_axes = _principal(table[known])
+    scores = (table[known] - own_mean) @ own_axes.T / own_spread.clamp_min(1e-6)
+    table[known] = scores * spread @ axes + mean
+    names = donor.tokenizer.processor.special_tokens_map
+    for role, token in processor.special_tokens_map.items():
+        if role in names:
+            place = donor.tokenizer.processor.convert_tokens_to_ids(names[role])
+            table[processor.convert_tokens_to_ids(token)] = theirs[place]
+
+
+def _principal(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [H], standard deviations [H] along the principal axes, largest first, and the axes [H, H] in rows."""
+    mean = table.mean(0)
+    variance, axes = torch.linalg.eigh((table - mean).T @ (table - mean) / len(table))
+    return mean, variance.flip(0).clamp_min(0).sqrt(), axes.flip(1).T
 
 
 def cooccurrence_vectors(ids: NDArray[Any], vocabulary: int, width: int) -> Tensor:

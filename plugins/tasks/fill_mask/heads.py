@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from taskloom.core.artifact import BackboneInfo
@@ -21,7 +22,8 @@ and CamemBERT."""
 
 
 def new_network(settings: NetworkSettings, processor: Any, *, max_length: int) -> Backbone:
-    """An encoder with random weights, and its head; seed torch first for the same again."""
+    """An encoder with random weights, but for the layers that it takes from another (`layers_from`), and its head; seed torch
+    first for the same again. Raises `UnsupportedError` if the other's layers are of another kind."""
     from transformers import BertConfig, BertForMaskedLM, BertModel
 
     config = BertConfig(
@@ -35,10 +37,42 @@ def new_network(settings: NetworkSettings, processor: Any, *, max_length: int) -
         attention_probs_dropout_prob=settings.dropout,
         pad_token_id=processor.pad_token_id,
     )
-    whole = with_encoder(BertForMaskedLM(config), BertModel(config))
+    encoder = BertModel(config)
+    if settings.layers_from:
+        take_layers(encoder, load_backbone(settings.layers_from))
+    whole = with_encoder(BertForMaskedLM(config), encoder)
     info = BackboneInfo(id=f"new-bert-{settings.layers}x{settings.width}")
     tokenizer = TextTokenizer(processor, min(settings.positions, max_length), config.type_vocab_size)
     return Backbone(info, whole, tokenizer)
+
+
+def take_layers(encoder: Any, donor: Backbone) -> None:
+    """Copies another BERT's layers and all of its embeddings but those of tokens. Raises `UnsupportedError` if the donor has
+    fewer layers or positions, or if they are of another kind or width."""
+    mine, theirs = encoder.config, donor.model.config
+    must_be = ("model_type", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
+    other = [
+        f"{key} {getattr(theirs, key, None)}, not {getattr(mine, key)}"
+        for key in must_be
+        if getattr(theirs, key, None) != getattr(mine, key)
+    ]
+    at_least = ("num_hidden_layers", "max_position_embeddings")
+    other += [
+        f"{key} {getattr(theirs, key)}, under {getattr(mine, key)}"
+        for key in at_least
+        if getattr(theirs, key, 0) < getattr(mine, key)
+    ]
+    if other:
+        raise UnsupportedError(f"the layers of {donor.info.id!r} don't fit this network, it has {'; '.join(other)}")
+    layers, found = encoder.encoder.layer, donor.model.encoder.layer
+    for place, layer in enumerate(layers):
+        source = round(place * (len(found) - 1) / max(1, len(layers) - 1))
+        layer.load_state_dict(found[source].state_dict())
+    with torch.no_grad():
+        for name in ("position_embeddings", "token_type_embeddings"):
+            own, given = getattr(encoder.embeddings, name).weight, getattr(donor.model.embeddings, name).weight
+            own.copy_(given[: len(own)])
+    encoder.embeddings.LayerNorm.load_state_dict(donor.model.embeddings.LayerNorm.state_dict())
 
 
 def named_network(name: str, *, max_length: int) -> Backbone:

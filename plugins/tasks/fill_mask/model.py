@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
-from taskloom.core.errors import ArtifactError, InvalidInputError
+from taskloom.core.errors import ArtifactError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
 from taskloom.plugins.backbones.loading import BACKBONE_FOLDER, Backbone
 from taskloom.plugins.backbones.parts import EncoderParts
@@ -85,6 +85,12 @@ class FillMaskModel(EncoderTaskModel[FillMaskInput, FillMaskOutput, FillMaskPara
         write_vocabulary(self.parts.tokenizer.processor, folder / BACKBONE_FOLDER)
         if self.curve is not None:
             self.curve.write(folder / CURVE_FILE)
+
+    def remade(self, parts: EncoderParts) -> FillMaskModel:
+        raise UnsupportedError(
+            "a masked language model answers in tokens of its own vocabulary; those of "
+            f"{parts.backbone.info.id!r} can't be compared with them"
+        )
 
     # -- the task model -----------------------------------------------------------------------------------------------
 

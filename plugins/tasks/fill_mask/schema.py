@@ -103,6 +103,10 @@ class NetworkSettings(Frozen):
     """Fold case and take accents off before tokens are looked for."""
     first_vectors: bool = True
     """Start the token embeddings from the company that tokens keep in the text, instead of at random."""
+    layers_from: str = ""
+    """Start the layers, and the embeddings of positions, from those of this backbone, whatever its language (Artetxe, Ruder and
+    Yogatama 2020, https://arxiv.org/abs/1910.11856): a BERT of the same width, heads and feed-forward width. Where it has more
+    layers, those at even distances are taken, its first and its last among them."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """What its configuration says to those who train it further; `backbone_dropout` is for this training."""
 

@@ -18,7 +18,7 @@ from taskloom.core.task import Example, Trained, TrainRun
 from taskloom.plugins._shared.datasets import ChosenRows, stratified_split
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
 from taskloom.plugins._shared.tuning import InMemory
-from taskloom.plugins.backbones.loading import Backbone
+from taskloom.plugins.backbones.loading import Backbone, load_backbone
 from taskloom.plugins.backbones.parts import set_dropout
 from taskloom.plugins.tasks.fill_mask.corpus import TokenFile, TokenRows
 from taskloom.plugins.tasks.fill_mask.curve import CurveLog
@@ -59,7 +59,8 @@ def train(
 
     def prepare() -> None:
         if config.network is not None and config.network.first_vectors:
-            set_first_weights(model, file.ids)
+            named = config.network.layers_from
+            set_first_weights(model, file.ids, load_backbone(named) if named else None)
 
     result = fit(
         Pretraining(model, token_rows, masker_for(model.processor, config)),

@@ -114,6 +114,12 @@ class NerModel(EncoderTaskModel[NerInput, NerOutput, NerParams]):
         read_head(head, artifact.path(HEAD_FILE))
         return cls(parts, head, saved.model_copy(update=parts.fields()))
 
+    def remade(self, parts: EncoderParts) -> NerModel:
+        """In the place of an imported checkpoint's head, one that judges each word's tag by itself."""
+        head: Head = "token" if self.saved.head == "imported" else self.saved.head
+        saved = self.saved.model_copy(update={**parts.fields(), "head": head})
+        return NerModel(parts, _new_head(parts, saved), saved)
+
     # -- the task model -----------------------------------------------------------------------------------------------
 
     def encode(self, inputs: Sequence[NerInput]) -> Batch:
@@ -214,6 +220,19 @@ class NerModel(EncoderTaskModel[NerInput, NerOutput, NerParams]):
         """Each word's tags, or whether each span is an entity of each label."""
         kind: Literal["classes", "flags"] = "flags" if self.tags is None else "classes"
         return {"logits": SoftTarget(outputs["logits"], kind, outputs["word_counts"])}
+
+    def targets_in(self, batch: Batch, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        """Words are the same in all models but for those that a tokenizer drops. Of a text whose words differ by one that is
+        dropped on one side, nothing is said."""
+        own = self.distillation_targets(outputs)["logits"]
+        values: Tensor = own.values
+        pieces = []
+        sides = ((outputs["word_counts"], outputs["word_spans"]), (batch["word_counts"], batch["word_spans"]))
+        mine, others = (torch.split(spans.cpu(), counts.tolist()) for counts, spans in sides)
+        for rows, here, there in zip(torch.split(values, outputs["word_counts"].tolist()), mine, others, strict=True):
+            nothing = values.new_full((len(there), *values.shape[1:]), torch.nan)
+            pieces.append(rows if torch.equal(here, there) else nothing)
+        return {"logits": SoftTarget(torch.cat(pieces), own.kind, batch["word_counts"])}
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)

@@ -17,6 +17,7 @@ from taskloom.plugins.backbones.loading import Backbone
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
 from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
+from taskloom.plugins.tasks.qa.carrying import carried_over
 from taskloom.plugins.tasks.qa.decoding import Piece, read_answers
 from taskloom.plugins.tasks.qa.heads import SpanHead, imported_head
 from taskloom.plugins.tasks.qa.schema import (
@@ -96,6 +97,10 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         read_head(head, artifact.path(HEAD_FILE))
         return cls(parts, head, saved.model_copy(update=parts.fields()))
 
+    def remade(self, parts: EncoderParts) -> QaModel:
+        saved = self.saved.model_copy(update={**parts.fields(), "overlap": _at_most(self.saved.overlap, parts)})
+        return QaModel(parts, SpanHead(parts.hidden_size, saved.head, saved.dropout), saved)
+
     # -- the task model -----------------------------------------------------------------------------------------------
 
     def encode(self, inputs: Sequence[QaInput]) -> Batch:
@@ -170,6 +175,9 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         possible = outputs["offsets"][:, 0] >= 0
         possible = possible.index_fill(0, lengths.cumsum(0) - lengths, True)
         return {"logits": SoftTarget(logits.masked_fill(~possible.unsqueeze(1), IMPOSSIBLE), "choices", lengths)}
+
+    def targets_in(self, batch: Batch, outputs: Outputs) -> Mapping[str, SoftTarget]:
+        return {"logits": SoftTarget(carried_over(outputs, batch), "choices", batch["lengths"])}
 
     def blank_batch(self, tokens: int) -> dict[str, Any]:
         batch = super().blank_batch(tokens)

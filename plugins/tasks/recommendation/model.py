@@ -199,6 +199,12 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
     def _changed(self, catalogue: Catalogue, vectors: ItemVectors) -> RecommendationModel:
         return RecommendationModel(self.parts, self.towers, self.saved, catalogue=catalogue, users=self.users, vectors=vectors)
 
+    def remade(self, parts: EncoderParts) -> RecommendationModel:
+        raise UnsupportedError(
+            "a recommender's item tower and its items' texts are made with its own encoder's vectors, and what they were "
+            f"learnt from is not kept; train a recommender on {parts.backbone.info.id!r}"
+        )
+
     # -- texts --------------------------------------------------------------------------------------------------------
 
     def embed(self, texts: Sequence[str]) -> Tensor:

@@ -91,6 +91,12 @@ class RelationModel(EncoderTaskModel[RelationInput, RelationOutput, RelationPara
         read_head(head, artifact.path(HEAD_FILE))
         return cls(parts, head, saved.model_copy(update=parts.fields()))
 
+    def remade(self, parts: EncoderParts) -> RelationModel:
+        """Raises `ConfigError` for a backbone whose vocabulary lacks the markers."""
+        _check_markers(parts, self.saved.markers)
+        saved = self.saved.model_copy(update=parts.fields())
+        return RelationModel(parts, PairHead(parts.hidden_size, len(saved.labels), saved.head_size, saved.dropout), saved)
+
     # -- the task model -----------------------------------------------------------------------------------------------
 
     def encode(self, inputs: Sequence[RelationInput]) -> Batch:

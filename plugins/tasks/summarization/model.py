@@ -107,6 +107,10 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
         read_head(head, artifact.path(HEAD_FILE))
         return cls(parts, head, saved.model_copy(update=parts.fields()))
 
+    def remade(self, parts: EncoderParts) -> SentenceChooser:
+        saved = self.saved.model_copy(update=parts.fields())
+        return SentenceChooser(parts, _head(parts, saved), saved)
+
     # -- the task model -----------------------------------------------------------------------------------------------
 
     def encode(self, inputs: Sequence[SummarizationInput]) -> Batch:

@@ -26,6 +26,7 @@ from taskloom.plugins import optimizing
 from taskloom.plugins.commands.optimize import optimize
 from taskloom.plugins.commands.optimize_recipe import settled_recipe
 from taskloom.plugins.optimizing import DataFiles
+from taskloom.plugins.optimizing_work import shared_folder
 
 
 class Recorder:
@@ -272,9 +273,9 @@ def test_the_same_files_divided_otherwise_are_other_work(tmp_path: Path) -> None
     parent: Any = SimpleNamespace(digest="d", manifest=SimpleNamespace(model="m"))
     other = optimizing.read_rows(task, DataFiles([one, two], [unseen]), 14)
     assert len(other.train) == len(both.train)
-    assert len({optimizing.shared_folder(tmp_path, parent, rows) for rows in (both, apart, other)}) == 3
+    assert len({shared_folder(tmp_path, parent, rows.identity) for rows in (both, apart, other)}) == 3
     again = optimizing.read_rows(task, DataFiles([one, two], [unseen]), 13)
-    assert optimizing.shared_folder(tmp_path, parent, again) == optimizing.shared_folder(tmp_path, parent, both)
+    assert shared_folder(tmp_path, parent, again.identity) == shared_folder(tmp_path, parent, both.identity)
 
 
 def test_files_that_a_steps_settings_name_lie_beside_the_recipe(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore
 from taskloom.plugins import optimizing, searching
 from taskloom.plugins.commands.optimize import optimize
+from taskloom.plugins.optimizing_work import shared_work
 
 
 class Cli:
@@ -100,6 +101,57 @@ def test_trials_that_were_measured_otherwise_are_not_counted(cli: Cli) -> None:
     (found,) = cli.settings.home.rglob("search.db")
     names = optuna.get_all_study_names(f"sqlite:///{found}")
     assert len(names) == 2, "figures of another effort are another search's"
+
+
+def step_folders(cli: Cli) -> set[str]:
+    return {path.parent.name for path in cli.settings.home.rglob("step.json")}
+
+
+def test_of_trials_that_are_beaten_the_figures_alone_are_kept(cli: Cli) -> None:
+    found = json.loads(cli.search(6, "--try", "shrink.wrong=0.0..0.6", "--json").stdout)
+    (database,) = cli.settings.home.rglob("search.db")
+    (study,) = optuna.get_all_study_summaries(f"sqlite:///{database}")
+    trials = optuna.load_study(study_name=study.study_name, storage=f"sqlite:///{database}")
+    made = {name for trial in trials.trials for name in trial.user_attrs.get("made", ())}
+    front = {name for trial in trials.best_trials for name in trial.user_attrs["made"]}
+    assert found["trials"] == 6
+    assert front < made, "some trial is beaten"
+    assert step_folders(cli) == front
+
+
+def test_steps_stay_while_others_work_with_them(tmp_path: Path) -> None:
+    step = tmp_path / "work" / "step"
+    with shared_work(tmp_path / "work", keep=True) as one, shared_work(tmp_path / "work", keep=True) as other:
+        step.mkdir(parents=True)
+        assert not one.drop([step])
+        assert not other.drop([step])
+        assert step.exists()
+    with shared_work(tmp_path / "work", keep=True) as alone:
+        assert alone.drop([step])
+    assert not step.exists()
+
+
+def test_what_a_search_has_kept_goes_when_it_is_asked_for(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "measure", guessing_task.imagined_speed)
+    cli.search(2)
+    work = cli.settings.home / "optimizing"
+    (kept,) = (path for path in work.iterdir() if path.is_dir())
+    other = work / f"{kept.name.rpartition('-')[0]}-small-0123456789ab"
+    other.mkdir()
+    (other / "search.db").touch()
+    with shared_work(kept, keep=True):
+        busy = CliRunner().invoke(optimize, ["guess-en", "--forget", "--json"], obj=cli)
+        assert json.loads(busy.stdout) == {"removed": 0, "busy": 1}
+        assert kept.exists()
+    done = CliRunner().invoke(optimize, ["guess-en", "--forget"], obj=cli)
+    assert done.output == "removed what 1 searches had kept\n"
+    assert (kept.exists(), other.exists()) == (False, True), "a model whose name begins alike has its own"
+    cli.search(2)
+    assert kept.exists()
+    made = CliRunner().invoke(optimize, ["guess-en", "--with", "shrink", *cli.files, "--quick", "--forget"], obj=cli)
+    assert made.exit_code == 0, made.output
+    assert not kept.exists()
+    assert cli.search(1, "--forget").exit_code == 2, "it would remove what it makes"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from taskloom.core.errors import ConfigError
+from taskloom.core.errors import ConfigError, UnsupportedError
 from taskloom.core.store import ModelStore
 from taskloom.core.task import SharedParts, Trained, TrainRun
 from taskloom.core.testing.conformance import publish
@@ -109,6 +109,34 @@ def test_first_vectors_put_tokens_of_like_company_together(tmp_path: Path) -> No
     ids = with_them.model.processor.convert_tokens_to_ids(["1", "2", "的"])
     one, two, other = torch.nn.functional.normalize(table[ids], dim=-1)
     assert one @ two > one @ other
+
+
+@pytest.fixture(scope="module")
+def donor(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An encoder of four layers, as wide as `NETWORK`."""
+    network = {**NETWORK, "layers": 4, "vocabulary": 600}
+    folder = tmp_path_factory.mktemp("donor")
+    trained = pretrain(folder / "work", network=network, epochs=1)
+    return str(publish(FillMaskTask(), trained.model, ModelStore([folder / "store"])).folder)
+
+
+def test_layers_come_from_another_encoder_and_embeddings_lie_as_its_own_do(donor: str, tmp_path: Path) -> None:
+    still = {"rows": 32, "epochs": 1, "learning_rate": 1e-12, "head_learning_rate": 1e-12, "weight_decay": 0.0}
+    found = pretrain(tmp_path, **still, network={**NETWORK, "layers": 3, "layers_from": donor}).model.parts.backbone.model
+    given = load_backbone(donor).model
+    for mine, theirs in ((0, 0), (1, 2), (2, 3)):  # 1.5 rounds to the even number
+        for name, tensor in found.encoder.layer[mine].state_dict().items():
+            assert torch.equal(tensor.float(), given.encoder.layer[theirs].state_dict()[name]), name
+    table, other = found.get_input_embeddings().weight.float(), given.get_input_embeddings().weight
+    torch.testing.assert_close(table.mean(0), other.mean(0), atol=0.01, rtol=0)
+    torch.testing.assert_close(table.var(0), other.var(0), atol=1e-4, rtol=0.2)
+    assert not torch.equal(table[5:600], other[5:])
+
+
+@pytest.mark.parametrize("change", [{"width": 64}, {"feed_forward": 32}, {"layers": 5}, {"positions": 256}, {"heads": 2}])
+def test_layers_of_another_kind_are_refused(donor: str, tmp_path: Path, change: dict[str, int]) -> None:
+    with pytest.raises(UnsupportedError, match="don't fit"):
+        pretrain(tmp_path, network={**NETWORK, "layers_from": donor, **change})
 
 
 @pytest.mark.parametrize("masking", ["character", "span"])

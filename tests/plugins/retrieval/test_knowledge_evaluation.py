@@ -228,6 +228,28 @@ def test_the_re_ranked_order_is_judged_beside_the_fused_one_where_a_base_has_it(
     assert found.modes["reranked"].intervals["mrr"] == (1.0, 1.0)
 
 
+class LinkedBase(WordBase):
+    """With the graph the right text comes first, and without it behind another."""
+
+    def search(self, question: str, mode: SearchMode, limit: int) -> list[Hit]:
+        right = [hit(text, text) for text in self.texts if question in text]
+        return right if mode == "graph" else [hit("none", "none"), *right]
+
+
+def test_the_gain_of_a_graph_is_of_the_same_questions_with_and_without_it() -> None:
+    rows = [KnownQuestion(question=name, document_id=f"ann in {name}") for name in ("york", "leeds", "bath", "paris")]
+    base = LinkedBase("ann in york", "ann in leeds", "ann in bath", modes=(*MODES, "graph", "reranked"))
+    found = judge(base, rows)
+    assert list(found.modes) == ["dense", "sparse", "hybrid", "graph", "reranked"]
+    assert found.graph_gain is not None
+    assert found.graph_gain.metrics["recall@1"] == 0.75
+    assert found.graph_gain.metrics["recall@5"] == 0.0
+    assert found.graph_gain.metrics["mrr"] == pytest.approx(0.75 - 0.375)
+    low, high = found.graph_gain.intervals["mrr"]
+    assert 0 < low < 0.375 < high <= 0.5
+    assert judge(WordBase("ann in york"), [KnownQuestion(question="york", document_id="ann in york")]).graph_gain is None
+
+
 def test_questions_that_say_nothing_of_their_answers_measure_nothing() -> None:
     with pytest.raises(DataError, match="nothing to measure"):
         judge(WordBase("ann in york"), [KnownQuestion(question="york")])

@@ -164,6 +164,17 @@ def test_what_can_not_be_had_is_refused(engine: RuntimePlugin) -> None:
     assert engine.environment(RuntimeConfig(threads=3))["OMP_NUM_THREADS"] == "3"
 
 
+def test_a_precision_that_is_asked_of_one_runtime_leaves_a_model_of_another_as_it_is(
+    registry: Registry, store: ModelStore
+) -> None:
+    asked = RuntimeConfig(precision="bf16", device="cpu", threads=1)
+    with pytest.raises(ConfigError, match="onnx"):
+        load_predictor(registry, store.resolve("tiny@2"), asked)
+    of_torch = asked.model_copy(update={"precision_of": "torch"})
+    plans = [load_predictor(registry, store.resolve(name), of_torch).executor.plan for name in ("tiny@1", "tiny@2")]
+    assert [(plan.runtime, plan.precision) for plan in plans] == [("torch", "bf16"), ("onnx", "fp32")]
+
+
 @pytest.mark.parametrize(("module", "package"), [(onnx, "onnxruntime"), (openvino, "openvino")])
 def test_a_runtime_that_is_not_installed_says_how_to_get_it(
     registry: Registry, module: Any, package: str, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from served_knowledge import KnowledgeHook, Served
 from taskloom.core.errors import UnavailableError
 from taskloom.core.hookspecs import hookimpl
 from taskloom.core.knowledge import Document, Refused
-from taskloom.core.knowledge_calls import AskCall, KnowledgeAnswer, SearchCall, Source
+from taskloom.core.knowledge_calls import AskCall, GraphCall, KnowledgeAnswer, SearchCall, Source
 from taskloom.core.loader import load_registry
 from taskloom.sdk.cli import kb, kb_render
 from taskloom.sdk.cli.context import CliContext
@@ -172,6 +172,40 @@ def test_search_filters_and_takes_a_mode_and_a_version(handbook: Path, served: S
     assert "nothing was found" in run("search", "handbook", "x", "--where", "year=1999").stdout
 
 
+@pytest.fixture
+def firms(served: Served, tmp_path: Path) -> None:
+    """A base with a graph."""
+    as_json("create", "firms", "--config", "graph=true")
+    as_json("add", "firms", str(rows(tmp_path / "firms.jsonl", {"document_id": "own", "text": "Ann owns Bolt"})))
+
+
+def test_graph_shows_where_a_name_stands_and_what_it_is_related_to(firms: None, handbook: Path, served: Served) -> None:
+    shown = run("graph", "firms", "Ann").stdout
+    for word in ("ann", "PER", "own#0", "0-3", "owns", "bolt", "0.50"):
+        assert word in shown
+    told = as_json("graph", "firms", "Ann", "--hops", "2", "--limit", "5", "--version", "1")
+    assert [(one["head"], one["relation"], one["tail"], one["hop"]) for one in told["relations"]] == [
+        ("ann", "owns", "bolt", 2)
+    ]
+    call = served.engine.calls[-1]
+    assert isinstance(call, GraphCall)
+    assert (call.limit, call.version) == (5, 1)
+    assert "2 entities, 1 mentions, 1 relations" in run("stats", "firms").stdout
+    assert "entities" not in run("stats", "handbook").stdout
+    missing = run("graph", "handbook", "Ann", "--json")
+    assert missing.exit_code == 1
+    assert "keeps no graph" in json.loads(missing.stderr)["error"]["message"]
+
+
+def test_what_came_by_the_graph_is_marked(firms: None) -> None:
+    assert "graph 0.250" in run("search", "firms", "x", "--mode", "graph").stdout
+    assert "graph" not in run("search", "firms", "x").stdout
+    assert "by the graph" in run("ask", "firms", "what is owns?", "--mode", "graph").stdout
+    assert "by the graph" not in run("ask", "firms", "what is owns?").stdout
+    as_json("configure", "firms", "--writer", "writer")
+    assert "by the graph" in run("ask", "firms", "what is owns?", "--mode", "graph", "--stream").stdout
+
+
 def test_versions_snapshot_rollback_and_remove(handbook: Path) -> None:
     assert as_json("snapshot", "handbook", "before")["name"] == "before"
     assert as_json("remove", "handbook", "wifi") == {"base": "handbook", "version": 2, "removed": 1}
@@ -273,6 +307,20 @@ def test_eval_shows_the_re_ranked_order_beside_the_fused_one(served: Served, han
     told = as_json("eval", "handbook", str(known(tmp_path / "questions.jsonl")))
     assert list(told["figures"]["modes"]) == ["dense", "sparse", "hybrid", "reranked"]
     assert "reranked" in {call.mode for call in served.engine.calls if isinstance(call, SearchCall)}
+
+
+def test_eval_shows_what_the_graph_adds_where_the_base_keeps_one(firms: None, tmp_path: Path) -> None:
+    questions = rows(tmp_path / "q.jsonl", {"question": "who owns?", "document": "own", "answers": ["owns"]})
+    told = as_json("eval", "firms", str(questions))["figures"]
+    assert list(told["modes"]) == ["dense", "sparse", "hybrid", "graph"]
+    assert told["graph_gain"]["metrics"]["recall@5"] == 0.0
+    assert told["graph_gain"]["intervals"]["mrr"] == [0.0, 0.0]
+    shown = run("eval", "firms", str(questions)).stdout
+    assert "graph less hybrid: recall@1 +0.000 (+0.000 to +0.000)" in shown
+    as_json("configure", "firms", "--reranker", "ranker")
+    both = as_json("eval", "firms", str(questions))["figures"]
+    assert list(both["modes"]) == ["dense", "sparse", "hybrid", "graph", "reranked"]
+    assert both["graph_gain"] == told["graph_gain"]
 
 
 def test_eval_asks_for_every_answer_and_reads_as_told(served: Served, handbook: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from taskloom.sdk import (
     UnsupportedError,
 )
 
-CALLS = ("ask", "search", "upsert", "delete", "stats", "versions", "configure", "snapshot", "rollback")
+CALLS = ("ask", "search", "graph", "upsert", "delete", "stats", "versions", "configure", "snapshot", "rollback")
 OF_CLIENT = ("knowledge", "knowledge_bases", "create_knowledge", "drop_knowledge")
 
 
@@ -71,6 +71,8 @@ def test_the_life_of_a_base(client: Any) -> None:
     assert [(hit.passage.document_id, hit.passage.metadata) for hit in found.hits] == [
         ("zh", {"year": 2025, "tags": ("a", "b")})
     ]
+    with pytest.raises(UnsupportedError, match="keeps no graph"):
+        handbook.graph("Ann")
     assert handbook.snapshot("before").name == "before"
     assert handbook.delete(["wifi"]) == 2
     assert handbook.search("x", version=1).version == 1
@@ -314,3 +316,23 @@ def test_gateways_repeat_looks_alone_by_themselves() -> None:
     assert '"method": "Ask"' in config
     for method in ("Upsert", "Delete", "Rollback", "CreateBase", "DropBase", "Snapshot"):
         assert method not in config
+
+
+def test_a_graph_can_be_looked_at_and_says_what_came_by_it(client: Any) -> None:
+    client.create_knowledge("firms", config={"graph": True})
+    firms = client.knowledge("firms")
+    firms.upsert([("own", "Ann owns Bolt"), ("other", "Ann sleeps")])
+    assert firms.stats().stats.graph.mentions == 2
+    found = firms.graph("Ann", hops=2, limit=1, request_id="r-1")
+    assert (found.version, found.request_id) == (1, "r-1")
+    assert [(one.name, one.document_id, one.models) for one in found.mentions] == [("ann", "own", ("names@1",))]
+    assert [(one.head, one.relation, one.tail, one.hop) for one in found.relations] == [("ann", "owns", "bolt", 2)]
+    assert firms.graph("Ann", version=0).mentions == ()
+    assert [hit.graph for hit in firms.search("x", mode="graph").hits] == [0.25, 0.25]
+    assert [hit.graph for hit in firms.search("x").hits] == [None, None]
+    assert firms.ask("who owns?", mode="graph").sources[0].graph == 0.25
+    assert firms.ask("who owns?", mode="hybrid").sources[0].graph is None
+    with pytest.raises(NotFoundError, match="Cid"):
+        firms.graph("Cid")
+    with pytest.raises(InvalidInputError, match="hops"):
+        firms.graph("Ann", hops=3)

@@ -80,6 +80,35 @@ async def test_an_answer_has_its_sources_and_two_records_with_the_passages(askin
     assert "reset" not in str(completed.facts)
 
 
+async def test_what_came_by_the_graph_is_in_the_answer_and_in_the_records(asking: Asking) -> None:
+    await asking.engine.create("default", BaseSpec(base="firms", config={"graph": True}))
+    await asking.upsert(message(WIFI, base="firms", last=True))
+    asking.audit.entries.clear()
+    reply = await asking.call("Ask", ask(base="firms", mode="graph"))
+    assert reply.sources[0].graph == 0.25
+    accepted, completed = asking.audit.entries
+    assert accepted.facts["mode"] == "graph"
+    assert completed.facts["graph_passages"] == completed.facts["passages"] == ["wifi#0"]
+    plain = await asking.call("Ask", ask(base="firms"))
+    assert not plain.sources[0].HasField("graph")
+    assert "graph_passages" not in asking.audit.entries[-1].facts
+    asking.audit.entries.clear()
+    found = await asking.call("Graph", pb.GraphRequest(base="firms", name="Ann", request_id="r-1"))
+    assert ([one.name for one in found.mentions], found.request_id) == (["ann"], "r-1")
+    accepted, completed = asking.audit.entries
+    assert (accepted.action, accepted.payload) == ("knowledge.graph", {"name": "Ann"})
+    assert (completed.kind, completed.version) == ("completed", "1")
+    assert {name: completed.facts[name] for name in ("mentions", "relations", "passages", "hops")} == {
+        "mentions": 1,
+        "relations": 1,
+        "passages": ["wifi#0"],
+        "hops": 1,
+    }
+    code, _ = await failure(asking.call("Graph", pb.GraphRequest(base="firms", name="Ann", hops=3)))
+    assert code is Code.INVALID_ARGUMENT
+    assert asking.audit.entries[-1].action == "knowledge.graph"
+
+
 async def test_a_search_keeps_whole_numbers_of_metadata_and_filters_by_them(asking: Asking) -> None:
     old, new = (pb.Document(document_id=str(year), text="x") for year in (2025, 2026))
     old.metadata.update({"year": 2025, "tags": ["a", "b"]})
@@ -251,7 +280,7 @@ def test_every_method_has_a_rule_that_says_the_same() -> None:
     prefix, methods = "/taskloom.v1.Knowledge/", pb.DESCRIPTOR.services_by_name["Knowledge"].methods_by_name
     roles = {name: RULES[f"{prefix}{name}"].roles for name in methods}
     assert {name for name in roles if roles[name] == {"admin"}} == {*CHANGES, "Upsert"}
-    assert {name for name in roles if roles[name] == {"predict"}} == {"Ask", "AskStream", "Search"}
+    assert {name for name in roles if roles[name] == {"predict"}} == {"Ask", "AskStream", "Search", "Graph"}
 
 
 async def test_a_key_sees_the_bases_of_its_patterns_alone(asking: Asking) -> None:

@@ -291,4 +291,6 @@ def test_models_of_bases_are_named_for_who_loads_them(cards: Any, tmp_path: Path
     cards.configure(reranker="one", writer="writer@1")
     hooks: Any = load_registry().hooks
     settings = load_settings(overrides={"knowledge": {"folder": str(tmp_path / "bases")}})
-    assert list(hooks.hook.models_of_bases(settings=settings)) == ["one", "writer@1"]
+    wanted = hooks.hook.knowledge_models(settings=settings, registry=load_registry(), tenant="default")
+    assert {"one", "writer@1"} <= set(wanted)
+    assert not {"one", "writer@1"} & set(hooks.hook.knowledge_models(settings=settings, registry=load_registry(), tenant="x"))

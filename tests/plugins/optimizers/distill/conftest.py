@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import string
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,28 @@ def steps(classifier: ClassificationModel, tmp_path: Path) -> Callable[..., Step
     parent = published("classification", classifier, tmp_path / "store")
     rows, held = rows_of(classifier, 96, 3), rows_of(classifier, 24, 4)
     return lambda name: Steps(parent, rows, tmp_path / name, held)
+
+
+def narrow_bert(folder: Path, words: Sequence[str]) -> str:
+    """A backbone of another width, whose tokenizer knows some words as single letters alone."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    pieces = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
+    known = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "?", ".", *words, *pieces])}
+    fast = Tokenizer(models.WordPiece(known, unk_token="[UNK]"))
+    fast.normalizer, fast.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
+    fast.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    torch.manual_seed(5)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(known), max_position_embeddings=64, **shape)).save_pretrained(folder)
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=64, **named).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> str:
+    return narrow_bert(tmp_path / "narrow", ["where", "is", "my", "card"])

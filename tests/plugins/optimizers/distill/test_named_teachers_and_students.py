@@ -17,7 +17,6 @@ from taskloom.plugins.optimizers.distill.panel import averaged
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.embedding.model import EmbeddingModel
 from taskloom.plugins.tasks.embedding.schema import EmbeddingInput, EmbeddingTarget
-from taskloom.plugins.tasks.ner.model import NerModel
 from taskloom.plugins.tasks.qa.model import QaModel
 
 QUICK: dict[str, Any] = {
@@ -136,33 +135,6 @@ def test_who_can_not_teach_is_refused(steps: Callable[..., Steps], tiny_bert: st
 # -- students of another kind ---------------------------------------------------------------------------------------------
 
 
-def narrow_bert(folder: Path, words: Sequence[str]) -> str:
-    """A backbone of another width, whose tokenizer knows some words as single letters alone."""
-    import string
-
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    pieces = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
-    known = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "?", ".", *words, *pieces])}
-    fast = Tokenizer(models.WordPiece(known, unk_token="[UNK]"))
-    fast.normalizer, fast.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
-    fast.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    torch.manual_seed(5)
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=len(known), max_position_embeddings=64, **shape)).save_pretrained(folder)
-    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-    PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=64, **named).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture
-def narrow(tmp_path: Path) -> str:
-    return narrow_bert(tmp_path / "narrow", ["where", "is", "my", "card"])
-
-
 def test_a_named_student_on_another_backbone_learns_the_parents_answers(
     telling_steps: Callable[..., Steps], narrow: str, tmp_path: Path
 ) -> None:
@@ -185,35 +157,6 @@ def test_a_named_student_on_another_backbone_learns_the_parents_answers(
     assert [answer.labels[0].score for answer in answers] == pytest.approx(best, abs=1e-5)
     with pytest.raises(UnsupportedError, match="reads the same tokens"):
         taught.run("distill", student="narrow", hidden_weight=1.0, **QUICK)
-
-
-def test_words_are_compared_across_tokenizers_and_windows_are_not(tiny_bert: str, narrow: str, tmp_path: Path) -> None:
-    from taskloom.plugins.tasks.ner.schema import NerInput
-    from taskloom.plugins.tasks.qa.schema import GoldAnswer, QaInput, QaTarget
-
-    texts = shuffled_words(["where", "is", "my", "card", "lost", "order"], 24, 6, 3)
-    store = tmp_path / "store"
-    found = [(t, ((0, t.index(" "), "ITEM"),)) for t in texts]
-    entities = [Example(input=NerInput(text=t), target=spans, path="d", line=i) for i, (t, spans) in enumerate(found)]
-    teacher = published("ner", NerModel.build(["ITEM"], backbone=tiny_bert, head="crf", dropout=0.0), store, "wide")
-    published("ner", NerModel.build(["ITEM"], backbone=narrow, head="crf", dropout=0.0), store, "thin")
-    words = Steps(teacher, entities, tmp_path / "ner")
-    chain = words.run("distill", student="thin", alpha=0.0, **QUICK)
-    history = chain.steps[0].facts["history"]
-    assert history[-1]["loss"] < history[0]["loss"]
-    golds = [GoldAnswer(text=t.split()[0], start=0, end=len(t.split()[0])) for t in texts]
-    asked = [
-        Example(input=QaInput(question="where?", context=t), target=QaTarget(answers=(gold,)))
-        for t, gold in zip(texts, golds, strict=True)
-    ]
-    reader = published("qa", QaModel.build(backbone=tiny_bert, max_length=32, overlap=8), store, "reader")
-    published("qa", QaModel.build(backbone=narrow, max_length=32, overlap=8), store, "thin-reader")
-    with pytest.raises(UnsupportedError, match="reads its inputs otherwise"):
-        Steps(reader, asked, tmp_path / "qa").run("distill", student="thin-reader", **QUICK)
-    more = tmp_path / "more.jsonl"
-    more.write_text('{"question": "where?", "context": "my card is lost"}\n')
-    with pytest.raises(UnsupportedError, match="leave `unlabelled` and `augment` open"):
-        Steps(reader, asked, tmp_path / "qa").run("distill", unlabelled=[str(more)], **QUICK)
 
 
 def test_an_embedder_learns_the_vectors_of_one_named_teacher_and_several_are_refused(
