@@ -107,8 +107,8 @@ def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngi
 
 @hookspec(firstresult=True)
 def knowledge_models(settings: Settings, registry: Registry, tenant: str) -> Sequence[str] | None:
-    """The models that the knowledge bases of a tenant use, NAME or NAME@VERSION, for who loads no others. The first answer
-    counts."""
+    """The models that the knowledge bases of a tenant use, NAME or NAME@VERSION, for who loads no others: those of the settings
+    and those that its bases name. The first answer counts."""
 
 
 @hookspec(firstresult=True)

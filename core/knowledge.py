@@ -32,6 +32,10 @@ Where = Mapping[str, Scalar | tuple[Scalar, ...]]
 Mode = Literal["hybrid", "dense", "sparse", "graph"]
 """By inner product, by BM25, by the two ranks fused, or by these and the rank of what the graph leads to."""
 
+SearchMode = Literal["hybrid", "dense", "sparse", "graph", "reranked"]
+"""A `Mode`, or what a question is answered from (what `graph` finds where the base keeps one, else `hybrid`) in the order that
+a model gives it which reads question and passage together."""
+
 
 class Document(Frozen):
     """A text to answer from. A FAQ pair is one too: `question`, and its answer as `text`. `language` is an ISO 639-1 code; left
@@ -69,6 +73,12 @@ class Passage(Frozen):
         question."""
         above = dict.fromkeys(part for part in (self.title, *self.headings) if part and part not in self.text)
         return self.question or "\n".join([*above, self.text])
+
+    @property
+    def readable(self) -> str:
+        """What a model reads beside a question to say whether it answers that: the passage under its title and headings; of a
+        FAQ pair, the question and the answer."""
+        return f"{self.question}\n{self.text}" if self.question else self.searchable
 
 
 class Refused(Frozen):
@@ -118,13 +128,15 @@ class Query:
 
 class Hit(Frozen):
     """A passage that was found. `score` orders the hits of one query, best first; `dense` is the cosine and `sparse` the BM25
-    score, `graph` how strongly the graph leads there; None where that search did not find it."""
+    score, `graph` how strongly the graph leads there; None where that search did not find it. Where hits were re-ranked,
+    `score` is the re-ranker's, from 0 to 1, and `fused` what it was before; None where they were not."""
 
     passage: Passage
     score: float
     dense: float | None = None
     sparse: float | None = None
     graph: float | None = None
+    fused: float | None = None
 
 
 class VersionInfo(Frozen):

@@ -3,14 +3,17 @@ Protocol of what stands behind it."""
 
 from __future__ import annotations
 
+import string
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Literal, Protocol
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from taskloom.core.knowledge import Document, Hit, KnowledgeStats, Metadata, Mode, Refused, VersionInfo, Where
+from taskloom.core.errors import InvalidInputError
+from taskloom.core.knowledge import Document, Hit, KnowledgeStats, Metadata, Mode, Refused, SearchMode, VersionInfo, Where
 from taskloom.core.knowledge_graph import MAX_HOPS, MAX_NAME_CHARACTERS, GraphMention, GraphRelation
-from taskloom.core.types import Frozen, Name, new_request_id
+from taskloom.core.ports import PartSink
+from taskloom.core.types import Frozen, ModelRef, Name, new_request_id
 
 MAX_QUESTION_CHARACTERS = 4000
 MAX_HITS = 100
@@ -21,6 +24,59 @@ RequestId = Annotated[str, Field(default_factory=new_request_id, pattern=r"^[A-Z
 Question = Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)]
 
 
+def _model_name(name: str) -> str:
+    try:
+        if name:
+            ModelRef.parse(name)
+        return name
+    except InvalidInputError as exc:
+        raise ValueError(exc.message) from exc
+
+
+ModelName = Annotated[str, AfterValidator(_model_name)]
+"""NAME or NAME@VERSION; empty for none."""
+
+
+def _template(known: frozenset[str], needed: frozenset[str]) -> AfterValidator:
+    def check(template: str) -> str:
+        """Bare fields alone: a template must not look into what it is given."""
+        fields = [part for part in string.Formatter().parse(template) if part[1] is not None]
+        if (
+            any(form or conversion for _, _, form, conversion in fields)
+            or not needed <= {str(part[1]) for part in fields} <= known
+        ):
+            told, must = (", ".join(f"{{{name}}}" for name in sorted(names)) for names in (known, needed))
+            raise ValueError(f"a template has the fields {told}, of which {must} must be there; write {{{{ for a brace")
+        return template
+
+    return AfterValidator(check)
+
+
+Prompt = Annotated[str, _template(frozenset({"question", "passages"}), frozenset({"question", "passages"}))]
+PassageForm = Annotated[str, _template(frozenset({"number", "title", "text"}), frozenset({"text"}))]
+
+
+class AnswerConfig(Frozen):
+    """How a base's questions are answered. `reranker` is a model that reads a question and a passage together and scores
+    `candidates` of the passages found; the best of them are read. `writer` is a model that writes the answer from them: it
+    reads `prompt`, in which each passage stands as `passage` says (`number` from 1), as many as `passage_characters` take;
+    `params` are parameters of the writer's task. Below `threshold` there is no answer (None: the server's)."""
+
+    reranker: ModelName = ""
+    candidates: int = Field(default=20, ge=1, le=MAX_HITS)
+    writer: ModelName = ""
+    params: Metadata = Field(default_factory=dict)
+    prompt: Prompt = Field(default="question: {question}\ncontext:\n{passages}", max_length=4000)
+    passage: PassageForm = Field(default="[{number}] {text}", max_length=1000)
+    passage_characters: int = Field(default=4000, ge=100, le=100_000)
+    threshold: float | None = Field(default=None, ge=0, le=1)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it names."""
+        return tuple(name for name in (self.reranker, self.writer) if name)
+
+
 class BaseSpec(Frozen):
     """A knowledge base to create. `config` is what its retriever's schema says; `shared` lets every tenant ask it."""
 
@@ -28,6 +84,7 @@ class BaseSpec(Frozen):
     shared: bool = False
     retriever: str = ""
     config: Metadata = Field(default_factory=dict)
+    answering: AnswerConfig = AnswerConfig()
 
 
 class BaseInfo(Frozen):
@@ -37,6 +94,7 @@ class BaseInfo(Frozen):
     shared: bool
     retriever: str
     stats: KnowledgeStats
+    answering: AnswerConfig = AnswerConfig()
 
 
 class UpsertResult(Frozen):
@@ -58,7 +116,7 @@ class SearchCall(Frozen):
     query: Question
     limit: int = Field(default=10, ge=1, le=MAX_HITS)
     where: Where | None = None
-    mode: Mode = "hybrid"
+    mode: SearchMode = "hybrid"
     version: int | None = None
     request_id: RequestId
     deadline_s: float | None = None
@@ -99,8 +157,8 @@ class Turn(Frozen):
 
 class AskCall(Frozen):
     """A question. `turns` are what was said before it, the oldest first; `passages` is how many are read; below `threshold`
-    there is no answer (None: the base's own, which was chosen on data). `mode` is how the passages are found (None: `graph`
-    where the base keeps one, else `hybrid`)."""
+    there is no answer (None: the base's own, or else the server's, which was chosen on data). `mode` is how the passages are
+    found (None: `graph` where the base keeps one, else `hybrid`), before the base's re-ranker, if it has one, orders them."""
 
     base: Name
     question: Question
@@ -115,9 +173,9 @@ class AskCall(Frozen):
 
 
 class Source(Frozen):
-    """A passage that an answer stands on, or that came nearest. `answer` is what in it answers, at `start` to `end` of the
-    document's cleaned text (code points); empty where nothing does. `graph` is how strongly the graph led there, None where it
-    did not."""
+    """A passage that an answer stands on, or that came nearest. `answer` is what in it answers, or what a written answer has
+    from it word for word, at `start` to `end` of the document's cleaned text (code points); empty where there is nothing: then
+    they are the passage's. `graph` is how strongly the graph led there, None where it did not."""
 
     document_id: str
     passage_id: str
@@ -131,11 +189,24 @@ class Source(Frozen):
     graph: float | None = None
 
 
-class KnowledgeAnswer(Frozen):
-    """`kind` says where the answer comes from: a `span` of a passage, a `faq` entry, or `none`: nothing that the base holds is
-    sure enough. `confidence` is the share of answers with as high a score that were right where it was measured."""
+class Ranked(Frozen):
+    """A passage that was re-ranked: `fused` is its score before, `score` after."""
 
-    kind: Literal["span", "faq", "none"]
+    passage_id: str
+    fused: float
+    score: float
+
+
+Evidence = Literal["", "reader", "reranker", "similarity"]
+
+
+class KnowledgeAnswer(Frozen):
+    """`kind` says where the answer comes from: a `span` of a passage, a `faq` entry, `written` by a model from the passages, or
+    `none`: nothing that the base holds is sure enough. `confidence` is the share of answers with as high a score that were
+    right where it was measured. Of a writer nothing like that is known: there it says how sure it is that the passages answer
+    the question, from `evidence`, and nothing of whether the text is true to them."""
+
+    kind: Literal["span", "faq", "written", "none"]
     answer: str = ""
     confidence: float = Field(ge=0, le=1)
     language: str
@@ -144,7 +215,14 @@ class KnowledgeAnswer(Frozen):
     sources: tuple[Source, ...] = ()
     version: int
     models: tuple[str, ...] = ()
-    """NAME@VERSION of those that embedded, found names and read."""
+    """NAME@VERSION of those that embedded, found names, re-ranked, read and wrote."""
+    ranking: tuple[Ranked, ...] = ()
+    """What was re-ranked, best first."""
+    evidence: Evidence = ""
+    """Where a writer answers: what says that the passages answer the question: the `reader` that found a span in one, the
+    `reranker`, or the `similarity` (cosine) of question and passage. Empty where there is nothing, and the confidence 0."""
+    truncated: bool = False
+    """The writer did not read the end of its prompt: perhaps not of every source."""
     request_id: str = ""
 
 
@@ -167,9 +245,14 @@ class KnowledgeEngine(Protocol):
 
     async def delete(self, tenant: str, base: str, document_ids: Sequence[str]) -> int: ...
 
+    async def configure(self, tenant: str, base: str, answering: AnswerConfig) -> BaseInfo:
+        """Says how questions are answered from now on."""
+
     async def search(self, tenant: str, call: SearchCall) -> SearchResult: ...
 
-    async def ask(self, tenant: str, call: AskCall) -> KnowledgeAnswer: ...
+    async def ask(self, tenant: str, call: AskCall, send: PartSink | None = None) -> KnowledgeAnswer:
+        """With `send`, an answer that is written goes there in parts as it is; what is returned is the whole answer in any
+        case."""
 
     async def graph(self, tenant: str, call: GraphCall) -> GraphResult:
         """Raises `UnsupportedError` for a base that keeps no graph, `NotFoundError` for a name that stands nowhere in it."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pydantic import Field
 
-from taskloom.core.knowledge import Hit, Mode
+from taskloom.core.knowledge import Hit, SearchMode
 from taskloom.core.knowledge_calls import KnowledgeAnswer
 from taskloom.core.types import Frozen
 
@@ -71,18 +71,20 @@ class KnowledgeFigures(Frozen):
     not among the `modes`."""
 
     questions: int
-    modes: Mapping[Mode, ModeFigures]
-    unmeasured: Mapping[Mode, str] = Field(default_factory=dict)
+    modes: Mapping[SearchMode, ModeFigures]
+    unmeasured: Mapping[SearchMode, str] = Field(default_factory=dict)
     answers: AnswerFigures | None = None
     graph_gain: Gain | None = None
     """Of `graph` over `hybrid`, where the base keeps a graph."""
 
 
 class AskedBase(Protocol):
-    """A knowledge base to be measured, wherever it is. Sync. One whose attribute `keeps_graph` is true is measured in the mode
-    `graph` as well."""
+    """A knowledge base to be measured, wherever it is. `modes` are the ways of searching that it has, in the order in which
+    they are shown. Sync."""
 
-    def search(self, question: str, mode: Mode, limit: int) -> Sequence[Hit]: ...
+    modes: Sequence[SearchMode]
+
+    def search(self, question: str, mode: SearchMode, limit: int) -> Sequence[Hit]: ...
 
     def ask(self, question: str) -> KnowledgeAnswer:
         """Answers in any case: with a threshold of 0."""

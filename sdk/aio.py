@@ -43,7 +43,7 @@ from taskloom.sdk.connection import (
     not_ready,
 )
 from taskloom.sdk.knowledge import AsyncKnowledgeCalls
-from taskloom.sdk.knowledge_calls import Feed, Operation
+from taskloom.sdk.knowledge_operations import Feed, Operation, StreamedOperation
 from taskloom.sdk.requests import (
     BatchOptions,
     CallOptions,
@@ -59,7 +59,7 @@ from taskloom.sdk.requests import (
 from taskloom.sdk.results import ItemResult, TaskResult
 from taskloom.sdk.retries import Attempts, RetryPolicy
 from taskloom.sdk.streams import Outstanding
-from taskloom.sdk.text_streams import AsyncTextSource, AsyncTextStream, Piece, ended_early, piece_from_message
+from taskloom.sdk.text_streams import AsyncTextSource, AsyncTextStream, ended_early, piece_from_message
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -148,13 +148,13 @@ class AsyncClient(AsyncKnowledgeCalls):
         model: str,
         input: Mapping[str, Any] | str,
         **options: Unpack[CallOptions],
-    ) -> AsyncTextStream:
+    ) -> AsyncTextStream[InferResult]:
         """As `Client.stream_text`; not to be awaited: `async with client.stream_text(...) as stream`."""
         check_options(options, CallOptions)
         options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
         options["request_id"] = options.get("request_id") or new_request_id()  # the same for every attempt
 
-        async def open_source(left_s: float) -> AsyncTextSource:
+        async def open_source(left_s: float) -> AsyncTextSource[InferResult]:
             call = await self._call(model, input, **options)
             return self._read_text(call.model_copy(update={"partials": True}), left_s)
 
@@ -307,22 +307,30 @@ class AsyncClient(AsyncKnowledgeCalls):
         message = request_to_message(call)
         return result_from_message(await self._patiently(self._opened().Infer, message, timeout_s, call.request_id))
 
-    def _read_text(self, call: InferCall, timeout_s: float) -> AsyncTextSource:
+    def _read_text(self, call: InferCall, timeout_s: float) -> AsyncTextSource[InferResult]:
         requests = iter((request_to_message(call),))
         replies = self._opened().InferStream(requests, timeout=timeout_s, metadata=self._metadata)
+        return self._in_parts(replies, piece_from_message, call.request_id, timeout_s)
 
-        async def read() -> Piece:
+    async def _read_answer(self, operation: StreamedOperation[V], timeout_s: float) -> AsyncTextSource[V]:
+        self._opened()
+        metadata = aio.Metadata(*self._connection.metadata(), (REQUEST_ID_KEY, operation.request_id))
+        replies = getattr(self._bases, operation.method)(operation.send(), timeout=timeout_s, metadata=metadata)
+        return self._in_parts(replies, operation.read, operation.request_id, timeout_s)
+
+    def _in_parts(self, replies: Any, read: Callable[[Any], str | V], request_id: str, timeout_s: float) -> AsyncTextSource[V]:
+        async def read_next() -> str | V:
             try:
                 reply = await replies.read()
             except grpc.RpcError as exc:
                 self._answered = self._answered or not made_by_grpc(exc)
-                raise self._connection.explain(exc, call.request_id, timeout_s) from exc
-            if not isinstance(reply, pb.InferStreamResponse):  # gRPC's mark of the end
+                raise self._connection.explain(exc, request_id, timeout_s) from exc
+            if reply is aio.EOF:  # type: ignore[attr-defined] # the stubs lack it
                 raise ended_early()
             self._answered = True
-            return piece_from_message(reply)
+            return read(reply)
 
-        return AsyncTextSource(read, replies.cancel)
+        return AsyncTextSource(read_next, replies.cancel)
 
     async def _attempt(self, operation: Operation[V], left_s: float) -> V:
         self._opened()

@@ -33,7 +33,7 @@ from taskloom.sdk.connection import (
     made_by_grpc,
     not_ready,
 )
-from taskloom.sdk.knowledge_calls import Feed, Operation
+from taskloom.sdk.knowledge_operations import Feed, Operation, StreamedOperation
 from taskloom.sdk.requests import (
     BatchOptions,
     check_concurrency,
@@ -47,7 +47,7 @@ from taskloom.sdk.results import ItemResult
 from taskloom.sdk.retries import RetryPolicy
 from taskloom.sdk.streams import Outstanding
 from taskloom.sdk.surface import Pending, SyncCalls
-from taskloom.sdk.text_streams import Piece, TextSource, ended_early, piece_from_message
+from taskloom.sdk.text_streams import TextSource, ended_early, piece_from_message
 
 R = TypeVar("R")
 
@@ -204,18 +204,26 @@ class Client(SyncCalls):
     def _end(self, pending: Pending, call: InferCall, timeout_s: float) -> InferResult:
         return result_from_message(self._reply(pending.result, call.request_id, timeout_s))  # type: ignore[attr-defined]
 
-    def _read_text(self, call: InferCall, timeout_s: float) -> TextSource:
+    def _read_text(self, call: InferCall, timeout_s: float) -> TextSource[InferResult]:
         self._check_usable()
         requests = iter((request_to_message(call),))
         replies = self._stub.InferStream(requests, timeout=timeout_s, metadata=self._metadata)
+        return self._in_parts(replies, piece_from_message, call.request_id, timeout_s)
 
-        def read() -> Piece:
-            reply = self._reply(lambda: next(replies, None), call.request_id, timeout_s)
+    def _read_answer(self, operation: StreamedOperation[R], timeout_s: float) -> TextSource[R]:
+        self._check_usable()
+        metadata = (*self._metadata, (REQUEST_ID_KEY, operation.request_id))
+        replies = getattr(self._bases, operation.method)(operation.send(), timeout=timeout_s, metadata=metadata)
+        return self._in_parts(replies, operation.read, operation.request_id, timeout_s)
+
+    def _in_parts(self, replies: Any, read: Callable[[Any], str | R], request_id: str, timeout_s: float) -> TextSource[R]:
+        def read_next() -> str | R:
+            reply = self._reply(lambda: next(replies, None), request_id, timeout_s)
             if reply is None:
                 raise ended_early()
-            return piece_from_message(reply)
+            return read(reply)
 
-        return TextSource(read, replies.cancel)
+        return TextSource(read_next, replies.cancel)
 
     def _text_input(self, ref: ModelRef) -> tuple[str, str]:
         description = self.describe(str(ref))

@@ -8,23 +8,23 @@ import concurrent.futures
 import queue
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from taskloom.core.errors import DeadlineExceededError, MissingDependencyError, RequestCancelledError, UnsupportedError
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
 from taskloom.sdk.dependencies import missing_dependency
-from taskloom.sdk.knowledge_calls import Operation
+from taskloom.sdk.knowledge_operations import Operation, StreamedOperation
 from taskloom.sdk.requests import BatchOptions, model_ref
 from taskloom.sdk.results import ItemResult
 from taskloom.sdk.retries import RetryPolicy
 from taskloom.sdk.surface import Pending, SyncCalls
-from taskloom.sdk.text_streams import Piece, TextSource
+from taskloom.sdk.text_streams import TextSource
 
 if TYPE_CHECKING:
     from taskloom.core.knowledge_calls import KnowledgeEngine
-    from taskloom.core.ports import InferenceEngine
+    from taskloom.core.ports import InferenceEngine, PartSink
     from taskloom.core.registry import Registry
     from taskloom.core.settings import Settings
 
@@ -182,19 +182,28 @@ class LocalClient(SyncCalls):
             self._bases = found
         return self._bases
 
-    def _read_text(self, call: InferCall, timeout_s: float) -> TextSource:
+    def _read_text(self, call: InferCall, timeout_s: float) -> TextSource[InferResult]:
+        return self._in_parts(lambda send: self._ready().infer(call, send), call.request_id, timeout_s)
+
+    def _read_answer(self, operation: StreamedOperation[R], timeout_s: float) -> TextSource[R]:
+        async def run(send: PartSink) -> R:
+            return await operation.run(self._opened_bases(), time.time() + timeout_s, send)
+
+        return self._in_parts(run, operation.request_id, timeout_s)
+
+    def _in_parts(self, run: Callable[[PartSink], Coroutine[Any, Any, R]], request_id: str, timeout_s: float) -> TextSource[R]:
         deadline = time.monotonic() + timeout_s
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        pending = self._submit(self._ready().infer(call, pieces.put))
+        pending = self._submit(run(pieces.put))
         pending.add_done_callback(lambda _: pieces.put(None))  # the answer or the error is there
 
-        def read() -> Piece:
+        def read() -> str | R:
             try:
                 piece = pieces.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 pending.cancel()
-                raise _late(call.request_id, timeout_s) from None
-            return piece if piece is not None else self._end(pending, call, timeout_s)
+                raise _late(request_id, timeout_s) from None
+            return piece if piece is not None else _result(pending, request_id, timeout_s)
 
         return TextSource(read, pending.cancel)
 

@@ -10,9 +10,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from taskloom.core.errors import TaskloomError
 from taskloom.sdk import knowledge_calls as calls
-from taskloom.sdk.knowledge_calls import Operation
+from taskloom.sdk import knowledge_questions as questions
+from taskloom.sdk.knowledge_operations import Operation, StreamedOperation
 from taskloom.sdk.retries import Attempts, RetryPolicy
 from taskloom.sdk.tasks import as_method
+from taskloom.sdk.text_streams import AsyncTextSource, AsyncTextStream, TextSource, TextStream
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,6 +26,15 @@ R = TypeVar("R")
 def _of_base(make: Callable[Concatenate[str, P], Operation[R]]) -> Callable[Concatenate[Knowledge, P], R]:
     def method(self: Knowledge, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._client._perform(make(self.name, *args, **kwargs))
+
+    return as_method(method, make, known=1)
+
+
+def _streamed_of_base(
+    make: Callable[Concatenate[str, P], StreamedOperation[R]],
+) -> Callable[Concatenate[Knowledge, P], TextStream[R]]:
+    def method(self: Knowledge, /, *args: P.args, **kwargs: P.kwargs) -> TextStream[R]:
+        return self._client._stream(make(self.name, *args, **kwargs))
 
     return as_method(method, make, known=1)
 
@@ -50,13 +61,15 @@ class Knowledge:
     def __repr__(self) -> str:
         return f"Knowledge({self.name!r})"
 
-    ask = _of_base(calls.ask)
-    search = _of_base(calls.search)
-    graph = _of_base(calls.graph)
+    ask = _of_base(questions.ask)
+    ask_stream = _streamed_of_base(questions.ask_stream)
+    search = _of_base(questions.search)
+    graph = _of_base(questions.graph)
     upsert = _of_base(calls.upsert)
     delete = _of_base(calls.delete)
     stats = _of_base(calls.stats)
     versions = _of_base(calls.versions)
+    configure = _of_base(calls.configure)
     snapshot = _of_base(calls.snapshot)
     rollback = _of_base(calls.rollback)
 
@@ -74,6 +87,14 @@ class KnowledgeCalls(ABC):
     @abstractmethod
     def _attempt(self, operation: Operation[R], left_s: float) -> R:
         """One attempt; raises a `TaskloomError`."""
+
+    @abstractmethod
+    def _read_answer(self, operation: StreamedOperation[R], timeout_s: float) -> TextSource[R]:
+        """Starts one attempt at an answer in parts."""
+
+    def _stream(self, operation: StreamedOperation[R]) -> TextStream[R]:
+        attempts = Attempts(self.retry, operation.timeout(self.timeout_s))
+        return TextStream(attempts, lambda left_s: self._read_answer(operation, left_s), lambda: self._ever_answered)
 
     def _perform(self, operation: Operation[R]) -> R:
         """Repeats a call as the policy says, and as it may be repeated."""
@@ -106,6 +127,15 @@ def _awaited_of_base(
     return as_method(method, make, known=1)
 
 
+def _awaited_stream_of_base(
+    make: Callable[Concatenate[str, P], StreamedOperation[R]],
+) -> Callable[Concatenate[AsyncKnowledge, P], AsyncTextStream[R]]:
+    def method(self: AsyncKnowledge, /, *args: P.args, **kwargs: P.kwargs) -> AsyncTextStream[R]:
+        return self._client._stream(make(self.name, *args, **kwargs))
+
+    return as_method(method, make, known=1)
+
+
 def _awaited_of_client(
     make: Callable[P, Operation[R]],
 ) -> Callable[Concatenate[AsyncKnowledgeCalls, P], Coroutine[Any, Any, R]]:
@@ -116,7 +146,8 @@ def _awaited_of_client(
 
 
 class AsyncKnowledge:
-    """`Knowledge` for asyncio: the same calls, awaited."""
+    """`Knowledge` for asyncio: the same calls, awaited; `ask_stream` is not to be awaited:
+    `async with base.ask_stream(...) as stream`."""
 
     def __init__(self, client: AsyncKnowledgeCalls, name: str) -> None:
         self._client = client
@@ -125,13 +156,15 @@ class AsyncKnowledge:
     def __repr__(self) -> str:
         return f"AsyncKnowledge({self.name!r})"
 
-    ask = _awaited_of_base(calls.ask)
-    search = _awaited_of_base(calls.search)
-    graph = _awaited_of_base(calls.graph)
+    ask = _awaited_of_base(questions.ask)
+    ask_stream = _awaited_stream_of_base(questions.ask_stream)
+    search = _awaited_of_base(questions.search)
+    graph = _awaited_of_base(questions.graph)
     upsert = _awaited_of_base(calls.upsert)
     delete = _awaited_of_base(calls.delete)
     stats = _awaited_of_base(calls.stats)
     versions = _awaited_of_base(calls.versions)
+    configure = _awaited_of_base(calls.configure)
     snapshot = _awaited_of_base(calls.snapshot)
     rollback = _awaited_of_base(calls.rollback)
 
@@ -146,6 +179,14 @@ class AsyncKnowledgeCalls(ABC):
     @abstractmethod
     async def _attempt(self, operation: Operation[R], left_s: float) -> R:
         """One attempt; raises a `TaskloomError`."""
+
+    @abstractmethod
+    async def _read_answer(self, operation: StreamedOperation[R], timeout_s: float) -> AsyncTextSource[R]:
+        """Starts one attempt at an answer in parts."""
+
+    def _stream(self, operation: StreamedOperation[R]) -> AsyncTextStream[R]:
+        attempts = Attempts(self.retry, operation.timeout(self.timeout_s))
+        return AsyncTextStream(attempts, lambda left_s: self._read_answer(operation, left_s), lambda: self._answered)
 
     async def _perform(self, operation: Operation[R]) -> R:
         """Repeats a call as the policy says, and as it may be repeated."""

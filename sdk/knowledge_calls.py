@@ -1,190 +1,37 @@
 """The calls on knowledge bases, each written once: what is sent, what comes of it, and whether it may be sent again. A client
-turns them into its methods, so that all clients take the same arguments and give the same results. No I/O."""
+turns them into its methods, so that all clients take the same arguments and give the same results. Questions are in
+`knowledge_questions`. No I/O."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, TypeVar
 
-from taskloom.core.errors import InputTooLargeError, InvalidInputError, TaskloomError, ThrottledError
-from taskloom.core.knowledge import Document, Metadata, Mode, VersionInfo, Where
+from taskloom.core.errors import InputTooLargeError, InvalidInputError
+from taskloom.core.knowledge import Document, Metadata, VersionInfo
 from taskloom.core.knowledge_calls import (
-    AskCall,
+    AnswerConfig,
     BaseInfo,
     BaseSpec,
-    GraphCall,
-    GraphResult,
-    KnowledgeAnswer,
     KnowledgeEngine,
-    SearchCall,
-    SearchResult,
-    Turn,
     UpsertResult,
 )
 from taskloom.core.types import new_request_id
 from taskloom.core.wire import knowledge_codec as codec
 from taskloom.core.wire.gen import knowledge_pb2 as pb
+from taskloom.sdk.knowledge_operations import TENANT, Feed, Operation, given_only
 
 R = TypeVar("R")
 
 DocumentLike = Document | Mapping[str, Any] | tuple[str, str]
 """A document, its fields, or its id and its text."""
-TurnLike = Turn | tuple[str, str]
-"""A question and what was answered."""
 
-TENANT = "default"
-"""Whose the bases are that are used without a server."""
 UPSERT_TIMEOUT_S = 600.0
 """Documents are embedded before they are acknowledged, which takes its time."""
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """What a server takes unless `server.max_message_bytes` says otherwise."""
 CHUNK_BYTES = 512 * 1024
 """Documents that are sent together, unless one alone is larger."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operation(Generic[R]):
-    """One call. `send` makes what the RPC `method` takes: a message, or for `Upsert` a `Feed`. `run` does the same in process,
-    by a deadline on the `time.time()` clock."""
-
-    method: str
-    send: Callable[[], Any]
-    read: Callable[[Any], R]
-    run: Callable[[KnowledgeEngine, float], Awaitable[R]]
-    request_id: str
-    timeout_s: float | None = None
-    repeat: Literal["always", "unless-begun", "never"] = "always"
-
-    def timeout(self, default_s: float) -> float:
-        timeout_s = default_s if self.timeout_s is None else self.timeout_s
-        if timeout_s <= 0:
-            raise InvalidInputError(f"timeout_s is {timeout_s}; a call needs more than 0 seconds", field="timeout_s")
-        return timeout_s
-
-    def may_follow(self, error: TaskloomError) -> bool:
-        """Whether the call may be made again after this error, with no fear that it is then done twice."""
-        return self.repeat == "always" or (self.repeat == "unless-begun" and isinstance(error, ThrottledError))
-
-
-class Feed(Iterator[pb.UpsertRequest]):
-    """The messages of a stream. gRPC loses what is raised while it reads them: it stays here as `failure`."""
-
-    def __init__(self, messages: Iterator[pb.UpsertRequest]) -> None:
-        self._messages = messages
-        self.failure: BaseException | None = None
-
-    def __next__(self) -> pb.UpsertRequest:
-        try:
-            return next(self._messages)
-        except StopIteration:
-            raise
-        except BaseException as exc:
-            self.failure = exc
-            raise
-
-
-# -- questions ------------------------------------------------------------------------------------------------------------
-
-
-def ask(
-    base: str,
-    question: str,
-    *,
-    turns: Sequence[TurnLike] = (),
-    where: Where | None = None,
-    passages: int | None = None,
-    threshold: float | None = None,
-    mode: Mode | None = None,
-    version: int | None = None,
-    timeout_s: float | None = None,
-    request_id: str | None = None,
-) -> Operation[KnowledgeAnswer]:
-    """The answer to a question, its confidence and its sources; of kind `none` if nothing that the base holds is sure enough.
-
-    `turns` are the questions and answers before this one, the oldest first. `where` keeps documents whose metadata match:
-    `{"product": "router", "year": (2025, 2026)}`. `passages` is how many are read. Below the confidence `threshold` there is no
-    answer; left out, it is the one that was chosen on data. `mode` is how passages are found, as for `search`; left out, the
-    graph is used where the base keeps one. `version` is one of `versions()`; left out, the newest.
-    """
-    call = codec.build(
-        AskCall,
-        base=base,
-        question=question,
-        turns=tuple(_turn(turn, place) for place, turn in enumerate(turns)),
-        where=where,
-        version=version,
-        request_id=request_id or new_request_id(),
-        **_given(passages=passages, threshold=threshold, mode=mode),
-    )
-
-    async def run(engine: KnowledgeEngine, deadline_s: float) -> KnowledgeAnswer:
-        answer = await engine.ask(TENANT, call.model_copy(update={"deadline_s": deadline_s}))
-        return answer.model_copy(update={"request_id": call.request_id})
-
-    return Operation("Ask", lambda: codec.ask_to_message(call), codec.answer_from_message, run, call.request_id, timeout_s)
-
-
-def search(
-    base: str,
-    query: str,
-    *,
-    limit: int | None = None,
-    where: Where | None = None,
-    mode: Mode | None = None,
-    version: int | None = None,
-    timeout_s: float | None = None,
-    request_id: str | None = None,
-) -> Operation[SearchResult]:
-    """Passages for a query, best first: at most `limit` (10). `mode` ranks by meaning (`dense`), by words (`sparse`), by both
-    (`hybrid`, the default), or by these and what the graph leads to (`graph`, of a base that keeps one). `where` and `version`
-    are as for `ask`."""
-    call = codec.build(
-        SearchCall,
-        base=base,
-        query=query,
-        where=where,
-        version=version,
-        request_id=request_id or new_request_id(),
-        **_given(limit=limit, mode=mode),
-    )
-
-    async def run(engine: KnowledgeEngine, deadline_s: float) -> SearchResult:
-        result = await engine.search(TENANT, call.model_copy(update={"deadline_s": deadline_s}))
-        return result.model_copy(update={"request_id": call.request_id})
-
-    read = codec.search_result_from_message
-    return Operation("Search", lambda: codec.search_to_message(call), read, run, call.request_id, timeout_s)
-
-
-def graph(
-    base: str,
-    name: str,
-    *,
-    hops: int | None = None,
-    limit: int | None = None,
-    version: int | None = None,
-    timeout_s: float | None = None,
-    request_id: str | None = None,
-) -> Operation[GraphResult]:
-    """What the graph of the base knows of an entity: where its name stands, and the relations within `hops` (1, or 2) of it; of
-    each at most `limit` (20). Raises `NotFoundError` for a name that stands nowhere, `UnsupportedError` for a base without a
-    graph."""
-    call = codec.build(
-        GraphCall,
-        base=base,
-        name=name,
-        version=version,
-        request_id=request_id or new_request_id(),
-        **_given(hops=hops, limit=limit),
-    )
-
-    async def run(engine: KnowledgeEngine, deadline_s: float) -> GraphResult:
-        result = await engine.graph(TENANT, call.model_copy(update={"deadline_s": deadline_s}))
-        return result.model_copy(update={"request_id": call.request_id})
-
-    read = codec.graph_result_from_message
-    return Operation("Graph", lambda: codec.graph_to_message(call), read, run, call.request_id, timeout_s)
 
 
 # -- documents ------------------------------------------------------------------------------------------------------------
@@ -354,12 +201,15 @@ def create_knowledge(
     shared: bool = False,
     retriever: str = "",
     config: Metadata | None = None,
+    answering: AnswerConfig | Mapping[str, Any] | None = None,
     timeout_s: float | None = None,
     request_id: str | None = None,
 ) -> Operation[BaseInfo]:
     """Makes an empty knowledge base. One that is `shared` may be asked by every tenant. `config` has the settings of the
-    `retriever` that keeps it; left empty, that is the built-in one. Raises `AlreadyExistsError`."""
-    spec = codec.build(BaseSpec, base=name, shared=shared, retriever=retriever, config=config or {})
+    `retriever` that keeps it; left empty, that is the built-in one. `answering` is what `configure` takes, as a mapping. Raises
+    `AlreadyExistsError`."""
+    fields: dict[str, Any] = {"base": name, "shared": shared, "retriever": retriever, "config": config or {}}
+    spec = codec.build(BaseSpec, **fields, answering=answering or AnswerConfig())
     return _change(
         "CreateBase",
         lambda: codec.spec_to_message(spec),
@@ -368,6 +218,39 @@ def create_knowledge(
         timeout_s=timeout_s,
         request_id=request_id,
     )
+
+
+def configure(
+    base: str,
+    *,
+    reranker: str = "",
+    candidates: int | None = None,
+    writer: str = "",
+    params: Metadata | None = None,
+    prompt: str | None = None,
+    passage: str | None = None,
+    passage_characters: int | None = None,
+    threshold: float | None = None,
+    timeout_s: float | None = None,
+    request_id: str | None = None,
+) -> Operation[BaseInfo]:
+    """Says how questions are answered from now on; what is left out goes back to its default. `reranker` is a model that scores
+    question and passage together, for `candidates` (20) of the passages that were found. `writer` is a model that writes the
+    answer from the best: it reads `prompt`, with the fields `{question}` and `{passages}`, in which each passage stands as
+    `passage` says (`{number}`, `{title}`, `{text}`), as many of them as `passage_characters` (4000) take; `params` are
+    parameters of its task. `threshold` is the confidence below which there is no answer. Models are tried before the settings
+    are kept: raises `InvalidInputError` for one that is not served or can't do it."""
+    name = codec.checked_name(base)
+    given = {"candidates": candidates, "prompt": prompt, "passage": passage, "passage_characters": passage_characters}
+    fields: dict[str, Any] = {"reranker": reranker, "writer": writer, "params": params or {}, "threshold": threshold}
+    config = codec.build(AnswerConfig, "answering", **fields, **given_only(**given))
+    request = pb.ConfigureRequest(base=name, answering=codec.answering_to_message(config))
+    asked_as = request_id or new_request_id()
+
+    async def run(engine: KnowledgeEngine, _deadline_s: float) -> BaseInfo:
+        return await engine.configure(TENANT, name, config)
+
+    return Operation("Configure", lambda: request, codec.base_from_message, run, asked_as, timeout_s)
 
 
 def drop_knowledge(name: str, *, timeout_s: float | None = None, request_id: str | None = None) -> Operation[None]:
@@ -405,16 +288,3 @@ def _change(
     """A change that, made twice, is another or an error: it is sent again only where it was refused before it began."""
     asked_as = request_id or new_request_id()
     return Operation(method, send, read, lambda engine, _deadline_s: run(engine), asked_as, timeout_s, "unless-begun")
-
-
-def _turn(given: TurnLike, place: int) -> Turn:
-    if isinstance(given, Turn):
-        return given
-    if isinstance(given, tuple) and len(given) == 2:
-        return codec.build(Turn, f"turns.{place}", question=given[0], answer=given[1])
-    raise InvalidInputError(f"turns.{place} is a {type(given).__name__}; give a pair of question and answer", field="turns")
-
-
-def _given(**fields: Any) -> dict[str, Any]:
-    """Without what was left out, so that the defaults of the call hold."""
-    return {name: value for name, value in fields.items() if value is not None}

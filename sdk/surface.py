@@ -72,7 +72,7 @@ class SyncCalls(KnowledgeCalls):
         """Waits for an attempt; raises a `TaskloomError`."""
 
     @abstractmethod
-    def _read_text(self, call: InferCall, timeout_s: float) -> TextSource:
+    def _read_text(self, call: InferCall, timeout_s: float) -> TextSource[InferResult]:
         """Starts one attempt at an answer in parts."""
 
     @abstractmethod
@@ -132,7 +132,7 @@ class SyncCalls(KnowledgeCalls):
         model: str,
         input: Mapping[str, Any] | str,
         **options: Unpack[CallOptions],
-    ) -> TextStream:
+    ) -> TextStream[InferResult]:
         """As `infer`, but the text comes piece by piece while the model writes it; `result()` of the stream is what `infer`
         gives. `timeout_s` is for the whole answer. A failure is made good by another attempt only before the first piece."""
         check_options(options, CallOptions)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from taskloom.core.errors import RequestCancelledError, TaskloomError, UnavailableError
 from taskloom.core.types import InferResult
@@ -15,28 +15,28 @@ from taskloom.core.wire.codec import error_from_message, result_from_message
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.sdk.retries import Attempts
 
-Piece = str | InferResult
-"""A piece of the text, or the whole answer, which ends it."""
+W = TypeVar("W")
+"""The whole answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class TextSource:
-    """One attempt at an answer. `read` waits for the next piece and raises a `TaskloomError`; `cancel` may be called from
-    another thread."""
+class TextSource(Generic[W]):
+    """One attempt at an answer. `read` waits for the next piece of the text, or the whole answer, which ends it, and raises a
+    `TaskloomError`; `cancel` may be called from another thread."""
 
-    read: Callable[[], Piece]
+    read: Callable[[], str | W]
     cancel: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
-class AsyncTextSource:
+class AsyncTextSource(Generic[W]):
     """As `TextSource`."""
 
-    read: Callable[[], Awaitable[Piece]]
+    read: Callable[[], Awaitable[str | W]]
     cancel: Callable[[], object]
 
 
-def piece_from_message(reply: pb.InferStreamResponse) -> Piece:
+def piece_from_message(reply: pb.InferStreamResponse) -> str | InferResult:
     """What a reply brings; raises the error that it brings."""
     kind = reply.WhichOneof("result")
     if kind == "partial":
@@ -53,14 +53,14 @@ def ended_early() -> UnavailableError:
     return UnavailableError("the server ended the stream before the whole answer had come; ask again")
 
 
-class _Progress:
+class _Progress(Generic[W]):
     """What has come so far, and whether a failure may be made good: only before the first piece, since a second attempt might
     begin with other words."""
 
     def __init__(self, attempts: Attempts) -> None:
         self.attempts = attempts
         self.pieces: list[str] = []
-        self.result: InferResult | None = None
+        self.result: W | None = None
         self.error: TaskloomError | None = None
 
     def over(self) -> bool:
@@ -69,13 +69,13 @@ class _Progress:
             raise self.error
         return self.result is not None
 
-    def take(self, piece: Piece) -> str | None:
+    def take(self, piece: str | W) -> str | None:
         """The text to hand on; None at the end."""
-        if isinstance(piece, InferResult):
-            self.result = piece
-            return None
-        self.pieces.append(piece)
-        return piece
+        if isinstance(piece, str):
+            self.pieces.append(piece)
+            return piece
+        self.result = piece
+        return None
 
     def wait_after(self, error: TaskloomError, *, hopeless: bool) -> float:
         """Seconds until the next attempt; raises `error` if there is to be none."""
@@ -87,14 +87,14 @@ class _Progress:
             self.error = final
             raise
 
-    def whole(self) -> InferResult:
+    def whole(self) -> W:
         if self.result is None:
             raise RequestCancelledError("the stream was closed before the whole answer had come")
         return self.result
 
 
-class TextStream(Iterator[str]):
-    """The answer of a model that writes. Iterating gives its text piece by piece, as it is written; `result()` is the whole
+class TextStream(Iterator[str], Generic[W]):
+    """An answer that a model writes. Iterating gives its text piece by piece, as it is written; `result()` is the whole
     answer. A model that answers as a whole gives no pieces, and the result.
 
         with client.stream_text("summary-en", document) as stream:
@@ -106,12 +106,12 @@ class TextStream(Iterator[str]):
     """
 
     def __init__(
-        self, attempts: Attempts, open_source: Callable[[float], TextSource], ever_answered: Callable[[], bool]
+        self, attempts: Attempts, open_source: Callable[[float], TextSource[W]], ever_answered: Callable[[], bool]
     ) -> None:
-        self._progress = _Progress(attempts)
+        self._progress = _Progress[W](attempts)
         self._open = open_source
         self._ever_answered = ever_answered
-        self._source: TextSource | None = None
+        self._source: TextSource[W] | None = None
         self._closed = threading.Event()
 
     @property
@@ -131,7 +131,7 @@ class TextStream(Iterator[str]):
                     self._closed.wait(progress.wait_after(error, hopeless=not self._ever_answered()))
         raise StopIteration
 
-    def result(self) -> InferResult:
+    def result(self) -> W:
         """The whole answer, waited for: pieces that were not read are passed over. Raises what the call failed with,
         `RequestCancelledError` if the stream was closed before."""
         for _ in self:
@@ -144,7 +144,7 @@ class TextStream(Iterator[str]):
         if (source := self._source) is not None and self._progress.result is None:
             source.cancel()
 
-    def _opened(self) -> TextSource:
+    def _opened(self) -> TextSource[W]:
         if self._source is None:
             self._source = self._open(self._progress.attempts.remaining_s())
             if self._closed.is_set():  # meanwhile, by another thread, which found nothing to cancel
@@ -158,16 +158,19 @@ class TextStream(Iterator[str]):
         self.close()
 
 
-class AsyncTextStream(AsyncIterator[str]):
+class AsyncTextStream(AsyncIterator[str], Generic[W]):
     """As `TextStream`, for asyncio: `async with`, `async for`, `await stream.result()`."""
 
     def __init__(
-        self, attempts: Attempts, open_source: Callable[[float], Awaitable[AsyncTextSource]], ever_answered: Callable[[], bool]
+        self,
+        attempts: Attempts,
+        open_source: Callable[[float], Awaitable[AsyncTextSource[W]]],
+        ever_answered: Callable[[], bool],
     ) -> None:
-        self._progress = _Progress(attempts)
+        self._progress = _Progress[W](attempts)
         self._open = open_source
         self._ever_answered = ever_answered
-        self._source: AsyncTextSource | None = None
+        self._source: AsyncTextSource[W] | None = None
         self._closed = False
 
     @property
@@ -187,7 +190,7 @@ class AsyncTextStream(AsyncIterator[str]):
                     await asyncio.sleep(progress.wait_after(error, hopeless=not self._ever_answered()))
         raise StopAsyncIteration
 
-    async def result(self) -> InferResult:
+    async def result(self) -> W:
         """As `TextStream.result`."""
         async for _ in self:
             pass
@@ -199,7 +202,7 @@ class AsyncTextStream(AsyncIterator[str]):
         if self._source is not None and self._progress.result is None:
             self._source.cancel()
 
-    async def _read(self) -> Piece:
+    async def _read(self) -> str | W:
         if self._source is None:
             self._source = await self._open(self._progress.attempts.remaining_s())
         try:

@@ -16,12 +16,14 @@ from pydantic import TypeAdapter, ValidationError
 from taskloom.core.errors import InvalidInputError
 from taskloom.core.knowledge import Document, Hit, IndexInfo, KnowledgeStats, Passage, Refused, VersionInfo
 from taskloom.core.knowledge_calls import (
+    AnswerConfig,
     AskCall,
     BaseInfo,
     BaseSpec,
     GraphCall,
     GraphResult,
     KnowledgeAnswer,
+    Ranked,
     SearchCall,
     SearchResult,
     Source,
@@ -112,11 +114,24 @@ def upsert_result_from_message(sent: pb.UpsertResponse) -> UpsertResult:
 
 
 def spec_to_message(spec: BaseSpec) -> pb.CreateBaseRequest:
-    return message(pb.CreateBaseRequest, **_plain(spec) | {"config": _struct(spec.config, "config")})
+    answering = answering_to_message(spec.answering)
+    return message(pb.CreateBaseRequest, **_plain(spec) | {"config": _struct(spec.config, "config"), "answering": answering})
 
 
 def spec_from_message(sent: pb.CreateBaseRequest) -> BaseSpec:
-    return build(BaseSpec, base=sent.base, shared=sent.shared, retriever=sent.retriever, config=_mapping(sent.config))
+    answering = answering_from_message(sent.answering)
+    fields: dict[str, Any] = {"base": sent.base, "shared": sent.shared, "retriever": sent.retriever}
+    return build(BaseSpec, **fields, config=_mapping(sent.config), answering=answering)
+
+
+def answering_to_message(config: AnswerConfig) -> pb.AnswerConfig:
+    return message(pb.AnswerConfig, **_plain(config) | {"params": _struct(config.params, "answering.params")})
+
+
+def answering_from_message(sent: pb.AnswerConfig) -> AnswerConfig:
+    fields = {name: getattr(sent, name) for name in AnswerConfig.model_fields if name not in {"params", "threshold"}}
+    threshold = sent.threshold if sent.HasField("threshold") else None
+    return build(AnswerConfig, "answering", params=_mapping(sent.params), threshold=threshold, **_given(**fields))
 
 
 def base_to_message(info: BaseInfo) -> pb.BaseInfo:
@@ -132,6 +147,7 @@ def base_to_message(info: BaseInfo) -> pb.BaseInfo:
         disk_bytes=stats.disk_bytes,
         indexes=[pb.Index(**_plain(index)) for index in stats.indexes],
         graph=pb.GraphSize(**_plain(stats.graph)) if stats.graph is not None else None,
+        answering=answering_to_message(info.answering),
     )
 
 
@@ -145,7 +161,8 @@ def base_from_message(sent: pb.BaseInfo) -> BaseInfo:
         indexes=tuple(IndexInfo(**message_to_dict(index)) for index in sent.indexes),
         graph=GraphInfo(**message_to_dict(sent.graph)) if sent.HasField("graph") else None,
     )
-    return BaseInfo(base=sent.base, shared=sent.shared, retriever=sent.retriever, stats=stats)
+    answering = answering_from_message(sent.answering)
+    return BaseInfo(base=sent.base, shared=sent.shared, retriever=sent.retriever, stats=stats, answering=answering)
 
 
 def version_to_message(info: VersionInfo) -> pb.Version:
@@ -198,6 +215,7 @@ def search_result_from_message(sent: pb.SearchResponse) -> SearchResult:
             dense=hit.dense if hit.HasField("dense") else None,
             sparse=hit.sparse if hit.HasField("sparse") else None,
             graph=hit.graph if hit.HasField("graph") else None,
+            fused=hit.fused if hit.HasField("fused") else None,
         )
         for hit in sent.hits
     )
@@ -248,13 +266,24 @@ def ask_from_message(sent: pb.AskRequest, request_id: str, deadline_s: float | N
 
 
 def answer_to_message(answer: KnowledgeAnswer) -> pb.AskResponse:
-    return message(pb.AskResponse, **_plain(answer) | {"sources": [pb.Source(**_plain(one)) for one in answer.sources]})
+    parts = {
+        "sources": [pb.Source(**_plain(one)) for one in answer.sources],
+        "ranking": [pb.Ranked(**_plain(one)) for one in answer.ranking],
+    }
+    return message(pb.AskResponse, **_plain(answer) | parts)
 
 
 def answer_from_message(sent: pb.AskResponse) -> KnowledgeAnswer:
-    return KnowledgeAnswer.model_validate(
-        message_to_dict(sent) | {"sources": tuple(Source(**message_to_dict(one)) for one in sent.sources)}
-    )
+    parts = {
+        "sources": tuple(Source(**message_to_dict(one)) for one in sent.sources),
+        "ranking": tuple(Ranked(**message_to_dict(one)) for one in sent.ranking),
+    }
+    return KnowledgeAnswer.model_validate(message_to_dict(sent) | parts)
+
+
+def piece_from_message(sent: pb.AskStreamResponse) -> str | KnowledgeAnswer:
+    """What a message of a stream brings: a part of the text, or the whole answer."""
+    return sent.text if sent.WhichOneof("result") == "text" else answer_from_message(sent.answer)
 
 
 # -- graphs ---------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from taskloom.core.errors import DataError, UnsupportedError
-from taskloom.core.knowledge import Hit, Mode, Passage
+from taskloom.core.knowledge import Hit, Mode, Passage, SearchMode
 from taskloom.core.knowledge_calls import KnowledgeAnswer
 from taskloom.core.knowledge_figures import (
     AnswerFigures,
@@ -43,7 +43,7 @@ RIGHT_F1 = 0.5
 
 Places = NDArray[np.float64]
 """The rank of the right passage for each question, from 1."""
-Search = Callable[[str, Mode, int], Sequence[Hit]]
+Search = Callable[[str, SearchMode, int], Sequence[Hit]]
 """`search(question, mode, limit)`."""
 Ask = Callable[[str], KnowledgeAnswer]
 """Answers in any case: with a threshold of 0."""
@@ -108,10 +108,10 @@ def judge(
     question says what is right."""
     if plot is not None:
         from taskloom.plugins.retrieval.risk_figure import draw_risk  # first of all: who lacks what draws need not wait for it
-    modes: dict[Mode, ModeFigures] = {}
-    places: dict[Mode, Places] = {}
-    unmeasured: dict[Mode, str] = {}
-    for mode in (*MODES, *(("graph",) if getattr(base, "keeps_graph", False) else ())):
+    modes: dict[SearchMode, ModeFigures] = {}
+    places: dict[SearchMode, Places] = {}
+    unmeasured: dict[SearchMode, str] = {}
+    for mode in base.modes:
         tell(f"{mode} search")
         try:
             places[mode], took = search_places(base.search, questions, mode)
@@ -128,12 +128,12 @@ def judge(
     return KnowledgeFigures(questions=len(questions), modes=modes, unmeasured=unmeasured, answers=answers, graph_gain=gain)
 
 
-def judge_search(search: Search, questions: Sequence[KnownQuestion], mode: Mode) -> ModeFigures:
+def judge_search(search: Search, questions: Sequence[KnownQuestion], mode: SearchMode) -> ModeFigures:
     """Recall at 1, 5 and 20, the mean reciprocal rank and nDCG at 10, over the questions that say what is right."""
     return mode_figures(*search_places(search, questions, mode))
 
 
-def search_places(search: Search, questions: Sequence[KnownQuestion], mode: Mode) -> tuple[Places, list[float]]:
+def search_places(search: Search, questions: Sequence[KnownQuestion], mode: SearchMode) -> tuple[Places, list[float]]:
     """The right passage's rank for each question that says what is right, infinite where it was not found; and the seconds that
     each search took."""
     asked = [question for question in questions if question.has_passage]

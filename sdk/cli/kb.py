@@ -3,94 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskloom.sdk.cli.endpoint import GATEWAY_PARAMETERS, gateway_options, json_option, open_gateway, open_in_process
+from taskloom.sdk.cli.kb_options import Endpoint, asks, parse_where, version_option, where_option
 
 if TYPE_CHECKING:
     from taskloom.sdk.cli.context import CliContext
-    from taskloom.sdk.surface import SyncCalls
 
-_TIMEOUT = "Seconds for each call."
-_MODES = click.Choice(["hybrid", "dense", "sparse", "graph"])
-_LOCAL = "The bases of the home folder, in this process; needs taskloom[local]."
+MODES = ("hybrid", "dense", "sparse", "graph")
 
 
 @click.group()
 def kb() -> None:
     """Create, fill, ask and roll back knowledge bases."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Whom a command asks, as its options say."""
-
-    cli: CliContext
-    in_process: bool
-    timeout_s: float
-    gateway: dict[str, Any]
-
-    def open(self) -> SyncCalls:
-        """A client, to be closed."""
-        if not self.in_process:
-            return open_gateway(self.timeout_s, **self.gateway)
-        if any(self.gateway.values()):
-            raise click.UsageError("--local asks no gateway; leave out --address and its certificates, or --local")
-        return open_in_process(self.cli, _wanted_models(self.cli), self.timeout_s)
-
-
-def asks(timeout_s: float = 60.0) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`--address` and its like, `--local`, `--timeout` and `--json`; the command gets the `CliContext` and an `Endpoint`."""
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        @click.pass_obj
-        @wraps(command)
-        def run(cli: CliContext, /, *, in_process: bool, timeout_s: float, **given: Any) -> Any:
-            gateway = {name: given.pop(name) for name in GATEWAY_PARAMETERS}
-            return command(cli, Endpoint(cli, in_process, timeout_s, gateway), **given)
-
-        shown = gateway_options(json_option(run))
-        shown = click.option("--timeout", "timeout_s", type=float, default=timeout_s, show_default=True, help=_TIMEOUT)(shown)
-        return click.option("--local", "in_process", is_flag=True, help=_LOCAL)(shown)
-
-    return add
-
-
-def _wanted_models(cli: CliContext) -> list[str]:
-    """Those that the bases of the home use, of the models that are there: no others are loaded."""
-    from taskloom.sdk.knowledge_calls import TENANT
-
-    hooks = cli.registry.hooks
-    given = {"settings": cli.settings, "registry": cli.registry, "tenant": TENANT}
-    wanted = hooks.hook.knowledge_models(**given) if hooks is not None else None
-    there = set(cli.store.models())
-    return [name for name in wanted or () if name.partition("@")[0] in there]
-
-
-where_option = click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only documents with this; repeatable.")
-version_option = click.option("--version", "version", type=int, help="A version instead of the newest.")
-
-
-def parse_where(pairs: tuple[str, ...]) -> dict[str, Any] | None:
-    """A key that is given twice may have either value.
-
-    >>> parse_where(("year=2026", "tag=wifi", "tag=setup"))
-    {'year': 2026, 'tag': ('wifi', 'setup')}
-    """
-    from taskloom.sdk.cli.predict import parse_params
-
-    where: dict[str, Any] = {}
-    for pair in pairs:
-        for key, value in parse_params([pair], "--where").items():
-            given = tuple(value) if isinstance(value, list) else (value,)
-            where[key] = (*where.get(key, ()), *given)
-    return {key: values[0] if len(values) == 1 else values for key, values in where.items()} or None
 
 
 # -- bases -----------------------------------------------------------------------------------------------------------------
@@ -140,6 +68,35 @@ def stats(cli: CliContext, endpoint: Endpoint, *, base: str) -> None:
 
     with endpoint.open() as client:
         info = client.knowledge(base).stats()
+    cli.show(info, lambda: base_shown(info))
+
+
+@kb.command()
+@click.argument("base")
+@click.option("--reranker", default="", metavar="MODEL", help="Scores question and passage together; none if left out.")
+@click.option("--candidates", type=click.IntRange(1, 100), help="Passages that it scores.  [default: 20]")
+@click.option("--writer", default="", metavar="MODEL", help="Writes the answer from the passages; none if left out.")
+@click.option("--param", "params", multiple=True, metavar="KEY=VALUE", help="A parameter of the writer's task; repeatable.")
+@click.option("--prompt", help="What the writer reads, with {question} and {passages}.")
+@click.option("--passage", help="How a passage stands in it, with {text} and, if wanted, {number} and {title}.")
+@click.option("--passage-characters", type=click.IntRange(100, 100_000), help="What passages may take.  [default: 4000]")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="No answer below this confidence; else the server's.")
+@asks()
+def configure(
+    cli: CliContext, endpoint: Endpoint, *, base: str, reranker: str, writer: str, params: tuple[str, ...], **given: Any
+) -> None:
+    """Say how questions to BASE are answered from now on. What is left out goes back to its default.
+
+    \b
+    taskloom kb configure handbook --reranker rank-en --candidates 30
+    taskloom kb configure handbook --writer answers-en --param max_tokens=80
+    """
+    from taskloom.sdk.cli.kb_render import base_shown
+    from taskloom.sdk.cli.predict import parse_params
+
+    settings = parse_params(params, "--param")
+    with endpoint.open(reranker, writer) as client:
+        info = client.knowledge(base).configure(reranker=reranker, writer=writer, params=settings, **given)
     cli.show(info, lambda: base_shown(info))
 
 
@@ -216,7 +173,7 @@ def remove(
 @click.argument("base")
 @click.argument("query")
 @click.option("--limit", type=click.IntRange(1, 100), default=10, show_default=True, help="Passages to show.")
-@click.option("--mode", type=_MODES, default="hybrid", show_default=True)
+@click.option("--mode", type=click.Choice([*MODES, "reranked"]), default="hybrid", show_default=True)
 @where_option
 @version_option
 @asks()
@@ -231,7 +188,8 @@ def search(
     where: tuple[str, ...],
     version: int | None,
 ) -> None:
-    """Find the passages of BASE for QUERY, by meaning (dense), by words (sparse), by both, or by these and its graph."""
+    """Find the passages of BASE for QUERY: by meaning (dense), by words (sparse), by both (hybrid), by these and its graph, or
+    in the order that its re-ranker gives those that a question is answered from (reranked)."""
     from taskloom.sdk.cli.kb_render import hits_shown
 
     with endpoint.open() as client:
@@ -246,7 +204,8 @@ def search(
 @click.option("--turn", "turns", nargs=2, multiple=True, metavar="QUESTION ANSWER", help="What was said before; repeatable.")
 @click.option("--passages", type=click.IntRange(1, 20), default=5, show_default=True, help="Passages to read.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="No answer below this confidence.")
-@click.option("--mode", type=_MODES, help="How to find passages; else graph if BASE keeps one, else hybrid.")
+@click.option("--mode", type=click.Choice(MODES), help="How to find passages; else graph if BASE keeps one, else hybrid.")
+@click.option("--stream", "streamed", is_flag=True, help="Show what a writer writes while it does.")
 @where_option
 @version_option
 @asks()
@@ -260,16 +219,30 @@ def ask(
     passages: int,
     threshold: float | None,
     mode: Any,
+    streamed: bool,
     where: tuple[str, ...],
     version: int | None,
 ) -> None:
     """Answer QUESTION from BASE, with the sources of the answer; or say that nothing in it is sure enough."""
-    from taskloom.sdk.cli.kb_render import answer_shown
+    from taskloom.sdk.cli.kb_render import answer_shown, behind_answer
+    from taskloom.sdk.cli.render import plain
 
     options: dict[str, Any] = {"passages": passages, "threshold": threshold, "mode": mode, "version": version}
+    options |= {"turns": turns, "where": parse_where(where)}
     with endpoint.open() as client:
-        answer = client.knowledge(base).ask(question, turns=turns, where=parse_where(where), **options)
-    cli.show(answer, lambda: answer_shown(answer))
+        handle = client.knowledge(base)
+        if not streamed:
+            answer = handle.ask(question, **options)
+            cli.show(answer, lambda: answer_shown(answer))
+            return
+        with handle.ask_stream(question, **options) as stream:
+            for piece in stream:
+                if not cli.as_json:
+                    click.echo(plain(piece), nl=False)
+            whole = stream.result()
+    if stream.text and not cli.as_json:
+        click.echo()
+    cli.show(whole, lambda: behind_answer(whole) if stream.text else answer_shown(whole))
 
 
 @kb.command()
@@ -320,8 +293,8 @@ def evaluate(
     plot: Path | None,
     version: int | None,
 ) -> None:
-    """Measure how well BASE finds and answers QUESTIONS, whose answers are known: dense, sparse and hybrid side by side, and
-    what its graph adds, if it keeps one.
+    """Measure how well BASE finds and answers QUESTIONS, whose answers are known: dense, sparse and hybrid side by side,
+    and the graph and the re-ranked order of a base that has them.
 
     \b
     taskloom kb eval handbook questions.jsonl --plot risk.png

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from taskloom.core.errors import InvalidInputError, MissingDependencyError
-from taskloom.core.knowledge import Document, Hit, Mode
+from taskloom.core.knowledge import Document, Hit, SearchMode
 from taskloom.core.knowledge_calls import BaseInfo, KnowledgeAnswer
 from taskloom.core.knowledge_figures import AnswerFigures, Gain, KnowledgeFigures, KnownQuestion
 from taskloom.core.types import Frozen
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 SEED = 13
 """Of the sample: the same questions every time."""
+MODES: tuple[SearchMode, ...] = ("dense", "sparse", "hybrid")
 BUILD_BATCH = 200
 BUILD_TIMEOUT_S = 3600.0
 FIGURE_NAMES = {"mrr": "MRR", "ndcg@10": "nDCG@10"}
@@ -55,17 +55,14 @@ class EvalReport(Frozen):
 
 @dataclass(frozen=True)
 class ServedBase:
-    """A base as a client sees it; `passages` are read for an answer, `version` is asked."""
+    """A base as a client sees it, with the `modes` to search it in; `passages` are read for an answer, `version` is asked."""
 
     base: Knowledge
     passages: int
     version: int | None
+    modes: Sequence[SearchMode]
 
-    @cached_property
-    def keeps_graph(self) -> bool:
-        return self.base.stats().stats.graph is not None
-
-    def search(self, question: str, mode: Mode, limit: int) -> Sequence[Hit]:
+    def search(self, question: str, mode: SearchMode, limit: int) -> Sequence[Hit]:
         return self.base.search(question, mode=mode, limit=limit, version=self.version).hits
 
     def ask(self, question: str) -> KnowledgeAnswer:
@@ -90,10 +87,18 @@ def evaluate_base(
     with _telling(cli) as tell:
         tell("questions")
         built = build_base(base, contexts(questions)) if build else None
-        figures = judge(cli.registry, ServedBase(base, passages, version), asked, plot, tell)
+        served = ServedBase(base, passages, version, modes_of(base.stats()))
+        figures = judge(cli.registry, served, asked, plot, tell)
     drawn = str(plot) if plot is not None and figures.answers is not None else ""
     report = EvalReport(base=base.stats(), figures=figures, build=built, plot=drawn)
     cli.show(report, lambda: report_shown(report))
+
+
+def modes_of(info: BaseInfo) -> tuple[SearchMode, ...]:
+    """The ways of searching that a base has, in the order in which they are shown."""
+    graph: tuple[SearchMode, ...] = ("graph",) if info.stats.graph is not None else ()
+    reranked: tuple[SearchMode, ...] = ("reranked",) if info.answering.reranker else ()
+    return (*MODES, *graph, *reranked)
 
 
 def read_questions(registry: Registry, path: Path) -> Sequence[KnownQuestion]:

@@ -42,6 +42,7 @@ def base_shown(info: BaseInfo) -> RenderableType:
         ("passages", f"{stats.passages:,}{f' ({languages})' if languages else ''}"),
         ("disk", size(stats.disk_bytes)),
         *([("graph", _graph_size(stats.graph))] if stats.graph is not None else []),
+        *_models_named(info),
     ):
         facts.add_row(Text(name, "dim"), Text(value))
     if not stats.indexes:
@@ -51,6 +52,12 @@ def base_shown(info: BaseInfo) -> RenderableType:
         counts = (f"{index.vectors:,}", str(index.dimensions), f"{index.recall:.3f}", size(index.memory_bytes))
         table.add_row(plain(index.space), plain(index.kind), *counts)
     return Group(facts, table)
+
+
+def _models_named(info: BaseInfo) -> list[tuple[str, str]]:
+    answering = info.answering
+    told = [("re-ranker", f"{answering.reranker}, of {answering.candidates} candidates")] if answering.reranker else []
+    return [*told, *([("writer", answering.writer)] if answering.writer else [])]
 
 
 def _graph_size(graph: GraphInfo) -> str:
@@ -90,7 +97,7 @@ def hits_shown(result: SearchResult) -> RenderableType:
 def _hit(place: int, hit: Hit) -> RenderableType:
     passage = hit.passage
     head = _origin(place, passage.title, passage.document_id, passage.source, hit.score)
-    scores = (("cosine", hit.dense), ("BM25", hit.sparse), ("graph", hit.graph))
+    scores = (("fused", hit.fused), ("cosine", hit.dense), ("BM25", hit.sparse), ("graph", hit.graph))
     found = [f"{name} {score:.3f}" for name, score in scores if score is not None]
     if found:
         head.append(f"  {', '.join(found)}", "dim")
@@ -103,14 +110,31 @@ def answer_shown(answer: KnowledgeAnswer) -> RenderableType:
     if answer.kind == "none":
         parts.append(Text("no answer: nothing that the base holds is sure enough", "yellow"))
     else:
-        kind = ", a FAQ entry" if answer.kind == "faq" else ""
-        parts.append(Text(plain(answer.answer), "bold").append(f"  confidence {answer.confidence:.2f}{kind}", "not bold dim"))
+        parts.append(Text(plain(answer.answer), "bold").append(f"  {_sureness(answer)}", "not bold dim"))
+    return Constrain(Group(*parts, *_behind(answer)), LINE_CELLS)
+
+
+def behind_answer(answer: KnowledgeAnswer) -> RenderableType:
+    """As `answer_shown`, for an answer whose text was shown while it was written."""
+    return Constrain(Group(Text(_sureness(answer), "dim"), *_behind(answer)), LINE_CELLS)
+
+
+def _sureness(answer: KnowledgeAnswer) -> str:
+    kind = ", a FAQ entry" if answer.kind == "faq" else ""
+    written = f" that the sources answer it, by {answer.evidence or 'nothing'}" if answer.kind == "written" else ""
+    return f"confidence {answer.confidence:.2f}{kind}{written}"
+
+
+def _behind(answer: KnowledgeAnswer) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    if answer.truncated:
+        parts.append(Text("the writer did not read the end of its prompt: perhaps not of every source", "yellow"))
     if answer.understood_as:
         parts.append(Text(f"understood as: {plain(answer.understood_as)}", "dim"))
     if answer.sources:
         parts.append(Text("sources" if answer.kind != "none" else "what came nearest", "dim"))
         parts.extend(_source(place, source) for place, source in enumerate(answer.sources, 1))
-    return Constrain(Group(*parts), LINE_CELLS)
+    return parts
 
 
 def _source(place: int, source: Source) -> RenderableType:

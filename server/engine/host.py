@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from taskloom.core.artifact import Artifact
-from taskloom.core.errors import ArtifactError, InternalError, ModelFailedError, NotFoundError, TaskloomError
+from taskloom.core.errors import ArtifactError, InternalError, InvalidInputError, ModelFailedError, NotFoundError, TaskloomError
 from taskloom.core.ports import BatchResult, WorkItem, WorkResult
 from taskloom.core.predictor import Predictor, load_predictor, validated
 from taskloom.core.registry import Registry
@@ -203,15 +203,22 @@ class ModelHost:
         return held
 
     def self_check(self) -> None:
-        """A real prediction of every model on the first example of its input schema; raises what goes wrong. A model whose
-        schema has no example is only known to be loaded."""
+        """A real prediction of every model on the first example of its input schema that it takes (a model of pairs takes no
+        single text); raises what goes wrong. A model whose schema has no example is only known to be loaded."""
         for name, held in self._held.items():
-            example = _example(held.predictor.task.Input)
-            if example is not None:
+            refused: TaskloomError | None = None
+            for example in _examples(held.predictor.task.Input):
                 try:
                     held.predictor.predict_one(validated(held.predictor.task.Input, example, "input"))
+                except InvalidInputError as exc:
+                    refused = refused or exc
                 except TaskloomError as exc:
                     raise ModelFailedError(f"{name}@{held.version} does not answer its own example: {exc}") from exc
+                else:
+                    refused = None
+                    break
+            if refused is not None:
+                raise ModelFailedError(f"{name}@{held.version} does not answer its own example: {refused}") from refused
 
     def close(self) -> None:
         for held in self._held.values():
@@ -237,12 +244,12 @@ def _result(version: str, outcome: Any) -> WorkResult:
         return WorkResult(version, error=ErrorInfo.of(ModelFailedError(f"the answer is no JSON data ({type(exc).__name__})")))
 
 
-def _example(schema: type[BaseModel]) -> Mapping[str, Any] | None:
-    """The first of `examples` of the schema, or one made of the examples of its required fields."""
+def _examples(schema: type[BaseModel]) -> Sequence[Mapping[str, Any]]:
+    """The `examples` of the schema, or one made of the examples of its required fields, if they all have some."""
     described = schema.model_json_schema()
     examples = described.get("examples")
     if examples:
-        return dict(examples[0])
+        return [dict(example) for example in examples]
     fields = described.get("properties", {})
     found = {name: fields[name]["examples"][0] for name in fields if fields[name].get("examples")}
-    return found if all(name in found for name in described.get("required", ())) else None
+    return [found] if all(name in found for name in described.get("required", ())) else []

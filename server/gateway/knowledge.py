@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from taskloom.core.wire.status import REQUEST_ID_KEY
 from taskloom.server.admission import within
 from taskloom.server.gateway.caller import CALLER, Caller, deadline_of, named_caller
 from taskloom.server.knowledge.service import Asker, KnowledgeService
+from taskloom.server.parts import PartBuffer
 
 KNOWLEDGE_SERVICE = "taskloom.v1.Knowledge"
 
@@ -50,6 +52,30 @@ class KnowledgeServicer(pb_grpc.KnowledgeServicer):
         )
         return codec.answer_to_message(await self._service.ask(asker, call))
 
+    async def AskStream(self, request: pb.AskRequest, context: Context) -> None:  # noqa: N802
+        """The model does not wait for a slow client: what it writes meanwhile is sent together."""
+        asker = self._asker(context, request.request_id)
+        call = await self._valid(
+            asker, "ask", request, lambda: codec.ask_from_message(request, asker.request_id, asker.deadline_s)
+        )
+        parts = PartBuffer()
+
+        async def write() -> None:
+            async for text in parts:
+                await context.write(pb.AskStreamResponse(request_id=asker.request_id, text=text))
+
+        writing = asyncio.create_task(write())
+        try:
+            answer = await self._service.ask(asker, call, parts.add)
+        except asyncio.CancelledError:
+            writing.cancel()
+            raise
+        except Exception:
+            await _written(parts, writing)  # what is recorded as having left does leave
+            raise
+        await _written(parts, writing)
+        await context.write(pb.AskStreamResponse(request_id=asker.request_id, answer=codec.answer_to_message(answer)))
+
     async def Graph(self, request: pb.GraphRequest, context: Context) -> pb.GraphResponse:  # noqa: N802
         asker = self._asker(context, request.request_id)
         call = await self._valid(
@@ -68,6 +94,12 @@ class KnowledgeServicer(pb_grpc.KnowledgeServicer):
         asker = self._asker(context)
         await self._service.drop(asker, await self._base(asker, "drop", request))
         return pb.DropBaseResponse()
+
+    async def Configure(self, request: pb.ConfigureRequest, context: Context) -> pb.BaseInfo:  # noqa: N802
+        asker = self._asker(context)
+        base = await self._base(asker, "configure", request)
+        answering = await self._valid(asker, "configure", request, lambda: codec.answering_from_message(request.answering))
+        return codec.base_to_message(await self._service.configure(asker, base, answering))
 
     async def Upsert(self, requests: AsyncIterator[pb.UpsertRequest], context: Context) -> pb.UpsertResponse:  # noqa: N802
         """Messages are read as fast as the engine takes documents, so that HTTP/2 holds the client back."""
@@ -133,6 +165,11 @@ class KnowledgeServicer(pb_grpc.KnowledgeServicer):
         except InvalidInputError as error:
             await self._service.record_refusal(asker, verb, request.base[:128], error)
             raise
+
+
+async def _written(parts: PartBuffer, writing: asyncio.Task[None]) -> None:
+    parts.end()
+    await writing
 
 
 class NoKnowledge(grpc.GenericRpcHandler):  # type: ignore[type-arg] # not generic when it runs

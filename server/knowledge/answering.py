@@ -105,7 +105,7 @@ def answer(asked: Asked, faq: Hit | None, faq_sure: float, found: Sequence[Candi
     if found and best >= asked.threshold:
         sources = tuple(span_source(candidate) for candidate in found)
         return made(kind="span", answer=found[0].reading.text, confidence=best, sources=sources)
-    near = tuple(_near(hit) for hit in hits)
+    near = tuple(near_source(hit) for hit in hits)
     return made(kind="none", confidence=max(best, faq_sure if faq is not None else 0.0), sources=near)
 
 
@@ -126,11 +126,11 @@ def span_source(candidate: Candidate) -> Source:
 
 
 def _faq_source(hit: Hit, sure: float) -> Source:
-    near = _near(hit)
+    near = near_source(hit)
     return near.model_copy(update={"answer": hit.passage.text, "score": sure})
 
 
-def _near(hit: Hit) -> Source:
+def near_source(hit: Hit) -> Source:
     passage = hit.passage
     return Source(
         document_id=passage.document_id,

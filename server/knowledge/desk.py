@@ -1,9 +1,9 @@
 """The knowledge engine: bases by tenant, changed while they are asked.
 
 upsert  -> prepare (split, compare)  -> embed what is new, in batches with everything else   -> put, one version
-ask     -> pin a version -> embed the question -> search -> FAQ entry, or read the passages   -> answer with sources, or none
+ask     -> pin a version -> find passages -> let it go -> answer from them, with sources, or none (see `questions`)
 
-For a base that keeps a graph, names and relations are extracted besides from what is new, and names from the question.
+For a base that keeps a graph, names and relations are extracted besides from what is new (see `intake`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,21 +26,18 @@ from taskloom.core.errors import (
     NotFoundError,
     TaskloomError,
     UnavailableError,
-    UnsupportedError,
 )
 from taskloom.core.knowledge import (
     Document,
     Embedded,
-    Hit,
     KnowledgeBase,
-    Mode,
     Prepared,
-    Query,
     Refused,
     VersionInfo,
     View,
 )
 from taskloom.core.knowledge_calls import (
+    AnswerConfig,
     AskCall,
     BaseInfo,
     BaseSpec,
@@ -52,15 +49,13 @@ from taskloom.core.knowledge_calls import (
     UpsertResult,
 )
 from taskloom.core.knowledge_graph import Extraction
-from taskloom.core.language import language_of_script
-from taskloom.core.ports import InferenceEngine
+from taskloom.core.ports import InferenceEngine, PartSink
 from taskloom.core.registry import Registry
 from taskloom.core.settings import KnowledgeSettings, Settings
-from taskloom.server.knowledge.answering import Asked, answer, candidates, faq_confidence, faq_similarity
-from taskloom.server.knowledge.conversation import understood
 from taskloom.server.knowledge.folders import BaseFolders, Place
 from taskloom.server.knowledge.intake import Intake
-from taskloom.server.knowledge.models import KnowledgeModels, Vector
+from taskloom.server.knowledge.models import KnowledgeModels
+from taskloom.server.knowledge.questions import Questions
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +87,7 @@ class KnowledgeDesk:
         self._settings = settings
         self._models = KnowledgeModels(engine, settings)
         self._intake = Intake(self._models, settings)
+        self._questions = Questions(self._models, settings, self._in_thread)
         self._open: dict[Path, _Open] = {}
         self._opening: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._searches = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="taskloom-knowledge")
@@ -113,8 +109,19 @@ class KnowledgeDesk:
         def fill(content: Path) -> None:
             plugin.create(content, config).close()
 
+        await self._models.check(spec.answering)
         place = await _finished(self._changing(self._folders.create, tenant, spec, fill))
         return await self.stats(tenant, place.spec.base)
+
+    async def configure(self, tenant: str, base: str, answering: AnswerConfig) -> BaseInfo:
+        """The models that are named are asked first: settings that no question could be answered by are refused."""
+        opened = await self._opened(tenant, base, own=True)
+        await self._models.check(answering)
+        async with self._using(opened), opened.writing:
+            if self._open.get(opened.place.folder) is not opened:
+                raise _gone(opened.place)
+            opened.place = await _finished(self._changing(self._folders.configure, opened.place, answering))
+        return await self.stats(tenant, base)
 
     async def bases(self, tenant: str) -> Sequence[BaseInfo]:
         """What can't be opened is left out, and logged: one damaged base must not hide the others."""
@@ -143,7 +150,7 @@ class KnowledgeDesk:
         async with self._view(tenant, base, None) as (opened, view):
             stats = await self._in_thread(view.stats)
         spec = opened.place.spec
-        return BaseInfo(base=spec.base, shared=spec.shared, retriever=spec.retriever, stats=stats)
+        return BaseInfo(base=spec.base, shared=spec.shared, retriever=spec.retriever, answering=spec.answering, stats=stats)
 
     async def versions(self, tenant: str, base: str) -> Sequence[VersionInfo]:
         opened = await self._opened(tenant, base)
@@ -217,82 +224,20 @@ class KnowledgeDesk:
     # -- questions --------------------------------------------------------------------------------------------------------
 
     async def search(self, tenant: str, call: SearchCall) -> SearchResult:
-        async with self._view(tenant, call.base, call.version) as (_, view):
-            language = self._language(language_of_script(call.query))
-            query = Query(text=call.query, vectors={}, limit=call.limit, where=call.where, mode=call.mode)
-            query, _ = await self._placed(view, query, language, call)
-            return SearchResult(version=view.version, hits=tuple(await self._in_thread(view.search, query)))
+        async with self._view(tenant, call.base, call.version) as (opened, view):
+            return await self._questions.search(view, opened.place.spec.answering, call)
 
-    async def ask(self, tenant: str, call: AskCall) -> KnowledgeAnswer:
-        async with self._view(tenant, call.base, call.version) as (_, view):
-            language = self._language(language_of_script(call.question))
-            question = understood(call.question, call.turns, language)
-            mode: Mode = call.mode or ("graph" if view.keeps_graph else "hybrid")
-            query = Query(text=question, vectors={}, limit=call.passages, where=call.where, mode=mode)
-            query, finders = await self._placed(view, query, language, call)
-            hits: list[Hit] = await self._in_thread(view.search, query)
-            version = view.version
-        entries = [hit for hit in hits if hit.passage.question]
-        faq = max(entries, key=lambda hit: faq_similarity(question, hit), default=None)
-        texts = [hit for hit in hits if not hit.passage.question] if self._models.reads(language) else []
-        readings, reader = await self._models.read(question, [hit.passage.text for hit in texts], language, call.deadline_s)
-        asked = Asked(
-            language=language,
-            understood_as=question if question != call.question else "",
-            version=version,
-            threshold=self._settings.threshold if call.threshold is None else call.threshold,
-            models=(*finders, *([reader] if reader else ())),
-        )
-        calibration = self._settings.calibration
-        sure = faq_confidence(faq_similarity(question, faq), calibration) if faq is not None else 0.0
-        return answer(asked, faq, sure, candidates(texts, readings, calibration), hits)
+    async def ask(self, tenant: str, call: AskCall, send: PartSink | None = None) -> KnowledgeAnswer:
+        async with self._view(tenant, call.base, call.version) as (opened, view):
+            answering = opened.place.spec.answering
+            found = await self._questions.find(view, answering, call)
+        return await self._questions.answer(found, answering, call, send)
 
     async def graph(self, tenant: str, call: GraphCall) -> GraphResult:
         async with self._view(tenant, call.base, call.version) as (_, view):
             look = partial(view.neighbourhood, call.name, hops=call.hops, limit=call.limit)
             found = await self._in_thread(look)
             return GraphResult(version=view.version, mentions=found.mentions, relations=found.relations)
-
-    async def _placed(
-        self, view: View, query: Query, language: str, call: SearchCall | AskCall
-    ) -> tuple[Query, tuple[str, ...]]:
-        """The query with what models say of its text, and their names. One without a place in the base's spaces is by words,
-        and by the graph where that is asked for."""
-        if query.mode == "graph" and not view.keeps_graph:
-            raise UnsupportedError(
-                f"knowledge base {call.base!r} keeps no graph, which is chosen when one is created (graph = true); leave "
-                "out the mode, or search by text alone (mode hybrid)"
-            )
-        finding = self._models.names_asked(query.text, language, call.deadline_s) if query.mode == "graph" else _nothing()
-        (vectors, space), (names, finder) = await asyncio.gather(
-            self._vectors(view, query.text, language, query.mode, call.deadline_s), finding
-        )
-        if query.mode == "dense" and not vectors:
-            raise UnsupportedError(
-                f"knowledge base {call.base!r} has no vectors that a question in {language!r} could be compared with; "
-                "search by words (mode sparse), or put the documents in again with an embedding model for the language"
-            )
-        mode: Mode = query.mode if vectors or query.mode == "graph" else "sparse"
-        placed = replace(query, vectors=vectors, mode=mode, entities=names)
-        return placed, tuple(name for name in (space, finder) if name)
-
-    async def _vectors(
-        self, view: View, text: str, language: str, mode: Mode, deadline_s: float | None
-    ) -> tuple[dict[str, Vector], str]:
-        """Where the question lies, in the space of its language; nowhere if the view has no vectors there. Passages that
-        another version of the model embedded are found by their words until they are put in again: answering a little worse is
-        better than not at all."""
-        spaces = frozenset() if mode == "sparse" or not self._models.embeds(language) else view.spaces()
-        if not spaces:
-            return {}, ""
-        placed = await self._models.place_question(text, language, deadline_s)
-        model = placed.space.partition("@")[0]
-        if stale := sorted(space for space in spaces - {placed.space} if space.partition("@")[0] == model):
-            log.warning("passages embedded by %s are not compared with %s: put them in again", ", ".join(stale), placed.space)
-        return ({placed.space: placed.vector}, placed.space) if placed.space in spaces else ({}, "")
-
-    def _language(self, code: str) -> str:
-        return self._intake.language(code)
 
     # -- opening and closing ----------------------------------------------------------------------------------------------
 
@@ -352,10 +297,6 @@ class KnowledgeDesk:
             for opened in bases:
                 closing.push_async_callback(asyncio.to_thread, opened.base.close)
                 await closing.enter_async_context(opened.writing)
-
-
-async def _nothing() -> tuple[tuple[str, ...], str]:
-    return (), ""
 
 
 async def _finished(work: Coroutine[Any, Any, T]) -> T:

@@ -26,6 +26,12 @@ def passages_told(passage_ids: Sequence[str]) -> dict[str, Any]:
     return {"passages": ids_told(passage_ids)}
 
 
+def ranking_told(ranking: Sequence[tuple[str, float | None, float]]) -> dict[str, Any]:
+    """What was re-ranked, best first: each passage's id, and its score before and after."""
+    told = zip(ids_told([passage_id for passage_id, _, _ in ranking]), ranking, strict=False)
+    return {"reranked": [[name, before, after] for name, (_, before, after) in told]} if ranking else {}
+
+
 def graph_told(passage_ids: Sequence[str]) -> dict[str, Any]:
     """Those of them that the graph led to, if it led to any."""
     return {"graph_passages": ids_told(passage_ids)} if passage_ids else {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from taskloom.core.errors import AlreadyExistsError, ArtifactError, NotFoundError, unknown_name
-from taskloom.core.knowledge_calls import BaseSpec
+from taskloom.core.knowledge_calls import AnswerConfig, BaseSpec
 from taskloom.core.store import sync_path, write_atomically
 from taskloom.core.types import NAME_PATTERN
 
@@ -96,6 +96,12 @@ class BaseFolders:
                 raise _taken(spec.base) from exc  # somebody else made it meanwhile
             raise
         return Place(tenant, spec, folder)
+
+    def configure(self, place: Place, answering: AnswerConfig) -> Place:
+        """From now on the base has these settings, or, where that can't be written, still its old ones."""
+        spec = place.spec.model_copy(update={"answering": answering})
+        write_atomically(place.folder / SPEC, spec.model_dump_json(indent=1).encode())
+        return Place(place.tenant, spec, place.folder)
 
     def put_aside(self, place: Place) -> Path:
         """From now on the base is not there any more; `discard` what is returned when nobody uses it."""

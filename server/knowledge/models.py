@@ -2,7 +2,9 @@
 
 An **embedding** model takes `text` and `kind` (`query` or `passage`) and gives `vector`, of length 1. A **reader** takes
 `question` and `context` and gives `answers`, each with `text`, `start`, `end` and `score`, and `no_answer_score`; its parameter
-`no_answer_threshold` set to 1 makes it answer in any case.
+`no_answer_threshold` set to 1 makes it answer in any case. A **re-ranker** is a reader, which says how likely a passage holds
+no answer, or takes `text` and `text_pair` (question and passage) and gives `labels`, each with `label` and `score`: one of them
+is `relevant`, or there is only one. A **writer** takes `document` and gives `summary`, and perhaps `truncated`.
 
 For graphs, an **entity** model takes `text` and gives `entities`, each with `text`, `label`, `start`, `end` (code points) and
 `score`. A **relation** model takes `text` and in it `head` and `tail`, each with `start` and `end`, and gives `labels`, the
@@ -14,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taskloom.core.errors import DeadlineExceededError, ModelFailedError, NotFoundError, UnsupportedError
-from taskloom.core.knowledge_calls import MAX_QUESTION_CHARACTERS
+from taskloom.core.errors import DeadlineExceededError, InvalidInputError, ModelFailedError, NotFoundError, UnsupportedError
+from taskloom.core.knowledge_calls import MAX_QUESTION_CHARACTERS, AnswerConfig
 from taskloom.core.knowledge_graph import EntityMention
-from taskloom.core.ports import InferenceEngine
+from taskloom.core.ports import InferenceEngine, PartSink
 from taskloom.core.settings import KnowledgeSettings
 from taskloom.core.types import InferCall, InferResult, ModelRef
 
@@ -38,6 +40,10 @@ AT_ONCE = 128
 queue."""
 LOW_PRIORITY = -50
 """Of what is asked about documents: questions of users go first."""
+RELEVANT = "relevant"
+"""The label of a pair whose passage answers the question."""
+TRIED = ("Which river is the longest?", "The Nile is the longest river of Africa.")
+"""What models are tried with before a base is set to use them."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,15 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Written:
+    """What a writer made of a prompt; with `truncated` it did not read the prompt's end. `model` is its name and version."""
+
+    text: str
+    truncated: bool
+    model: str
+
+
+@dataclass(frozen=True)
 class Told:
     """What a relation model says of two names; `backwards`: the second is the head."""
 
@@ -70,7 +85,7 @@ class Told:
 
 
 class KnowledgeModels:
-    """The models of each language, through the engine that serves them."""
+    """The models of each language, and those that bases name, through the engine that serves them."""
 
     def __init__(self, engine: InferenceEngine, settings: KnowledgeSettings) -> None:
         self._engine = engine
@@ -126,7 +141,73 @@ class KnowledgeModels:
         results = await asyncio.gather(*asked)
         return [_reading(result) for result in results], f"{results[0].model}@{results[0].version}"
 
-    # For graphs
+    async def rerank(
+        self, model: str, question: str, passages: Sequence[str], deadline_s: float | None = None
+    ) -> tuple[list[float], str]:
+        """How likely each passage answers the question, from 0 to 1, in the opinion of a model that reads both together; and
+        its name and version. All are asked at once, so that they share batches. Raises `UnsupportedError` for a model that is
+        not served or judges no pairs."""
+        if not passages:
+            return [], ""
+        fields = self._takes(model, "re-ranker")
+        question = question[-MAX_QUESTION_CHARACTERS:]
+        reads = {"question", "context"} <= fields
+        if not reads and not {"text", "text_pair"} <= fields:
+            raise UnsupportedError(
+                f"{model} takes {_told(fields)}: a re-ranker takes text and text_pair, or question and context"
+            )
+        names = ("question", "context") if reads else ("text", "text_pair")
+        params: dict[str, Any] = {"no_answer_threshold": 1.0} if reads else {"top_k": None, "threshold": 0.0}
+        asked = [self._ask(model, dict(zip(names, (question, one), strict=True)), params, deadline_s) for one in passages]
+        results = await asyncio.gather(*asked)
+        scores = [1.0 - _reading(result).no_answer if reads else _relevance(result) for result in results]
+        return scores, f"{results[0].model}@{results[0].version}"
+
+    async def write(
+        self,
+        model: str,
+        prompt: str,
+        params: Mapping[str, Any],
+        deadline_s: float | None = None,
+        send: PartSink | None = None,
+    ) -> Written:
+        """What a model that writes makes of a prompt; its parts go to `send` first, if it is one that streams. Raises
+        `UnsupportedError` for a model that is not served or does not write."""
+        if "document" not in (fields := self._takes(model, "writer")):
+            raise UnsupportedError(f"{model} takes {_told(fields)}: a writer takes a document, as models of summarization do")
+        result = await self._ask(model, {"document": prompt}, dict(params), deadline_s, send=send)
+        if result.output.get("sentences"):
+            raise UnsupportedError(f"{model} chooses sentences of what it is given and writes nothing; name a seq2seq model")
+        text = result.output.get("summary")
+        if not isinstance(text, str):
+            raise ModelFailedError(f"{result.model} was to give a summary, and gave none: it is no writer")
+        return Written(text.strip(), bool(result.output.get("truncated")), f"{result.model}@{result.version}")
+
+    async def check(self, config: AnswerConfig) -> None:
+        """Asks the models that a base is to use, with its settings: who sets them learns what is wrong, not who asks a question
+        later. Raises `InvalidInputError`."""
+        question, passage = TRIED
+        try:
+            field = "reranker"
+            if config.reranker:
+                await self.rerank(config.reranker, question, [passage])
+            field = "writer"
+            if config.writer:
+                await self.write(config.writer, f"{question} {passage}", config.params)
+        except (InvalidInputError, ModelFailedError, UnsupportedError) as exc:
+            raise InvalidInputError(f"answering.{field}: {exc.message}", field=f"answering.{field}") from exc
+
+    def _takes(self, model: str, use: str) -> frozenset[str]:
+        """The fields of a model's input."""
+        try:
+            schema = self._engine.describe(ModelRef.parse(model)).input_schema
+        except NotFoundError as exc:  # its message lists models, which are not everybody's to see
+            raise UnsupportedError(
+                f"{model!r}, the {use} of this base, is not served here; serve it, or name another one: taskloom kb configure"
+            ) from exc
+        return frozenset(schema.get("properties", {}))
+
+    # -- for graphs -------------------------------------------------------------------------------------------------------
 
     def finds_names(self, language: str) -> bool:
         """Whether texts of the language have a part in graphs."""
@@ -206,16 +287,40 @@ class KnowledgeModels:
         return name
 
     async def _ask(
-        self, model: str, given: dict[str, Any], params: dict[str, Any], deadline_s: float | None, *, priority: int = 0
+        self,
+        model: str,
+        given: dict[str, Any],
+        params: dict[str, Any],
+        deadline_s: float | None,
+        *,
+        priority: int = 0,
+        send: PartSink | None = None,
     ) -> InferResult:
         call = InferCall(model=ModelRef.parse(model), input=given, params=params, deadline_s=deadline_s, priority=priority)
         if deadline_s is None:
-            return await self._engine.infer(call)
+            return await self._engine.infer(call, send)
         try:
             async with asyncio.timeout(max(0.0, deadline_s - time.time())):
-                return await self._engine.infer(call)
+                return await self._engine.infer(call, send)
         except TimeoutError as exc:
             raise DeadlineExceededError(f"the deadline passed before {model} had answered") from exc
+
+
+def _told(fields: frozenset[str]) -> str:
+    return ", ".join(sorted(fields)) or "nothing that is known"
+
+
+def _relevance(result: InferResult) -> float:
+    labels = result.output.get("labels") or ()
+    scores = {str(one["label"]).casefold(): float(one["score"]) for one in labels}
+    if RELEVANT in scores:
+        return scores[RELEVANT]
+    if len(scores) != 1:
+        raise UnsupportedError(
+            f"{result.model} has the labels {', '.join(sorted(scores)) or 'none'}, of which one must be {RELEVANT!r}; import "
+            "it with `labels` that say which one is"
+        )
+    return next(iter(scores.values()))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from taskloom.core.errors import NotFoundError, TaskloomError, unknown_name
 from taskloom.core.knowledge import Document, VersionInfo
 from taskloom.core.knowledge_calls import (
+    AnswerConfig,
     AskCall,
     BaseInfo,
     BaseSpec,
@@ -30,12 +31,13 @@ from taskloom.core.knowledge_calls import (
     SearchResult,
     UpsertResult,
 )
-from taskloom.core.types import Principal
+from taskloom.core.ports import PartSink
+from taskloom.core.types import ModelRef, Principal
 from taskloom.server.admission import Admission, within
 from taskloom.server.auth.policy import ADMIN, PREDICT, check_role
-from taskloom.server.knowledge.facts import Tally, graph_told, ids_told, model_of, passages_told
+from taskloom.server.knowledge.facts import Tally, graph_told, ids_told, model_of, passages_told, ranking_told
 from taskloom.server.ledger import Payload, RequestLedger
-from taskloom.server.records import NO_FACTS, RequestRecord
+from taskloom.server.records import NO_FACTS, RequestRecord, SentParts
 
 T = TypeVar("T")
 
@@ -82,6 +84,10 @@ class _Job(Generic[T]):
     facts: Mapping[str, Any] = field(default_factory=lambda: NO_FACTS)
     progress: Callable[[], Mapping[str, Any]] = dict
     makes_base: bool = False
+    sent: SentParts | None = None
+    """What of the answer has left before it is whole."""
+    models: tuple[str, ...] = ()
+    """Models that the base is set to use: the caller must be allowed to."""
 
 
 class KnowledgeService:
@@ -98,8 +104,10 @@ class KnowledgeService:
     async def search(self, asker: Asker, call: SearchCall) -> SearchResult:
         def outcome(result: SearchResult) -> Outcome:
             passages = [hit.passage.passage_id for hit in result.hits]
+            ranking = [(hit.passage.passage_id, hit.fused, hit.score) for hit in result.hits if hit.fused is not None]
             led = graph_told([hit.passage.passage_id for hit in result.hits if hit.graph is not None])
-            return Outcome(result.version, {"hits": len(passages), **passages_told(passages), **led})
+            facts = {"hits": len(passages), **passages_told(passages), **led, **ranking_told(ranking)}
+            return Outcome(result.version, facts)
 
         async def run(deadline_s: float) -> SearchResult:
             return await self._engine.search(asker.principal.tenant, call.model_copy(update={"deadline_s": deadline_s}))
@@ -109,7 +117,12 @@ class KnowledgeService:
         job = _Job("search", call.base, run, outcome, roles=_ASK, payload=payload, facts=facts)
         return (await self._recorded(asker, job)).model_copy(update={"request_id": asker.request_id})
 
-    async def ask(self, asker: Asker, call: AskCall) -> KnowledgeAnswer:
+    async def ask(self, asker: Asker, call: AskCall, send: PartSink | None = None) -> KnowledgeAnswer:
+        """With `send`, what a model writes goes there in parts as it does. An answer in parts begins to leave before it is
+        whole: "accepted" is on record by then, "completed" before its end leaves; where that never comes, "failed" holds the
+        parts that had left."""
+        sent = SentParts(send) if send is not None else None
+
         def outcome(answer: KnowledgeAnswer) -> Outcome:
             facts = {
                 "kind": answer.kind,
@@ -117,17 +130,20 @@ class KnowledgeService:
                 "models": list(answer.models),
                 **passages_told([source.passage_id for source in answer.sources]),
                 **graph_told([source.passage_id for source in answer.sources if source.graph is not None]),
+                **ranking_told([(one.passage_id, one.fused, one.score) for one in answer.ranking]),
+                **({"evidence": answer.evidence, "truncated": answer.truncated} if answer.kind == "written" else {}),
             }
             payload = {"answer": answer.answer, "understood_as": answer.understood_as}
             return Outcome(answer.version, facts, payload)
 
         async def run(deadline_s: float) -> KnowledgeAnswer:
-            return await self._engine.ask(asker.principal.tenant, call.model_copy(update={"deadline_s": deadline_s}))
+            asked = call.model_copy(update={"deadline_s": deadline_s})
+            return await self._engine.ask(asker.principal.tenant, asked, sent.send if sent is not None else None)
 
         turns = [turn.model_dump() for turn in call.turns] or None
         payload = _without_none(question=call.question, turns=turns, where=call.where)
-        facts = _without_none(mode=call.mode)
-        job = _Job("ask", call.base, run, outcome, roles=_ASK, payload=payload, facts=facts)
+        facts = {**_without_none(mode=call.mode), **({"partials": True} if sent is not None else {})}
+        job = _Job("ask", call.base, run, outcome, roles=_ASK, payload=payload, facts=facts, sent=sent)
         return (await self._recorded(asker, job)).model_copy(update={"request_id": asker.request_id})
 
     async def graph(self, asker: Asker, call: GraphCall) -> GraphResult:
@@ -149,9 +165,20 @@ class KnowledgeService:
         def outcome(info: BaseInfo) -> Outcome:
             return Outcome(info.stats.version, {"retriever": info.retriever})
 
-        facts = {"shared": spec.shared, "retriever": spec.retriever, "config": dict(spec.config)}
+        facts = {"shared": spec.shared, "retriever": spec.retriever, "config": dict(spec.config), **_answering(spec.answering)}
         run = self._change(lambda: self._engine.create(asker.principal.tenant, spec))
-        return await self._recorded(asker, _Job("create", spec.base, run, outcome, facts=facts, makes_base=True))
+        job = _Job("create", spec.base, run, outcome, facts=facts, makes_base=True, models=spec.answering.models)
+        return await self._recorded(asker, job)
+
+    async def configure(self, asker: Asker, base: str, answering: AnswerConfig) -> BaseInfo:
+        """The caller must be allowed to use the models that it names: who asks the base uses them through it."""
+
+        def outcome(info: BaseInfo) -> Outcome:
+            return Outcome(info.stats.version)
+
+        run = self._change(lambda: self._engine.configure(asker.principal.tenant, base, answering))
+        job = _Job("configure", base, run, outcome, facts=_answering(answering), models=answering.models)
+        return await self._recorded(asker, job)
 
     async def drop(self, asker: Asker, base: str) -> None:
         run = self._change(lambda: self._engine.drop(asker.principal.tenant, base))
@@ -223,6 +250,8 @@ class KnowledgeService:
         record = _record(asker, job.verb, job.base, job.facts)
         try:
             self._admission.admit(asker.principal, job.roles, f"{job.verb} in knowledge bases", record.model)
+            for name in job.models:
+                self._admission.access.check(asker.principal, ModelRef.parse(name).name)
             deadline_s, left_s = self._admission.deadline(asker.deadline_s)
         except TaskloomError as error:
             await self._ledger.refused(record, error)
@@ -235,11 +264,12 @@ class KnowledgeService:
                 work = within(left_s, job.run(deadline_s), late)
                 result = await (work if job.makes_base else self._seen(asker, job.base, work))
             except asyncio.CancelledError:
-                self._ledger.departed(_with(record, job.progress()), deadline_s, time.perf_counter() - started)
+                took = time.perf_counter() - started
+                self._ledger.departed(_with(record, job.progress()), deadline_s, took, _left(job.sent))
                 raise
             except Exception as exc:
                 told = _with(record, job.progress())
-                raise await self._ledger.failed(told, exc, time.perf_counter() - started) from exc
+                raise await self._ledger.failed(told, exc, time.perf_counter() - started, _left(job.sent)) from exc
             outcome = job.outcome(result)
             record = _with(record, {**job.progress(), **outcome.facts}, outcome.version)
             await self._ledger.completed(record, time.perf_counter() - started, outcome.payload)
@@ -265,6 +295,16 @@ def _record(asker: Asker, verb: str, base: str, facts: Mapping[str, Any] = NO_FA
 
 def _with(record: RequestRecord, facts: Mapping[str, Any], version: int | None = None) -> RequestRecord:
     return replace(record, facts={**record.facts, **facts}, version=record.version if version is None else str(version))
+
+
+def _answering(config: AnswerConfig) -> dict[str, Any]:
+    """What is set of it."""
+    told = config.model_dump(mode="json", exclude_defaults=True)
+    return {"answering": told} if told else {}
+
+
+def _left(sent: SentParts | None) -> Payload | None:
+    return sent.payload() if sent is not None else None
 
 
 def _without_none(**fields: Any) -> dict[str, Any]:

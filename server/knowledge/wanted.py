@@ -9,13 +9,15 @@ from taskloom.server.knowledge.folders import BaseFolders, Place
 
 
 def models_wanted(settings: Settings, registry: Registry, tenant: str) -> list[str]:
-    """Those that embed and read, and those that extract where a base that the tenant sees keeps a graph."""
+    """Those that embed and read, those that extract where a base that the tenant sees keeps a graph, and those that its bases
+    name to re-rank and to write."""
     places = BaseFolders(settings.knowledge_folder).visible(tenant)
     uses = ["embedding", "reader"]
     if any(_keeps_graph(place, registry) for place in places):
         uses += ["entities", "relations"]
     named = (getattr(models, use) for models in settings.knowledge.languages.values() for use in uses)
-    return sorted({name for name in named if name})
+    answering = (name for place in places for name in place.spec.answering.models)
+    return sorted({name for name in (*named, *answering) if name})
 
 
 def _keeps_graph(place: Place, registry: Registry) -> bool:

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from taskloom.core.errors import InvalidInputError
 from taskloom.core.knowledge import Document, Hit, IndexInfo, KnowledgeStats, Passage, Refused, VersionInfo
 from taskloom.core.knowledge_calls import (
+    AnswerConfig,
     AskCall,
     BaseInfo,
     BaseSpec,
     GraphCall,
     GraphResult,
     KnowledgeAnswer,
+    Ranked,
     SearchCall,
     SearchResult,
     Source,
@@ -61,7 +63,7 @@ def test_a_document_survives_the_wire_with_whole_numbers_whole(document: Documen
         query=ident,
         limit=st.integers(1, 100),
         where=st.none() | metadata,
-        mode=st.sampled_from(["hybrid", "dense", "sparse", "graph"]),
+        mode=st.sampled_from(["hybrid", "dense", "sparse", "graph", "reranked"]),
         version=st.none() | st.integers(0, 2**40),
         request_id=st.just("r"),
     )
@@ -108,7 +110,7 @@ sources = st.builds(
 @given(
     st.builds(
         KnowledgeAnswer,
-        kind=st.sampled_from(["span", "faq", "none"]),
+        kind=st.sampled_from(["span", "faq", "written", "none"]),
         answer=text,
         confidence=st.floats(0, 1),
         language=text,
@@ -116,6 +118,9 @@ sources = st.builds(
         sources=st.lists(sources, max_size=3).map(tuple),
         version=counts,
         models=st.lists(text, max_size=3).map(tuple),
+        ranking=st.lists(st.builds(Ranked, passage_id=text, fused=score, score=score), max_size=3).map(tuple),
+        evidence=st.sampled_from(["", "reader", "reranker", "similarity"]),
+        truncated=st.booleans(),
         request_id=text,
     )
 )
@@ -124,7 +129,8 @@ def test_an_answer_survives_the_wire(answer: KnowledgeAnswer) -> None:
     assert codec.answer_from_message(sent) == answer
 
 
-hits = st.builds(Hit, passage=passages, score=score, dense=st.none() | score, sparse=st.none() | score, graph=st.none() | score)
+scores = st.none() | score
+hits = st.builds(Hit, passage=passages, score=score, dense=scores, sparse=scores, graph=scores, fused=scores)
 
 
 @given(st.builds(SearchResult, version=counts, hits=st.lists(hits, max_size=3).map(tuple), request_id=text))
@@ -191,10 +197,14 @@ def test_the_rest_survives_the_wire() -> None:
     index = IndexInfo(space="e@1", kind="hnsw", vectors=3, dimensions=384, recall=0.99, memory_bytes=10)
     stats = KnowledgeStats(version=3, documents=2, passages=3, languages={"zh": 1, "en": 2}, disk_bytes=9, indexes=(index,))
     graph = GraphInfo(entities=2, mentions=3, relations=0)
+    answering = AnswerConfig(
+        reranker="a", candidates=3, writer="b@2", params={"num_beams": 2}, threshold=0.0, passage="{text}{{"
+    )
     for known in (None, graph):
-        info = BaseInfo(base="b", shared=True, retriever="r", stats=stats.model_copy(update={"graph": known}))
+        own = stats.model_copy(update={"graph": known})
+        info = BaseInfo(base="b", shared=True, retriever="r", stats=own, answering=answering)
         assert codec.base_from_message(codec.base_to_message(info)) == info
-    spec = BaseSpec(base="b", shared=True, retriever="r", config={"overlap": 2, "rate": 0.5})
+    spec = BaseSpec(base="b", shared=True, retriever="r", config={"overlap": 2, "rate": 0.5}, answering=answering)
     assert codec.spec_from_message(codec.spec_to_message(spec)) == spec
     refused = (Refused(document_id="d", reason="空"),)
     result = UpsertResult(version=4, passages=2, changed=("a",), unchanged=("b",), refused=refused, request_id="r")
@@ -210,6 +220,10 @@ def test_what_is_left_out_means_the_default() -> None:
     assert codec.ask_from_message(pb.AskRequest(base="b", question="q", threshold=0.0), "r", None).threshold == 0.0
     found = codec.search_from_message(pb.SearchRequest(base="b", query="q"), "r", None)
     assert (found.limit, found.mode) == (10, "hybrid")
+    assert codec.answering_from_message(pb.AnswerConfig()) == AnswerConfig()
+    assert codec.spec_from_message(pb.CreateBaseRequest(base="b")).answering == AnswerConfig()
+    part = codec.piece_from_message(pb.AskStreamResponse(text="of it"))
+    assert part == "of it"
     assert asked.mode is None
     near = codec.graph_from_message(pb.GraphRequest(base="b", name="x"), "r", None)
     assert (near.hops, near.limit, near.version) == (1, 20, None)

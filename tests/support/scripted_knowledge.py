@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
-from taskloom.core.errors import AlreadyExistsError, NotFoundError, TaskloomError, UnsupportedError, unknown_name
+from taskloom.core.errors import (
+    AlreadyExistsError,
+    NotFoundError,
+    TaskloomError,
+    UnavailableError,
+    UnsupportedError,
+    unknown_name,
+)
 from taskloom.core.knowledge import Document, Hit, IndexInfo, KnowledgeStats, Passage, Refused, VersionInfo
 from taskloom.core.knowledge_calls import (
+    AnswerConfig,
     AskCall,
     BaseInfo,
     BaseSpec,
     GraphCall,
     GraphResult,
     KnowledgeAnswer,
+    Ranked,
     SearchCall,
     SearchResult,
     Source,
     UpsertResult,
 )
 from taskloom.core.knowledge_graph import GraphInfo, GraphMention, GraphRelation
+from taskloom.core.ports import PartSink
 
 READER = "reader@1"
 
@@ -59,7 +70,8 @@ class MemoryBase:
             indexes=(index,),
             graph=GraphInfo(entities=2, mentions=len(documents), relations=1) if self.keeps_graph else None,
         )
-        return BaseInfo(base=self.spec.base, shared=self.spec.shared, retriever=self.spec.retriever or "memory", stats=stats)
+        retriever, answering = self.spec.retriever or "memory", self.spec.answering
+        return BaseInfo(base=self.spec.base, shared=self.spec.shared, retriever=retriever, stats=stats, answering=answering)
 
     def version(self, number: int) -> VersionInfo:
         size = len(self.versions[number])
@@ -73,13 +85,15 @@ class MemoryKnowledge:
     """In a base with `graph` every document is about `Ann`, and in the mode `graph` every passage came by it.
 
     `errors` are raised for questions, queries and bases of that text; a question `slow` waits for `release`, and `crash`
-    raises what nobody foresaw. A document without text is refused. Keeps the calls that it got."""
+    raises what nobody foresaw. A document without text is refused. Where a base names a writer, answers are `writes`, part by
+    part; a question that begins with `breaks` breaks off then. Keeps the calls that it got."""
 
     def __init__(self) -> None:
         self.kept: dict[str, MemoryBase] = {}
         self.errors: dict[str, TaskloomError] = {}
         self.calls: list[SearchCall | AskCall | GraphCall] = []
         self.upserts = 0
+        self.writes: list[str] = []
         self.release = asyncio.Event()
         self.started = asyncio.Event()
         self.closed = False
@@ -151,7 +165,12 @@ class MemoryKnowledge:
         ]
         return SearchResult(version=version, hits=tuple(found[: call.limit]))
 
-    async def ask(self, tenant: str, call: AskCall) -> KnowledgeAnswer:
+    async def configure(self, tenant: str, base: str, answering: AnswerConfig) -> BaseInfo:
+        kept = self.base(tenant, base, change=True)
+        kept.spec = kept.spec.model_copy(update={"answering": answering})
+        return kept.info()
+
+    async def ask(self, tenant: str, call: AskCall, send: PartSink | None = None) -> KnowledgeAnswer:
         self.started.set()
         if call.question == "slow":
             await self.release.wait()
@@ -166,11 +185,26 @@ class MemoryKnowledge:
         self.calls[-1] = call
         sources = tuple(source_of(hit, call.question) for hit in found.hits[: call.passages])
         best = next((source for source in sources if source.answer), None)
+        kind: Any = "span" if best else "none"
+        if best is not None and self.base(tenant, call.base).spec.answering.writer:
+            kind = "written"
+            for part in self.writes or [best.answer]:
+                if send is not None:
+                    send(part)
+                await asyncio.sleep(0)
+            if call.question.startswith("breaks"):
+                raise UnavailableError("the writer broke off")
         return KnowledgeAnswer(
-            kind="span" if best else "none",
-            answer=best.answer if best else "",
+            kind=kind,
+            answer="".join(self.writes) or best.answer if best else "",
             confidence=0.75 if best else 0.0,
             language="en",
+            ranking=tuple(
+                Ranked(passage_id=source.passage_id, fused=1 / 64, score=0.5)
+                for source in sources
+                if self.base(tenant, call.base).spec.answering.reranker
+            ),
+            evidence="reader" if kind == "written" else "",
             understood_as=" ".join([*(turn.question for turn in call.turns), call.question]) if call.turns else "",
             sources=sources,
             version=found.version,

@@ -74,10 +74,10 @@ class KnowledgeHook:
         return self.engine
 
 
-def local_client(engine: MemoryKnowledge | None, home: Path) -> LocalClient:
+def local_client(engine: MemoryKnowledge | None, home: Path, timeout_s: float = 5.0) -> LocalClient:
     registry = load_registry([])
     assert registry.hooks is not None
     registry.hooks.register(KnowledgeHook(engine))
-    client = LocalClient(load_settings(overrides={"home": str(home)}), registry, timeout_s=5)
+    client = LocalClient(load_settings(overrides={"home": str(home)}), registry, timeout_s=timeout_s)
     client.start()
     return client

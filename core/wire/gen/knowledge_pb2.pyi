@@ -8,16 +8,46 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CreateBaseRequest(_message.Message):
-    __slots__ = ("base", "shared", "retriever", "config")
+    __slots__ = ("base", "shared", "retriever", "config", "answering")
     BASE_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
     RETRIEVER_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    ANSWERING_FIELD_NUMBER: _ClassVar[int]
     base: str
     shared: bool
     retriever: str
     config: _struct_pb2.Struct
-    def __init__(self, base: _Optional[str] = ..., shared: bool = ..., retriever: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    answering: AnswerConfig
+    def __init__(self, base: _Optional[str] = ..., shared: bool = ..., retriever: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., answering: _Optional[_Union[AnswerConfig, _Mapping]] = ...) -> None: ...
+
+class ConfigureRequest(_message.Message):
+    __slots__ = ("base", "answering")
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERING_FIELD_NUMBER: _ClassVar[int]
+    base: str
+    answering: AnswerConfig
+    def __init__(self, base: _Optional[str] = ..., answering: _Optional[_Union[AnswerConfig, _Mapping]] = ...) -> None: ...
+
+class AnswerConfig(_message.Message):
+    __slots__ = ("reranker", "candidates", "writer", "params", "prompt", "passage", "passage_characters", "threshold")
+    RERANKER_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    PASSAGE_FIELD_NUMBER: _ClassVar[int]
+    PASSAGE_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    reranker: str
+    candidates: int
+    writer: str
+    params: _struct_pb2.Struct
+    prompt: str
+    passage: str
+    passage_characters: int
+    threshold: float
+    def __init__(self, reranker: _Optional[str] = ..., candidates: _Optional[int] = ..., writer: _Optional[str] = ..., params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., prompt: _Optional[str] = ..., passage: _Optional[str] = ..., passage_characters: _Optional[int] = ..., threshold: _Optional[float] = ...) -> None: ...
 
 class ListBasesRequest(_message.Message):
     __slots__ = ()
@@ -30,7 +60,7 @@ class ListBasesResponse(_message.Message):
     def __init__(self, bases: _Optional[_Iterable[_Union[BaseInfo, _Mapping]]] = ...) -> None: ...
 
 class BaseInfo(_message.Message):
-    __slots__ = ("base", "shared", "retriever", "version", "documents", "passages", "languages", "disk_bytes", "indexes", "graph")
+    __slots__ = ("base", "shared", "retriever", "version", "documents", "passages", "languages", "disk_bytes", "indexes", "graph", "answering")
     class LanguagesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +78,7 @@ class BaseInfo(_message.Message):
     DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
     GRAPH_FIELD_NUMBER: _ClassVar[int]
+    ANSWERING_FIELD_NUMBER: _ClassVar[int]
     base: str
     shared: bool
     retriever: str
@@ -58,7 +89,8 @@ class BaseInfo(_message.Message):
     disk_bytes: int
     indexes: _containers.RepeatedCompositeFieldContainer[Index]
     graph: GraphSize
-    def __init__(self, base: _Optional[str] = ..., shared: bool = ..., retriever: _Optional[str] = ..., version: _Optional[int] = ..., documents: _Optional[int] = ..., passages: _Optional[int] = ..., languages: _Optional[_Mapping[str, int]] = ..., disk_bytes: _Optional[int] = ..., indexes: _Optional[_Iterable[_Union[Index, _Mapping]]] = ..., graph: _Optional[_Union[GraphSize, _Mapping]] = ...) -> None: ...
+    answering: AnswerConfig
+    def __init__(self, base: _Optional[str] = ..., shared: bool = ..., retriever: _Optional[str] = ..., version: _Optional[int] = ..., documents: _Optional[int] = ..., passages: _Optional[int] = ..., languages: _Optional[_Mapping[str, int]] = ..., disk_bytes: _Optional[int] = ..., indexes: _Optional[_Iterable[_Union[Index, _Mapping]]] = ..., graph: _Optional[_Union[GraphSize, _Mapping]] = ..., answering: _Optional[_Union[AnswerConfig, _Mapping]] = ...) -> None: ...
 
 class GraphSize(_message.Message):
     __slots__ = ("entities", "mentions", "relations")
@@ -193,18 +225,20 @@ class SearchResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., version: _Optional[int] = ..., hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("passage", "score", "dense", "sparse", "graph")
+    __slots__ = ("passage", "score", "dense", "sparse", "graph", "fused")
     PASSAGE_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     DENSE_FIELD_NUMBER: _ClassVar[int]
     SPARSE_FIELD_NUMBER: _ClassVar[int]
     GRAPH_FIELD_NUMBER: _ClassVar[int]
+    FUSED_FIELD_NUMBER: _ClassVar[int]
     passage: Passage
     score: float
     dense: float
     sparse: float
     graph: float
-    def __init__(self, passage: _Optional[_Union[Passage, _Mapping]] = ..., score: _Optional[float] = ..., dense: _Optional[float] = ..., sparse: _Optional[float] = ..., graph: _Optional[float] = ...) -> None: ...
+    fused: float
+    def __init__(self, passage: _Optional[_Union[Passage, _Mapping]] = ..., score: _Optional[float] = ..., dense: _Optional[float] = ..., sparse: _Optional[float] = ..., graph: _Optional[float] = ..., fused: _Optional[float] = ...) -> None: ...
 
 class Passage(_message.Message):
     __slots__ = ("passage_id", "document_id", "text", "start", "end", "title", "headings", "question", "language", "source", "metadata")
@@ -263,7 +297,7 @@ class AskRequest(_message.Message):
     def __init__(self, base: _Optional[str] = ..., question: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., where: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., passages: _Optional[int] = ..., threshold: _Optional[float] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class AskResponse(_message.Message):
-    __slots__ = ("request_id", "version", "kind", "answer", "confidence", "language", "understood_as", "sources", "models")
+    __slots__ = ("request_id", "version", "kind", "answer", "confidence", "language", "understood_as", "sources", "models", "ranking", "evidence", "truncated")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -273,6 +307,9 @@ class AskResponse(_message.Message):
     UNDERSTOOD_AS_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    RANKING_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     version: int
     kind: str
@@ -282,7 +319,30 @@ class AskResponse(_message.Message):
     understood_as: str
     sources: _containers.RepeatedCompositeFieldContainer[Source]
     models: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, request_id: _Optional[str] = ..., version: _Optional[int] = ..., kind: _Optional[str] = ..., answer: _Optional[str] = ..., confidence: _Optional[float] = ..., language: _Optional[str] = ..., understood_as: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
+    ranking: _containers.RepeatedCompositeFieldContainer[Ranked]
+    evidence: str
+    truncated: bool
+    def __init__(self, request_id: _Optional[str] = ..., version: _Optional[int] = ..., kind: _Optional[str] = ..., answer: _Optional[str] = ..., confidence: _Optional[float] = ..., language: _Optional[str] = ..., understood_as: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., ranking: _Optional[_Iterable[_Union[Ranked, _Mapping]]] = ..., evidence: _Optional[str] = ..., truncated: bool = ...) -> None: ...
+
+class Ranked(_message.Message):
+    __slots__ = ("passage_id", "fused", "score")
+    PASSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    FUSED_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    passage_id: str
+    fused: float
+    score: float
+    def __init__(self, passage_id: _Optional[str] = ..., fused: _Optional[float] = ..., score: _Optional[float] = ...) -> None: ...
+
+class AskStreamResponse(_message.Message):
+    __slots__ = ("request_id", "text", "answer")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    text: str
+    answer: AskResponse
+    def __init__(self, request_id: _Optional[str] = ..., text: _Optional[str] = ..., answer: _Optional[_Union[AskResponse, _Mapping]] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("document_id", "passage_id", "title", "source", "passage", "answer", "start", "end", "score", "graph")

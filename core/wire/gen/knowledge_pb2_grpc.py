@@ -49,6 +49,11 @@ class KnowledgeStub(object):
                 request_serializer=taskloom_dot_v1_dot_knowledge__pb2.DropBaseRequest.SerializeToString,
                 response_deserializer=taskloom_dot_v1_dot_knowledge__pb2.DropBaseResponse.FromString,
                 _registered_method=True)
+        self.Configure = channel.unary_unary(
+                '/taskloom.v1.Knowledge/Configure',
+                request_serializer=taskloom_dot_v1_dot_knowledge__pb2.ConfigureRequest.SerializeToString,
+                response_deserializer=taskloom_dot_v1_dot_knowledge__pb2.BaseInfo.FromString,
+                _registered_method=True)
         self.Upsert = channel.stream_unary(
                 '/taskloom.v1.Knowledge/Upsert',
                 request_serializer=taskloom_dot_v1_dot_knowledge__pb2.UpsertRequest.SerializeToString,
@@ -68,6 +73,11 @@ class KnowledgeStub(object):
                 '/taskloom.v1.Knowledge/Ask',
                 request_serializer=taskloom_dot_v1_dot_knowledge__pb2.AskRequest.SerializeToString,
                 response_deserializer=taskloom_dot_v1_dot_knowledge__pb2.AskResponse.FromString,
+                _registered_method=True)
+        self.AskStream = channel.unary_stream(
+                '/taskloom.v1.Knowledge/AskStream',
+                request_serializer=taskloom_dot_v1_dot_knowledge__pb2.AskRequest.SerializeToString,
+                response_deserializer=taskloom_dot_v1_dot_knowledge__pb2.AskStreamResponse.FromString,
                 _registered_method=True)
         self.Graph = channel.unary_unary(
                 '/taskloom.v1.Knowledge/Graph',
@@ -118,6 +128,13 @@ class KnowledgeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Configure(self, request, context):
+        """Says anew how questions are answered. What the request leaves out goes back to its default.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Upsert(self, request_iterator, context):
         """Puts documents in, in place of those with the same ids. What is answered is on stable storage: all of the stream, as one
         version, or nothing of it.
@@ -140,6 +157,13 @@ class KnowledgeServicer(object):
 
     def Ask(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AskStream(self, request, context):
+        """As Ask; of an answer that a model writes, the text comes first, in pieces. The whole answer comes last in any case.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -195,6 +219,11 @@ def add_KnowledgeServicer_to_server(servicer, server):
                     request_deserializer=taskloom_dot_v1_dot_knowledge__pb2.DropBaseRequest.FromString,
                     response_serializer=taskloom_dot_v1_dot_knowledge__pb2.DropBaseResponse.SerializeToString,
             ),
+            'Configure': grpc.unary_unary_rpc_method_handler(
+                    servicer.Configure,
+                    request_deserializer=taskloom_dot_v1_dot_knowledge__pb2.ConfigureRequest.FromString,
+                    response_serializer=taskloom_dot_v1_dot_knowledge__pb2.BaseInfo.SerializeToString,
+            ),
             'Upsert': grpc.stream_unary_rpc_method_handler(
                     servicer.Upsert,
                     request_deserializer=taskloom_dot_v1_dot_knowledge__pb2.UpsertRequest.FromString,
@@ -214,6 +243,11 @@ def add_KnowledgeServicer_to_server(servicer, server):
                     servicer.Ask,
                     request_deserializer=taskloom_dot_v1_dot_knowledge__pb2.AskRequest.FromString,
                     response_serializer=taskloom_dot_v1_dot_knowledge__pb2.AskResponse.SerializeToString,
+            ),
+            'AskStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.AskStream,
+                    request_deserializer=taskloom_dot_v1_dot_knowledge__pb2.AskRequest.FromString,
+                    response_serializer=taskloom_dot_v1_dot_knowledge__pb2.AskStreamResponse.SerializeToString,
             ),
             'Graph': grpc.unary_unary_rpc_method_handler(
                     servicer.Graph,
@@ -333,6 +367,33 @@ class Knowledge(object):
             _registered_method=True)
 
     @staticmethod
+    def Configure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/taskloom.v1.Knowledge/Configure',
+            taskloom_dot_v1_dot_knowledge__pb2.ConfigureRequest.SerializeToString,
+            taskloom_dot_v1_dot_knowledge__pb2.BaseInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Upsert(request_iterator,
             target,
             options=(),
@@ -430,6 +491,33 @@ class Knowledge(object):
             '/taskloom.v1.Knowledge/Ask',
             taskloom_dot_v1_dot_knowledge__pb2.AskRequest.SerializeToString,
             taskloom_dot_v1_dot_knowledge__pb2.AskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AskStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/taskloom.v1.Knowledge/AskStream',
+            taskloom_dot_v1_dot_knowledge__pb2.AskRequest.SerializeToString,
+            taskloom_dot_v1_dot_knowledge__pb2.AskStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,17 +89,36 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
 
     @classmethod
     def import_checkpoint(
-        cls, name: str, *, pair: bool = False, max_length: int | None = None, layout: Layout | None = None
+        cls,
+        name: str,
+        *,
+        pair: bool = False,
+        labels: Sequence[str] | None = None,
+        max_length: int | None = None,
+        layout: Layout | None = None,
     ) -> ClassificationModel:
-        """A Hugging Face classifier (`AutoModelForSequenceClassification`, by id or folder) with the head that it has."""
+        """A Hugging Face classifier (`AutoModelForSequenceClassification`, by id or folder) with the head that it has. `labels`
+        are names for its logits, in their order; left out, they are the checkpoint's.
+
+        A head of one logit, as cross-encoders have, says how much its only label holds: the score is the logistic function of
+        the logit, which is what binary cross-entropy trains. Of a head that was trained by regression it keeps the order, and
+        is no probability. Raises `UnsupportedError` for one that predicts several numbers.
+        """
         parts = EncoderParts.import_checkpoint(name, AUTO_CLASS, max_length=max_length, layout=layout)
         config = parts.whole.config
-        if config.problem_type == "regression":
-            raise UnsupportedError(f"{name!r} predicts a number; import a classifier")
+        single = config.num_labels == 1
+        if config.problem_type == "regression" and not single:
+            raise UnsupportedError(f"{name!r} predicts {config.num_labels} numbers; import a classifier")
+        names = tuple(str(config.id2label[i]) for i in range(config.num_labels)) if labels is None else tuple(labels)
+        if len(set(names)) != config.num_labels or len(names) != config.num_labels:
+            raise InvalidInputError(
+                f"{name!r} has {config.num_labels} logits; give as many labels, each another: {', '.join(names)}",
+                field="labels",
+            )
         saved = SavedClassifier(
             **parts.fields(),
-            labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)),
-            multi_label=config.problem_type == "multi_label_classification",
+            labels=names,
+            multi_label=single or config.problem_type == "multi_label_classification",
             pair=pair,
         )
         return cls(parts, imported_head(parts), saved)

@@ -102,6 +102,9 @@ class TrainConfig(EncoderTrainConfig):
     zero_shot: bool = False
     """Embed the names of labels instead of learning them: the rows then set the scale of the scores alone, and `labels` are
     those of requests that bring none of their own."""
+    pretrained: bool = False
+    """Take the checkpoint `backbone` as it is, with the head that it has; `labels`, if there are any, are names for its logits,
+    in their order. Nothing is trained."""
     labels: tuple[Label, ...] = ()
     template: Annotated[str, Field(pattern=r"\{\}")] = "{}"
     """What stands around a label's name, at `{}`, when a zero-shot model reads it."""

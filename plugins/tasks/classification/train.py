@@ -85,7 +85,9 @@ def train(
     config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun
 ) -> Trained[ClassificationInput, ClassificationOutput, ClassificationParams]:
     """Trains a classifier. Without `validation`, a stratified part of `rows` is held out; with neither, every row is trained
-    on for all epochs."""
+    on for all epochs. A `pretrained` one is taken as it is."""
+    if config.pretrained:
+        return take_pretrained(config, rows)
     check_targets(rows, config)
     if config.zero_shot:
         return calibrate_zero_shot(config, [*rows, *validation], run)
@@ -124,6 +126,18 @@ def train(
     )
     facts = {**result.facts, "validation_rows": len(held), "labels": len(names)}
     return Trained(model, result.history, facts)
+
+
+def take_pretrained(
+    config: TrainConfig, rows: Rows
+) -> Trained[ClassificationInput, ClassificationOutput, ClassificationParams]:
+    """A checkpoint's own classifier."""
+    if rows:
+        raise ConfigError(f"pretrained = true trains nothing, and there are {len(rows)} rows to train on; set one of the two")
+    model = ClassificationModel.import_checkpoint(
+        config.backbone, pair=config.pair, labels=config.labels or None, max_length=config.max_length
+    )
+    return Trained(model, (), {"labels": len(model.labels)})
 
 
 def calibrate_zero_shot(

@@ -198,6 +198,41 @@ def test_an_imported_checkpoint_answers_as_transformers_does(kind: str, checkpoi
     torch.testing.assert_close(mine, torch.stack(theirs), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("problem", [None, "regression"])
+def test_a_head_of_one_logit_scores_a_pair_by_its_logistic_function(
+    checkpoint: Callable[..., Path], problem: str | None
+) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = checkpoint("bert", head=["LABEL_0"], problem_type=problem)
+    model = ClassificationModel.import_checkpoint(str(folder), pair=True, labels=["relevant"])
+    pair = ("where is my card?", "我的银行卡 " * 30)
+    (told,) = ready(model).predict(
+        [ClassificationInput(text=pair[0], text_pair=pair[1])], [ClassificationParams(threshold=0.0)]
+    )
+    reference = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    cut: dict[str, Any] = {"truncation": "longest_first", "max_length": 128, "return_token_type_ids": True}
+    given = tokenizer(*pair, **cut, return_tensors="pt")
+    with torch.inference_mode():
+        logit = reference(**given).logits
+    assert logit.shape == (1, 1)
+    assert [label.label for label in told.labels] == ["relevant"]
+    assert told.labels[0].score == pytest.approx(float(logit.sigmoid()), abs=1e-4)
+    assert told.truncated
+
+
+def test_labels_for_an_imported_head_are_as_many_as_its_logits(checkpoint: Callable[..., Path]) -> None:
+    folder = str(checkpoint("bert", head=["LABEL_0", "LABEL_1"]))
+    model = ClassificationModel.import_checkpoint(folder, pair=True, labels=["irrelevant", "relevant"])
+    assert (model.labels, model.saved.multi_label) == (("irrelevant", "relevant"), False)
+    for wrong in (["relevant"], ["relevant", "relevant"], ["a", "b", "c"]):
+        with pytest.raises(InvalidInputError, match="2 logits"):
+            ClassificationModel.import_checkpoint(folder, labels=wrong)
+    with pytest.raises(UnsupportedError, match="predicts 2 numbers"):
+        ClassificationModel.import_checkpoint(str(checkpoint("bert", head=["a", "b"], problem_type="regression")))
+
+
 def test_a_checkpoint_with_an_unknown_head_says_what_to_do(checkpoint: Callable[..., Path]) -> None:
     with pytest.raises(UnsupportedError, match=r"mpnet classifier.*Train a new head"):
         ClassificationModel.import_checkpoint(str(checkpoint("mpnet", head=LABELS)))

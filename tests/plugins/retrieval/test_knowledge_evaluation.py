@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from taskloom.core.errors import DataError, UnsupportedError
-from taskloom.core.knowledge import Hit, Mode, Passage
+from taskloom.core.knowledge import Hit, Passage, SearchMode
 from taskloom.core.knowledge_calls import KnowledgeAnswer
 from taskloom.core.knowledge_figures import KnowledgeFigures, KnownQuestion
 from taskloom.plugins.retrieval.evaluation import (
+    MODES,
     Tried,
     answer_figures,
     calibration_error,
@@ -51,7 +52,7 @@ def test_the_right_passage_is_one_of_the_right_document_that_holds_an_answer() -
 def test_ranks_make_the_figures_of_the_field() -> None:
     found = {"a": ["x", "a"], "b": ["b"], "c": [*"pqrstuvwxyz", "c"], "d": []}
 
-    def search(question: str, mode: Mode, limit: int) -> Sequence[Hit]:
+    def search(question: str, mode: SearchMode, limit: int) -> Sequence[Hit]:
         assert (mode, limit) == ("dense", 20)
         return [hit(name, name) for name in found[question]]
 
@@ -183,13 +184,15 @@ def test_a_passage_is_right_if_it_lies_in_the_paragraph_whatever_cleaning_did() 
 class WordBase:
     """Finds by one word, answers with the first word of what it found, and has no vectors."""
 
-    def __init__(self, *texts: str) -> None:
+    def __init__(self, *texts: str, modes: tuple[SearchMode, ...] = MODES) -> None:
         self.texts = texts
+        self.modes = modes
 
-    def search(self, question: str, mode: Mode, limit: int) -> list[Hit]:
+    def search(self, question: str, mode: SearchMode, limit: int) -> list[Hit]:
         if mode == "dense":
             raise UnsupportedError("there is no embedding model")
-        return [hit(text, text) for text in self.texts if question in text][:limit]
+        found = [hit(text, text) for text in self.texts if question in text]
+        return (found[::-1] if mode == "reranked" else found)[:limit]
 
     def ask(self, question: str) -> KnowledgeAnswer:
         found = self.search(question, "sparse", 1)
@@ -217,20 +220,27 @@ def test_a_base_is_judged_in_every_way_that_it_has(tmp_path: Path) -> None:
     assert KnowledgeFigures.model_validate_json(found.model_dump_json()) == found
 
 
+def test_the_re_ranked_order_is_judged_beside_the_fused_one_where_a_base_has_it() -> None:
+    rows = [KnownQuestion(question="york", answers=("tom",))]
+    base = WordBase("ann in york", "tom in york", modes=("hybrid", "reranked"))
+    found = judge(base, rows)
+    assert {mode: own.metrics["mrr"] for mode, own in found.modes.items()} == {"hybrid": 0.5, "reranked": 1.0}
+    assert found.modes["reranked"].intervals["mrr"] == (1.0, 1.0)
+
+
 class LinkedBase(WordBase):
     """With the graph the right text comes first, and without it behind another."""
 
-    keeps_graph = True
-
-    def search(self, question: str, mode: Mode, limit: int) -> list[Hit]:
+    def search(self, question: str, mode: SearchMode, limit: int) -> list[Hit]:
         right = [hit(text, text) for text in self.texts if question in text]
         return right if mode == "graph" else [hit("none", "none"), *right]
 
 
 def test_the_gain_of_a_graph_is_of_the_same_questions_with_and_without_it() -> None:
     rows = [KnownQuestion(question=name, document_id=f"ann in {name}") for name in ("york", "leeds", "bath", "paris")]
-    found = judge(LinkedBase("ann in york", "ann in leeds", "ann in bath"), rows)
-    assert list(found.modes) == ["dense", "sparse", "hybrid", "graph"]
+    base = LinkedBase("ann in york", "ann in leeds", "ann in bath", modes=(*MODES, "graph", "reranked"))
+    found = judge(base, rows)
+    assert list(found.modes) == ["dense", "sparse", "hybrid", "graph", "reranked"]
     assert found.graph_gain is not None
     assert found.graph_gain.metrics["recall@1"] == 0.75
     assert found.graph_gain.metrics["recall@5"] == 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, SharedParts, TrainRun
 from taskloom.plugins.commands.evaluate import evaluate as eval_command
 from taskloom.plugins.commands.train import train as train_command
+from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.schema import ClassificationInput, TrainConfig
 from taskloom.plugins.tasks.classification.train import balanced_weights, train
 
@@ -75,6 +76,18 @@ def test_a_classifier_learns_and_the_same_seed_gives_the_same_one(tmp_path: Path
     again = trained(rows, tmp_path / "again", tiny_bert)
     pairs = zip(first.model.module.parameters(), again.model.module.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_pretrained_cross_encoder_is_taken_as_it_is(tmp_path: Path, checkpoint: Callable[..., Path]) -> None:
+    folder = str(checkpoint("bert", head=["LABEL_0"], seed=8))
+    config = TrainConfig(backbone=folder, pretrained=True, pair=True, labels=("relevant",))
+    found = train(config, [], [], TrainRun(tmp_path, True, False))
+    own = ClassificationModel.import_checkpoint(folder, pair=True)
+    batch = own.encode([ClassificationInput(text="where is my card", text_pair="here")])
+    assert (found.model.labels, found.model.saved.pair) == (("relevant",), True)
+    torch.testing.assert_close(found.model.forward(batch)["logits"], own.forward(batch)["logits"])
+    with pytest.raises(ConfigError, match="trains nothing"):
+        train(config, card_or_order(), [], TrainRun(tmp_path, True, False))
 
 
 def test_rows_are_held_out_of_the_training_to_judge_it(tmp_path: Path, tiny_bert: str) -> None:

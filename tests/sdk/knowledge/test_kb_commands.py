@@ -14,7 +14,7 @@ from served_knowledge import KnowledgeHook, Served
 from taskloom.core.errors import UnavailableError
 from taskloom.core.hookspecs import hookimpl
 from taskloom.core.knowledge import Document, Refused
-from taskloom.core.knowledge_calls import AskCall, GraphCall, KnowledgeAnswer, Source
+from taskloom.core.knowledge_calls import AskCall, GraphCall, KnowledgeAnswer, SearchCall, Source
 from taskloom.core.loader import load_registry
 from taskloom.sdk.cli import kb, kb_render
 from taskloom.sdk.cli.context import CliContext
@@ -202,6 +202,8 @@ def test_what_came_by_the_graph_is_marked(firms: None) -> None:
     assert "graph" not in run("search", "firms", "x").stdout
     assert "by the graph" in run("ask", "firms", "what is owns?", "--mode", "graph").stdout
     assert "by the graph" not in run("ask", "firms", "what is owns?").stdout
+    as_json("configure", "firms", "--writer", "writer")
+    assert "by the graph" in run("ask", "firms", "what is owns?", "--mode", "graph", "--stream").stdout
 
 
 def test_versions_snapshot_rollback_and_remove(handbook: Path) -> None:
@@ -228,6 +230,23 @@ def test_a_key_without_the_role_is_a_matter_of_permission(handbook: Path, monkey
     result = run("remove", "handbook", "wifi", "--json")
     assert result.exit_code == 4
     assert json.loads(result.stderr)["error"]["code"] == "permission_denied"
+
+
+def test_configure_and_an_answer_that_is_shown_while_it_is_written(served: Served, handbook: Path) -> None:
+    words = ("--reranker", "ranker", "--candidates", "7", "--writer", "writer", "--param", "max_tokens=60")
+    told = as_json("configure", "handbook", *words)["answering"]
+    assert (told["reranker"], told["candidates"], told["writer"], told["params"]) == ("ranker", 7, "writer", {"max_tokens": 60})
+    assert "ranker, of 7 candidates" in run("stats", "handbook").stdout
+    served.engine.writes = ["hold ", "it"]
+    shown = run("ask", "handbook", "where is the reset?", "--stream").stdout
+    assert shown.startswith("hold it\nconfidence 0.75 that the sources answer it, by reader\nsources\n")
+    assert "[wifi]" in shown
+    assert "hold it  confidence 0.75" in run("ask", "handbook", "where is the reset?").stdout
+    whole = as_json("ask", "handbook", "where is the reset?", "--stream")
+    assert (whole["kind"], whole["answer"], whole["ranking"][0]["score"]) == ("written", "hold it", 0.5)
+    assert "no answer" in run("ask", "handbook", "who?", "--stream").stdout
+    assert as_json("configure", "handbook")["answering"]["writer"] == ""
+    assert run("configure", "handbook", "--candidates", "0").exit_code == 2
 
 
 def test_local_asks_the_bases_of_this_process(home: Path) -> None:
@@ -283,6 +302,13 @@ def test_eval_shows_every_way_of_searching_side_by_side_and_draws_the_risk(handb
         assert word in shown
 
 
+def test_eval_shows_the_re_ranked_order_beside_the_fused_one(served: Served, handbook: Path, tmp_path: Path) -> None:
+    as_json("configure", "handbook", "--reranker", "ranker")
+    told = as_json("eval", "handbook", str(known(tmp_path / "questions.jsonl")))
+    assert list(told["figures"]["modes"]) == ["dense", "sparse", "hybrid", "reranked"]
+    assert "reranked" in {call.mode for call in served.engine.calls if isinstance(call, SearchCall)}
+
+
 def test_eval_shows_what_the_graph_adds_where_the_base_keeps_one(firms: None, tmp_path: Path) -> None:
     questions = rows(tmp_path / "q.jsonl", {"question": "who owns?", "document": "own", "answers": ["owns"]})
     told = as_json("eval", "firms", str(questions))["figures"]
@@ -291,6 +317,10 @@ def test_eval_shows_what_the_graph_adds_where_the_base_keeps_one(firms: None, tm
     assert told["graph_gain"]["intervals"]["mrr"] == [0.0, 0.0]
     shown = run("eval", "firms", str(questions)).stdout
     assert "graph less hybrid: recall@1 +0.000 (+0.000 to +0.000)" in shown
+    as_json("configure", "firms", "--reranker", "ranker")
+    both = as_json("eval", "firms", str(questions))["figures"]
+    assert list(both["modes"]) == ["dense", "sparse", "hybrid", "graph", "reranked"]
+    assert both["graph_gain"] == told["graph_gain"]
 
 
 def test_eval_asks_for_every_answer_and_reads_as_told(served: Served, handbook: Path, tmp_path: Path) -> None:

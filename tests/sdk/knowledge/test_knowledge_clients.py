@@ -11,6 +11,7 @@ from scripted_knowledge import MemoryKnowledge
 from served_knowledge import Served, local_client
 
 from taskloom.core.errors import OverloadedError, UnavailableError
+from taskloom.core.knowledge_calls import AnswerConfig
 from taskloom.sdk import (
     AlreadyExistsError,
     AsyncClient,
@@ -28,7 +29,7 @@ from taskloom.sdk import (
     UnsupportedError,
 )
 
-CALLS = ("ask", "search", "graph", "upsert", "delete", "stats", "versions", "snapshot", "rollback")
+CALLS = ("ask", "search", "graph", "upsert", "delete", "stats", "versions", "configure", "snapshot", "rollback")
 OF_CLIENT = ("knowledge", "knowledge_bases", "create_knowledge", "drop_knowledge")
 
 
@@ -42,6 +43,7 @@ def test_all_clients_take_the_same_arguments_and_show_them() -> None:
         assert "base" not in inspect.signature(getattr(Knowledge, name)).parameters
         assert inspect.iscoroutinefunction(getattr(AsyncKnowledge, name))
         assert getattr(Knowledge, name).__doc__
+    assert shape(Knowledge.ask_stream) == shape(AsyncKnowledge.ask_stream) == shape(Knowledge.ask)
     for name in OF_CLIENT:
         assert shape(getattr(Client, name)) == shape(getattr(AsyncClient, name)) == shape(getattr(LocalClient, name))
 
@@ -115,6 +117,42 @@ def test_the_example_of_the_documentation_runs(served: Served, capsys: pytest.Ca
     exec(example, {})
     assert capsys.readouterr().out.startswith("span ")
     assert served.engine.kept["handbook"].newest == 1
+
+
+def test_a_written_answer_comes_piece_by_piece(client: Any) -> None:
+    info = client.create_knowledge("handbook", answering={"reranker": "ranker"})
+    assert info.answering == AnswerConfig(reranker="ranker")
+    handbook = client.knowledge("handbook")
+    handbook.upsert([("wifi", "hold the reset button")])
+    config = {"writer": "writer", "params": {"max_tokens": 60}, "prompt": "{question} {passages}", "threshold": 0.25}
+    assert handbook.configure(**config).answering == AnswerConfig(**config)
+    assert handbook.stats().answering == AnswerConfig(**config)
+    with handbook.ask_stream("where is the reset?", request_id="r-3") as stream:
+        assert "".join(stream) == stream.text == "reset"
+    answer = stream.result()
+    assert (answer.kind, answer.answer, answer.request_id, answer.evidence) == ("written", "reset", "r-3", "reader")
+    assert answer == handbook.ask("where is the reset?", request_id="r-3")
+    with pytest.raises(UnavailableError, match="broke off"):
+        list(handbook.ask_stream("breaks, where is the reset?"))
+    unwritten = handbook.ask_stream("who?")
+    assert (unwritten.result().kind, unwritten.text) == ("none", "")
+    for wrong in ({"prompt": "{question}"}, {"candidates": 0}, {"reranker": "No Name"}, {"passage": "{text!r}"}):
+        with pytest.raises(InvalidInputError) as caught:
+            handbook.configure(**wrong)
+        assert caught.value.field == f"answering.{next(iter(wrong))}"
+
+
+async def test_the_async_client_streams(served: Served) -> None:
+    async with AsyncClient(served.address) as client:
+        await client.create_knowledge("handbook", answering=AnswerConfig(writer="writer"))
+        handbook = client.knowledge("handbook")
+        await handbook.upsert([("wifi", "hold the reset button")])
+        served.engine.writes = ["hold ", "the ", "reset"]
+        async with handbook.ask_stream("where is the reset?") as stream:
+            assert "".join([piece async for piece in stream]) == "hold the reset"
+        assert (await stream.result()).kind == "written"
+        with pytest.raises(NotFoundError):
+            await client.knowledge("nothing").ask_stream("where?").result()
 
 
 async def test_the_async_client(served: Served) -> None:

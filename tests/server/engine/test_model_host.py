@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 from engine_fakes import EchoModel, publish
 
-from taskloom.core.errors import ArtifactError, ModelFailedError
+from taskloom.core.errors import ArtifactError, InvalidInputError, ModelFailedError
 from taskloom.core.ports import WorkItem
 from taskloom.core.registry import Registry
 from taskloom.core.store import ModelStore
@@ -76,6 +77,31 @@ def test_the_self_check_is_a_real_prediction(host: ModelHost, monkeypatch: pytes
 
     monkeypatch.setattr(EchoModel, "forward", fails)
     with pytest.raises(ModelFailedError, match="parrot@1"):
+        host.self_check()
+
+
+def test_the_self_check_passes_over_examples_that_a_model_does_not_take(
+    host: ModelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a model of pairs does with a single text."""
+    asked: list[str] = []
+    encode = EchoModel.encode
+
+    def picky(self: EchoModel, inputs: Any) -> Any:
+        asked.append(inputs[0].text)
+        if len(asked) == 1:
+            raise InvalidInputError("it takes pairs alone")
+        return encode(self, inputs)
+
+    examples = {"examples": [{"text": "one"}, {"text": "two"}], "properties": {}}
+    monkeypatch.setattr(EchoModel, "encode", picky)
+    schema = host._held["parrot"].predictor.task.Input
+    monkeypatch.setattr(schema, "model_json_schema", lambda: examples)
+    host.self_check()
+    assert asked[:2] == ["one", "two"]
+    asked.clear()
+    examples["examples"] = [{"text": "one"}]
+    with pytest.raises(ModelFailedError, match="pairs alone"):
         host.self_check()
 
 

@@ -14,7 +14,7 @@ from grpc import StatusCode as Code
 from scripted_knowledge import MemoryKnowledge
 
 from taskloom.core.errors import OverloadedError
-from taskloom.core.knowledge_calls import BaseSpec
+from taskloom.core.knowledge_calls import AnswerConfig, BaseSpec
 from taskloom.core.wire.gen import inference_pb2 as inference
 from taskloom.core.wire.gen import knowledge_pb2 as pb
 from taskloom.server.auth.policy import RULES
@@ -183,10 +183,81 @@ async def test_a_caller_who_goes_away_is_recorded(asking: Asking) -> None:
     await until(lambda: asking.audit.codes() == ["cancelled"])
 
 
+# -- answers that models re-rank for and write ---------------------------------------------------------------------------
+
+
+async def configured(asking: Asking, **answering: Any) -> pb.BaseInfo:
+    request = pb.ConfigureRequest(base="handbook", answering=pb.AnswerConfig(**answering))
+    found = await asking.call("Configure", request)
+    asking.audit.entries.clear()
+    return found
+
+
+async def streamed(asking: Asking, request: pb.AskRequest, **options: Any) -> list[pb.AskStreamResponse]:
+    return [one async for one in asking.call("AskStream", request, **options)]
+
+
+async def test_an_answer_that_is_written_comes_in_parts_then_whole_and_is_recorded(asking: Asking) -> None:
+    info = await configured(asking, writer="writer", reranker="ranker", candidates=7)
+    assert (info.answering.writer, info.answering.candidates, info.answering.prompt) == ("writer", 7, AnswerConfig().prompt)
+    asking.engine.writes = ["按住", "reset", " for ten seconds"]
+    replies = await streamed(asking, ask(request_id="r-9"))
+    assert "".join(one.text for one in replies[:-1]) == "按住reset for ten seconds"
+    assert {one.request_id for one in replies} == {"r-9"}
+    answer = replies[-1].answer
+    assert (answer.kind, answer.answer, answer.evidence) == ("written", "按住reset for ten seconds", "reader")
+    assert [source.passage_id for source in answer.sources] == ["wifi#0"]
+    accepted, completed = asking.audit.entries
+    assert (accepted.kind, accepted.action, accepted.facts["partials"]) == ("accepted", "knowledge.ask", True)
+    assert completed.payload is not None
+    assert completed.payload["answer"] == "按住reset for ten seconds"
+    assert completed.facts["passages"] == ["wifi#0"]
+    assert completed.facts["reranked"] == [["wifi#0", 1 / 64, 0.5]]
+    assert completed.facts["evidence"] == "reader"
+    whole = await asking.call("Ask", ask(request_id="r-9"))
+    assert whole == answer
+
+
+async def test_an_answer_that_breaks_off_is_recorded_with_what_had_left(asking: Asking) -> None:
+    await configured(asking, writer="writer")
+    asking.engine.writes = ["hold", " the"]
+    code, error = await failure(streamed(asking, ask("breaks: where is the reset?")))
+    assert (code, error.code) == (Code.UNAVAILABLE, "unavailable")
+    failed = asking.audit.entries[-1]
+    assert (failed.kind, failed.code, failed.payload) == ("failed", "unavailable", {"partial": "hold the"})
+
+
+async def test_a_stream_is_refused_as_a_question_is(asking: Asking) -> None:
+    for request, code in ((ask(""), Code.INVALID_ARGUMENT), (ask(base="nothing"), Code.NOT_FOUND)):
+        assert (await failure(streamed(asking, request)))[0] is code
+    asking.audit.fails_on = {"completed"}
+    assert (await failure(streamed(asking, ask())))[1].code == "audit_unavailable"
+
+
+async def test_a_base_is_set_to_use_only_models_that_the_caller_may_use(asking: Asking) -> None:
+    """`key-kb-admin` may change `kb:*`, and use no model."""
+    for setting in ("reranker", "writer"):
+        request = pb.ConfigureRequest(base="handbook", answering=pb.AnswerConfig(**{setting: "secret-model"}))
+        assert (await failure(asking.call("Configure", request, "key-kb-admin")))[0] is Code.PERMISSION_DENIED
+        made = pb.CreateBaseRequest(base="handbook2", answering=request.answering)
+        assert (await failure(asking.call("CreateBase", made, "key-kb-admin")))[0] is Code.PERMISSION_DENIED
+    await asking.call("Configure", pb.ConfigureRequest(base="handbook"), "key-kb-admin")
+    completed = asking.audit.entries[-1]
+    assert (completed.kind, completed.action, completed.facts) == ("completed", "knowledge.configure", {})
+
+
+async def test_settings_that_can_not_be_understood_are_told_by_their_field(asking: Asking) -> None:
+    for field, value in (("prompt", "{question}"), ("passage", "{document}"), ("candidates", 101), ("threshold", 2.0)):
+        request = pb.ConfigureRequest(base="handbook", answering=pb.AnswerConfig(**{field: value}))
+        code, error = await failure(asking.call("Configure", request))
+        assert (code, error.field) == (Code.INVALID_ARGUMENT, f"answering.{field}")  # type: ignore[attr-defined]
+
+
 # -- who may what ----------------------------------------------------------------------------------------------------------
 
 CHANGES = {
     "CreateBase": pb.CreateBaseRequest(base="handbook2"),
+    "Configure": pb.ConfigureRequest(base="handbook", answering=pb.AnswerConfig(reranker="intent-en")),
     "DropBase": pb.DropBaseRequest(base="handbook"),
     "Delete": pb.DeleteRequest(base="handbook", document_ids=["wifi"]),
     "Snapshot": pb.SnapshotRequest(base="handbook", name="s"),
@@ -209,7 +280,7 @@ def test_every_method_has_a_rule_that_says_the_same() -> None:
     prefix, methods = "/taskloom.v1.Knowledge/", pb.DESCRIPTOR.services_by_name["Knowledge"].methods_by_name
     roles = {name: RULES[f"{prefix}{name}"].roles for name in methods}
     assert {name for name in roles if roles[name] == {"admin"}} == {*CHANGES, "Upsert"}
-    assert {name for name in roles if roles[name] == {"predict"}} == {"Ask", "Search", "Graph"}
+    assert {name for name in roles if roles[name] == {"predict"}} == {"Ask", "AskStream", "Search", "Graph"}
 
 
 async def test_a_key_sees_the_bases_of_its_patterns_alone(asking: Asking) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from taskloom.core.errors import (
     AlreadyExistsError,
     ArtifactError,
+    DeadlineExceededError,
     InputTooLargeError,
     InvalidInputError,
     NotFoundError,
@@ -25,7 +27,7 @@ from taskloom.core.errors import (
     UnsupportedError,
 )
 from taskloom.core.knowledge import Document
-from taskloom.core.knowledge_calls import AskCall, BaseSpec, KnowledgeAnswer, SearchCall, Turn
+from taskloom.core.knowledge_calls import AnswerConfig, AskCall, BaseSpec, KnowledgeAnswer, SearchCall, Turn
 from taskloom.core.registry import Registry
 from taskloom.core.settings import Calibration, KnowledgeSettings, LanguageModels
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
@@ -43,6 +45,8 @@ class Engine:
     def __init__(self) -> None:
         self.version = "1"
         self.refuses = ""
+        self.ranks_after_s = 0.0
+        self.served = True
         self.fails: TaskloomError | None = None
         self.calls: list[InferCall] = []
 
@@ -53,12 +57,21 @@ class Engine:
             raise self.fails
         if self.refuses and self.refuses in call.input.get("text", ""):
             raise InvalidInputError(f"{self.refuses} is nothing to embed")
-        output = _vector(call.input["text"]) if call.model.name == "words-en" else _number(**call.input)
+        if call.model.name == "words-rank":
+            await asyncio.sleep(self.ranks_after_s)
+            output = _relevance(**call.input)
+        elif call.model.name == "words-en":
+            output = _vector(call.input["text"])
+        else:
+            output = _number(**call.input)
         return InferResult(request_id=call.request_id, model=call.model.name, version=self.version, task="fake", output=output)
 
     def describe(self, ref: ModelRef) -> ModelDescription:
+        if ref.name == "words-rank" and not self.served:
+            raise NotFoundError("no model 'words-rank'; there are: secret-model")
         info = ModelInfo(name=ref.name, version=self.version, task="fake")
-        return ModelDescription(info=info, input_schema={}, output_schema={}, params_schema={})
+        schema = {"properties": {"text": {}, "text_pair": {}}} if ref.name == "words-rank" else {}
+        return ModelDescription(info=info, input_schema=schema, output_schema={}, params_schema={})
 
     def embedded(self) -> list[str]:
         return [call.input["text"] for call in self.calls if call.input.get("kind") == "passage"]
@@ -84,6 +97,16 @@ def _number(question: str, context: str) -> dict[str, Any]:
     score = min(0.95, 0.3 * len(shared))
     answer = {"text": number.group(), "start": number.start(), "end": number.end(), "score": score}
     return {"answers": [answer], "no_answer_score": 1 - score}
+
+
+def _relevance(text: str, text_pair: str) -> dict[str, Any]:
+    """The share of a passage's words that the question has."""
+    words = _words(text_pair)
+    score = sum(word in _words(text) for word in words) / len(words)
+    return {"labels": [{"label": "irrelevant", "score": 1 - score}, {"label": "relevant", "score": score}]}
+
+
+RANKED = AnswerConfig(reranker="words-rank", candidates=10)
 
 
 def make_desk(folder: Path, engine: Engine, **settings: Any) -> KnowledgeDesk:
@@ -180,6 +203,70 @@ async def test_a_filter_and_an_older_version_are_kept_to(tmp_path: Path, engine:
     with pytest.raises(NotFoundError):
         await ask(desk, "What length?", version=99)
     await desk.close()
+
+
+async def test_a_re_ranker_decides_what_is_read_and_is_told_with_its_scores(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    await desk.upsert("north", "rivers", documents(document("short", "Danube: length 2850.")))
+    question = "What length has the Danube?"
+    assert (await ask(desk, question)).ranking == ()
+    before = await ask(desk, question, passages=1)
+    await desk.configure("north", "rivers", RANKED)
+    told = await ask(desk, question, passages=1)
+    assert [source.document_id for source in told.sources] == ["short"]
+    assert (told.kind, told.answer) == ("span", "2850")
+    assert told.models == ("words-en@1", "words-rank@1", "numbers-en@1")
+    assert [one.score for one in told.ranking] == sorted((one.score for one in told.ranking), reverse=True)
+    assert told.ranking[0].score == 1.0
+    fused = {one.passage_id: one.fused for one in told.ranking}
+    assert max(fused, key=lambda name: fused[name]) == before.sources[0].passage_id
+    assert len({call.input["context"] for call in engine.calls[-1:]}) == 1, "only the best is read"
+    await desk.close()
+
+
+async def test_a_faq_entry_answers_wherever_the_re_ranker_puts_it(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    await desk.configure("north", "rivers", RANKED)
+    told = await ask(desk, "When does the office open", passages=1)
+    assert (told.kind, told.answer) == ("faq", OPENING.text)
+    await desk.close()
+
+
+async def test_a_re_ranker_that_fails_or_is_late_is_a_typed_error(tmp_path: Path, engine: Engine) -> None:
+    """Answers must not depend on whether a model was there by chance."""
+    desk = await filled(tmp_path, engine)
+    await desk.configure("north", "rivers", RANKED)
+    engine.ranks_after_s = 30.0
+    with pytest.raises(DeadlineExceededError, match="words-rank"):
+        await ask(desk, "What length has the river Nile?", deadline_s=time.time() + 0.5)
+    engine.ranks_after_s = 0.0
+    engine.served = False
+    with pytest.raises(UnsupportedError, match="not served here") as caught:
+        await ask(desk, "What length has the river Nile?")
+    assert "secret-model" not in caught.value.message
+    with pytest.raises(InvalidInputError, match="not served here"):
+        await desk.configure("north", "rivers", RANKED)
+    await desk.configure("north", "rivers", AnswerConfig())
+    assert (await ask(desk, "What length has the river Nile?")).answer == "6650"
+    await desk.close()
+
+
+async def test_settings_outlive_the_process_and_belong_to_who_may_change_the_base(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    await desk.create("north", BaseSpec(base="news", shared=True))
+    with pytest.raises(NotFoundError, match="not changed"):
+        await desk.configure("south", "news", RANKED)
+    own = AnswerConfig(threshold=0.99)
+    assert (await desk.configure("north", "rivers", own)).answering == own
+    assert (await ask(desk, "What length has the river Nile?")).kind == "none"
+    assert (await ask(desk, "What length has the river Nile?", threshold=0.1)).kind == "span"
+    await desk.close()
+    again = make_desk(tmp_path, engine)
+    assert (await again.stats("north", "rivers")).answering == own
+    dropped = [again.drop("north", "rivers"), again.configure("north", "rivers", RANKED)]
+    await asyncio.gather(*dropped, return_exceptions=True)
+    assert await again.bases("north") == [await again.stats("north", "news")]
+    await again.close()
 
 
 async def test_what_has_not_changed_is_not_embedded_again(tmp_path: Path, engine: Engine) -> None:

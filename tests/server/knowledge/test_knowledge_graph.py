@@ -18,7 +18,7 @@ from taskloom.core.errors import (
     UnsupportedError,
 )
 from taskloom.core.knowledge import Document
-from taskloom.core.knowledge_calls import AskCall, BaseSpec, GraphCall, SearchCall
+from taskloom.core.knowledge_calls import AnswerConfig, AskCall, BaseSpec, GraphCall, SearchCall
 from taskloom.core.knowledge_graph import EntityMention
 from taskloom.core.loader import load_registry
 from taskloom.core.registry import Registry
@@ -31,12 +31,14 @@ from taskloom.server.knowledge.wanted import models_wanted
 
 LANGUAGES = {"en": LanguageModels(reader="numbers", entities="names", relations="verbs@3")}
 NAME = re.compile(r"\b[A-Z]\w+(?: [A-Z]\w+)*")
+TAKES = {"numbers": ("question", "context"), "tells": ("document",)}
 VERB = re.compile(r"owns|was made by|near")
 
 
 class Engine:
     """Names are words with a capital; two are related as the verb between them says, `was made by` from the second to the
-    first. The first number of a passage is an answer, a text with `unreadable` is refused, `absent` models are not served."""
+    first. The first number of a passage is an answer, and what `tells` writes says all of them; a text with `unreadable` is
+    refused, `absent` models are not served."""
 
     def __init__(self) -> None:
         self.version = "3"
@@ -61,7 +63,8 @@ class Engine:
     def describe(self, ref: ModelRef) -> ModelDescription:
         self._there(ref.name)
         info = ModelInfo(name=ref.name, version=self.version, task="fake")
-        return ModelDescription(info=info, input_schema={}, output_schema={}, params_schema={})
+        schema = {"properties": dict.fromkeys(TAKES.get(ref.name, ()))}
+        return ModelDescription(info=info, input_schema=schema, output_schema={}, params_schema={})
 
     @staticmethod
     def _names(given: Any) -> dict[str, Any]:
@@ -93,6 +96,10 @@ class Engine:
             return {"answers": [], "no_answer_score": 0.9}
         answer = {"text": number.group(), "start": number.start(), "end": number.end(), "score": 0.7}
         return {"answers": [answer], "no_answer_score": 0.3}
+
+    @staticmethod
+    def _tells(given: Any) -> dict[str, Any]:
+        return {"summary": " and ".join(["It is", *re.findall(r"\d+", given["document"])])}
 
     def read(self) -> list[str]:
         """The texts that were searched for names."""
@@ -248,6 +255,30 @@ async def test_the_graph_leads_answers_to_passages_that_the_words_do_not_find(tm
     assert {hit.passage.document_id: hit.graph is not None for hit in found.hits} == {"own": True, "made": True}
     usual = await desk.search("north", SearchCall(base="firms", query=question))
     assert {hit.passage.document_id for hit in usual.hits} == {"own"}
+    await desk.close()
+
+
+async def test_what_the_graph_leads_to_is_re_ranked_and_written_from(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    question = "How many has Ann Lee?"
+    info = await desk.configure("north", "firms", AnswerConfig(reranker="numbers", writer="tells", passage="{text}"))
+    assert (info.answering.reranker, info.stats.graph is not None) == ("numbers", True)
+    found = await desk.search("north", SearchCall(base="firms", query=question, mode="reranked"))
+    assert [hit.passage.document_id for hit in found.hits] == ["made", "own"], "own is found by its words as well"
+    assert [hit.score for hit in found.hits] == pytest.approx([0.7, 0.1])
+    assert all(hit.fused is not None and hit.graph is not None for hit in found.hits)
+    graph = await desk.search("north", SearchCall(base="firms", query=question, mode="graph"))
+    assert [(hit.passage.document_id, hit.score) for hit in graph.hits] == [
+        (hit.passage.document_id, hit.fused) for hit in reversed(found.hits)
+    ]
+    told = await desk.ask("north", AskCall(base="firms", question=question, passages=1))
+    assert (told.kind, told.answer, told.evidence) == ("written", "It is and 17", "reader")
+    assert told.models == ("names@3", "numbers@3", "tells@3"), "the one that re-ranks and reads is named once"
+    assert [(source.document_id, source.graph is not None) for source in told.sources] == [("made", True)]
+    assert [one.fused for one in told.ranking] == [hit.fused for hit in found.hits]
+    plain = await desk.ask("north", AskCall(base="firms", question=question, mode="hybrid", threshold=0.0))
+    assert [(source.document_id, source.graph) for source in plain.sources] == [("own", None)]
+    assert len(plain.ranking) == 1
     await desk.close()
 
 

@@ -133,6 +133,7 @@ class KnownKeys:
             "key-audit": Principal(name="auditor", key_id="k3", roles=frozenset({"audit"})),
             "key-none": Principal(name="nothing", key_id="k4"),
             "key-kb": Principal(name="reader", key_id="k6", roles=frozenset({"predict"}), models=("kb:hand*",)),
+            "key-kb-admin": Principal(name="editor", key_id="k8", roles=frozenset({"admin"}), models=("kb:*",)),
             "key-other": Principal(name="other", key_id="k7", tenant="other", roles=frozenset({"predict", "admin"})),
             "key-slow": Principal(name="slow", key_id="k5", roles=frozenset({"predict"}), requests_per_s=2),
         }

@@ -1,0 +1,74 @@
+"""Pairs that a re-ranker is trained on, made from a file in SQuAD's form."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from small_knowledge import drawn_vector
+
+from taskloom.plugins.retrieval.evaluation import read_questions
+
+ROOT = Path(__file__).parents[3]
+SQUAD = ROOT / "tests" / "data" / "squadshifts-sample.json"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("rerank_pairs", ROOT / "benchmarks" / "rerank" / "pairs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def embed(texts: Sequence[str], kind: str) -> list[Any]:
+    return [drawn_vector(text) for text in texts]
+
+
+def blanks_apart(text: str) -> str:
+    """Documents are cleaned when they are put in."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+@pytest.mark.parametrize("embedded", [None, embed])
+def test_negatives_are_hard_hold_no_answer_and_are_of_other_paragraphs(
+    script: ModuleType, tmp_path: Path, embedded: Any
+) -> None:
+    questions = [question for question in read_questions(SQUAD) if question.answers]
+    counts = script.write_pairs(tmp_path, questions, questions, embedded, negatives=3, dev_share=0.3)
+    rows = {
+        name: list(map(json.loads, (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())) for name in counts
+    }
+    assert {name: len(found) for name, found in rows.items()} == counts
+    assert all(counts.values())
+    asked = {question.question: question for question in questions}
+    shared = {row["text"] for row in rows["train"]} & {row["text"] for row in rows["dev"]}
+    assert not shared
+    for question in {row["text"] for found in rows.values() for row in found}:
+        known = asked[question]
+        own = [row for found in rows.values() for row in found if row["text"] == question]
+        assert [row["label"] for row in own] == ["relevant", *["irrelevant"] * (len(own) - 1)]
+        assert 2 <= len(own) <= 4
+        context = blanks_apart(known.context)
+        assert blanks_apart(own[0]["text_pair"]) in context
+        assert any(answer in own[0]["text_pair"] for answer in known.answers)
+        for row in own[1:]:
+            assert blanks_apart(row["text_pair"]) not in context
+            assert not any(answer.casefold() in row["text_pair"].casefold() for answer in known.answers)
+
+
+def test_the_recipe_can_be_read_and_names_what_the_script_writes() -> None:
+    from taskloom.plugins.commands.recipe import load_recipe
+    from taskloom.plugins.tasks.classification.schema import TrainConfig
+
+    recipe = load_recipe(ROOT / "benchmarks" / "rerank" / "rank-en.toml")
+    assert TrainConfig.model_validate(recipe.config).pair
+    assert [path.name for path in (*recipe.data.train, *recipe.data.evaluation)] == ["train.jsonl", "dev.jsonl"]
