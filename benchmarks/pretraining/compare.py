@@ -1,6 +1,6 @@
 """What a pretrained backbone is worth: recipes trained from it and from random weights of the same shape, on the same rows.
 
-    python benchmarks/pretraining/compare.py benchmarks/pretraining/{ner-zh,topic-zh}.toml [--backbone .../models/backbone-zh/1]
+    python benchmarks/pretraining/compare.py models/recipes/{ner-zh,topic-zh}.toml [--backbone .../models/backbone-zh/1]
         [--backbone .../other-backbone] [--seeds 3] [--set epochs=5]
 
 Every backbone is trained whole (`adapter = false`): random weights under an adapter learn next to nothing. A line is printed
