@@ -73,6 +73,7 @@ class Others:
 
     models: tuple[Artifact, ...]
     needs: tuple[Needs, ...]
+    backbones: tuple[Pretrained, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -82,10 +83,6 @@ class Others:
     def places(self) -> frozenset[Path]:
         """Those that a published version tells nobody."""
         return frozenset(path for need in self.needs for path in need.places)
-
-    @property
-    def backbones(self) -> tuple[Pretrained, ...]:
-        return tuple(own for need in self.needs for own in need.backbones)
 
     @property
     def data(self) -> tuple[DataInfo, ...]:
@@ -204,7 +201,12 @@ def _publish(
     known = parent.manifest
     goes_live = PRODUCTION in aliases or not store.versions(story.name)
     held = tuple(alias for alias in aliases if alias != PRODUCTION) or (CANDIDATE,)
-    data = {info.sha256: info for info in (*known.data, *rows.seen, *others.data)}
+    data = {info.sha256: info for info in (*known.data, *rows.seen)}
+    for info in others.data:  # the model's own training on a file says more than that of one that it was made from
+        if info.via:
+            data.setdefault(info.sha256, info)
+        else:
+            data[info.sha256] = info
     artifact = publish_model(
         store,
         registry,
@@ -232,13 +234,14 @@ def _publish(
 
 
 def named_by(store: ModelStore, registry: Registry, steps: Sequence[StepRequest]) -> Others:
-    """The models and files that the steps' settings name. Raises `NotFoundError` and `DataError` for what isn't there."""
+    """What the steps' settings name. Raises `NotFoundError` and `DataError` for what isn't there."""
     plugins = [(registry.optimizers.get(step.name), step) for step in steps]
     needs = [plugin.needs(step_config(plugin, step.config)) for plugin, step in plugins]
-    for need in needs:
-        digests_of(need, store.resolve)
+    backbones = [need.pretrained(store.roots) for need in needs]
+    for need, own in zip(needs, backbones, strict=True):
+        digests_of(need, store.resolve, own)
     models = [store.resolve(model) for need in needs for model in need.models]
-    return Others(tuple(models), tuple(needs))
+    return Others(tuple(models), tuple(needs), tuple(one for own in backbones for one in own))
 
 
 def _lines(path: Path) -> int:
