@@ -191,7 +191,7 @@ class TaskModel(ABC, Generic[In, Out, Par]):
         return None
 
     def on_backbone(self, name: str) -> TaskModel[In, Out, Par]:
-        """A new model of this one's kind, with its labels and settings, on another pretrained encoder: a bundled one, a local
+        """A new model of this one's kind, with its labels and settings, on another pretrained encoder: a published one, a local
         folder or a Hugging Face id. All of it can be trained, and its head is random: seed torch first for the same again.
         Raises `UnsupportedError` for a model that can't be made anew so."""
         raise UnsupportedError(
