@@ -314,9 +314,9 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
 
     def starts_from(self, config: Any) -> tuple[str, ...]:
         """The names of the models whose weights a training with `config` (a `TrainConfig`) begins with: of published ones,
-        folders or checkpoints. By default its setting `backbone`, if it has one."""
+        folders or checkpoints. By default its setting `backbone`, if it has one that is a name."""
         name = getattr(config, "backbone", "")
-        return (name,) if name else ()
+        return (name,) if name and isinstance(name, str) else ()
 
     @abstractmethod
     def load(self, artifact: Artifact, shared: SharedParts) -> TaskModel[In, Out, Par]:
