@@ -201,12 +201,7 @@ def _publish(
     known = parent.manifest
     goes_live = PRODUCTION in aliases or not store.versions(story.name)
     held = tuple(alias for alias in aliases if alias != PRODUCTION) or (CANDIDATE,)
-    data = {info.sha256: info for info in (*known.data, *rows.seen)}
-    for info in others.data:  # the model's own training on a file says more than that of one that it was made from
-        if info.via:
-            data.setdefault(info.sha256, info)
-        else:
-            data[info.sha256] = info
+    data = told_once((*known.data, *rows.seen, *others.data))
     artifact = publish_model(
         store,
         registry,
@@ -214,7 +209,7 @@ def _publish(
         chain.model,
         story,
         steps=(*known.steps, *chain.steps),
-        data=tuple(data.values()),
+        data=data,
         evaluation=rows.evaluation,
         evaluation_data=rows.evaluation_data,
         parent=ParentInfo(model=known.model, version=known.version, digest=parent.digest),
@@ -231,6 +226,16 @@ def _publish(
         return artifact
     store.set_alias(story.name, PRODUCTION, artifact.manifest.version, "published; the gate let it pass")
     return store.resolve(artifact.name)
+
+
+def told_once(data: Sequence[DataInfo]) -> tuple[DataInfo, ...]:
+    """Each file once, as the last of its entries tells of it; but that a model was trained on it itself (no `via`) goes before
+    that one was which it is made from."""
+    found: dict[str, DataInfo] = {}
+    for info in data:
+        if not info.via or found.get(info.sha256, info).via:
+            found[info.sha256] = info
+    return tuple(found.values())
 
 
 def named_by(store: ModelStore, registry: Registry, steps: Sequence[StepRequest]) -> Others:

@@ -22,7 +22,7 @@ from taskloom.core.optimizing import StepRequest
 from taskloom.core.task import Example, SharedParts
 from taskloom.plugins.backbones.loading import load_backbone, published_digest, save_backbone
 from taskloom.plugins.optimizers.distill.losses import soft_loss
-from taskloom.plugins.optimizing import _licence, named_by
+from taskloom.plugins.optimizing import _licence, named_by, told_once
 from taskloom.plugins.tasks.embedding.model import EmbeddingModel
 from taskloom.plugins.tasks.embedding.schema import EmbeddingInput, EmbeddingTarget
 from taskloom.plugins.tasks.fill_mask.model import FillMaskModel
@@ -141,6 +141,13 @@ def test_a_backbone_may_lie_in_the_users_own_store(
     assert chain.model.parts.hidden_size == 16
     others = named_by(taught.store, taught.registry, [asked])
     assert [(info.name, info.via) for info in others.data] == [("law.txt", "backbone-law@2")]
+
+
+def test_a_file_that_the_model_itself_was_trained_on_is_told_so_whoever_else_was() -> None:
+    own, parents = (DataInfo(name="law.txt", sha256="1" * 64, rows=3, licence=told) for told in ("MIT", ""))
+    theirs, other = own.model_copy(update={"via": "backbone-law@1"}), own.model_copy(update={"sha256": "2" * 64})
+    assert told_once([parents, own, theirs, other]) == (own, other)
+    assert told_once([theirs, own]) == (own,)
 
 
 # -- answers of words and tokens ------------------------------------------------------------------------------------------
