@@ -150,7 +150,7 @@ def advise(table: MeasuredTable, wishes: Wishes, machine: str) -> Advice:
         fits=_compared(fits),
         unknown=_compared(unknown),
         misses=tuple(misses),
-        remedies=() if fits else tuple(_help(table, wishes, misses)),
+        remedies=() if fits else tuple(_help(table, wishes, misses, readers=bool(unknown))),
     )
 
 
@@ -248,18 +248,20 @@ def _provenance(model: MeasuredModel) -> Iterable[str]:
         yield "the licence of its data is only said to be free: see its card"
 
 
-def _help(table: MeasuredTable, wishes: Wishes, misses: Sequence[Verdict]) -> Iterable[str]:
-    """What would make the nearest miss fit; without one, what would make a model of the task at all."""
+def _help(table: MeasuredTable, wishes: Wishes, misses: Sequence[Verdict], *, readers: bool) -> Iterable[str]:
+    """What would make the nearest miss fit; without one, and without other `readers` of the language, what would make a model
+    of the task at all."""
     nearest = next((one for one in misses if one.excess is not None), None)
     if nearest is not None:
         for goal in (goal for goal in _GOALS if goal in nearest.broken):
             yield from _optimized(table.remedies, goal, nearest.model, nearest.lacks[goal])
         if "quality" in nearest.broken:
+            other, change = ("", "") if nearest.model.network else (", or another backbone,", " --set backbone=NAME")
             yield (
-                f"rows of your own, or another backbone, may make it better: taskloom train {nearest.model.recipe} --data ROWS "
-                "--eval UNSEEN_ROWS --set backbone=NAME"
+                f"rows of your own{other} may make it better: taskloom train {nearest.model.recipe} --data ROWS "
+                f"--eval UNSEEN_ROWS{change}"
             )
-    elif misses:
+    elif misses and not readers:
         yield (
             f"no model of {wishes.task} that reads {wishes.language} was measured. Train one: a recipe such as "
             f"{misses[0].model.recipe}, with a backbone that reads {wishes.language} and rows in it"

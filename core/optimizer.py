@@ -37,19 +37,35 @@ class Pretrained:
     data: tuple[DataInfo, ...] = ()
 
 
+Describe = Callable[[str, Sequence[Path]], Pretrained]
+"""Finds a pretrained encoder by its name; the paths are the roots of the store whose models the name may mean. Raises
+`NotFoundError` for a name that nothing answers to."""
+
+
+def no_encoders(name: str, _: Sequence[Path]) -> Pretrained:
+    """Where settings name encoders, and nothing says how to find them."""
+    raise UnsupportedError(f"encoder {name!r} can't be looked up: its optimizer does not say how (`Needs.describe`)")
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a step's settings name beside the rows that its chain has: published models (NAME or NAME@VERSION), files, and
-    pretrained encoders. What these hold is part of what the step is, so one that was kept is not taken for another's."""
+    pretrained encoders, which `describe` finds. What these hold is part of what the step is, so one that was kept is not taken
+    for another's."""
 
     models: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
-    backbones: tuple[Pretrained, ...] = ()
+    backbones: tuple[str, ...] = ()
+    describe: Describe = no_encoders
+
+    def pretrained(self, roots: Sequence[Path]) -> tuple[Pretrained, ...]:
+        """The encoders, looked for in the store with these roots as well."""
+        return tuple(self.describe(name, roots) for name in self.backbones)
 
     @property
     def places(self) -> frozenset[Path]:
         """Files, and folders of encoders, as the settings name them."""
-        return frozenset((*self.files, *(Path(own.info.id) for own in self.backbones)))
+        return frozenset((*self.files, *map(Path, self.backbones)))
 
 
 def no_store(model: str) -> Artifact:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 from taskloom.core.artifact import MANIFEST, Artifact, LineageStep, Manifest, file_digest, file_label
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.errors import ArtifactError, ConfigError, DataError, UnsupportedError
-from taskloom.core.optimizer import Needs, OptimizeContext, Optimized, OptimizerPlugin, no_store
+from taskloom.core.optimizer import Needs, OptimizeContext, Optimized, OptimizerPlugin, Pretrained, no_store
 from taskloom.core.predictor import load_predictor
 from taskloom.core.publishing import draft_artifact, write_model
 from taskloom.core.registry import Registry
@@ -133,7 +133,8 @@ class Optimizing:
         """Where each step of a chain is kept once it is made; none for no steps."""
         history, found = list[Any](self._identity), list[Path]()
         for plugin, config in self.configs(steps) if steps else ():
-            history += [plugin.name, config.model_dump(mode="json"), *digests_of(plugin.needs(config), self._resolve)]
+            needs, roots = plugin.needs(config), self._parent.store_roots
+            history += [plugin.name, config.model_dump(mode="json"), *digests_of(needs, self._resolve, needs.pretrained(roots))]
             found.append(self._run.work_folder / sha256_hex(canonical_json(history))[:16])
         return found
 
@@ -211,15 +212,16 @@ class Optimizing:
                 predictor.close()
 
 
-def digests_of(needs: Needs, resolve: Callable[[str], Artifact]) -> list[str]:
-    """What the models and files are. Raises `NotFoundError` for a model, `DataError` for a file that isn't there."""
+def digests_of(needs: Needs, resolve: Callable[[str], Artifact], encoders: Sequence[Pretrained]) -> list[str]:
+    """What the models, the files and the `encoders` are. Raises `NotFoundError` for a model, `DataError` for a file that isn't
+    there."""
     for path in needs.files:
         if not path.is_file():
             raise DataError(f"there is no data file {path}", path=str(path))
     return [
         *(resolve(model).digest for model in needs.models),
         *(file_digest(path).sha256 for path in needs.files),
-        *(own.info.digest for own in needs.backbones),
+        *(own.info.digest for own in encoders),
     ]
 
 

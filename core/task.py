@@ -191,7 +191,7 @@ class TaskModel(ABC, Generic[In, Out, Par]):
         return None
 
     def on_backbone(self, name: str) -> TaskModel[In, Out, Par]:
-        """A new model of this one's kind, with its labels and settings, on another pretrained encoder: a bundled one, a local
+        """A new model of this one's kind, with its labels and settings, on another pretrained encoder: a published one, a local
         folder or a Hugging Face id. All of it can be trained, and its head is random: seed torch first for the same again.
         Raises `UnsupportedError` for a model that can't be made anew so."""
         raise UnsupportedError(
@@ -314,9 +314,9 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
 
     def starts_from(self, config: Any) -> tuple[str, ...]:
         """The names of the models whose weights a training with `config` (a `TrainConfig`) begins with: of published ones,
-        folders or checkpoints. By default its setting `backbone`, if it has one."""
+        folders or checkpoints. By default its setting `backbone`, if it has one that is a name."""
         name = getattr(config, "backbone", "")
-        return (name,) if name else ()
+        return (name,) if name and isinstance(name, str) else ()
 
     @abstractmethod
     def load(self, artifact: Artifact, shared: SharedParts) -> TaskModel[In, Out, Par]:

@@ -73,6 +73,7 @@ class Others:
 
     models: tuple[Artifact, ...]
     needs: tuple[Needs, ...]
+    backbones: tuple[Pretrained, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -82,10 +83,6 @@ class Others:
     def places(self) -> frozenset[Path]:
         """Those that a published version tells nobody."""
         return frozenset(path for need in self.needs for path in need.places)
-
-    @property
-    def backbones(self) -> tuple[Pretrained, ...]:
-        return tuple(own for need in self.needs for own in need.backbones)
 
     @property
     def data(self) -> tuple[DataInfo, ...]:
@@ -204,7 +201,7 @@ def _publish(
     known = parent.manifest
     goes_live = PRODUCTION in aliases or not store.versions(story.name)
     held = tuple(alias for alias in aliases if alias != PRODUCTION) or (CANDIDATE,)
-    data = {info.sha256: info for info in (*known.data, *rows.seen, *others.data)}
+    data = told_once((*known.data, *rows.seen, *others.data))
     artifact = publish_model(
         store,
         registry,
@@ -212,7 +209,7 @@ def _publish(
         chain.model,
         story,
         steps=(*known.steps, *chain.steps),
-        data=tuple(data.values()),
+        data=data,
         evaluation=rows.evaluation,
         evaluation_data=rows.evaluation_data,
         parent=ParentInfo(model=known.model, version=known.version, digest=parent.digest),
@@ -231,14 +228,25 @@ def _publish(
     return store.resolve(artifact.name)
 
 
+def told_once(data: Sequence[DataInfo]) -> tuple[DataInfo, ...]:
+    """Each file once, as the last of its entries tells of it; but that a model was trained on it itself (no `via`) goes before
+    that one was which it is made from."""
+    found: dict[str, DataInfo] = {}
+    for info in data:
+        if not info.via or found.get(info.sha256, info).via:
+            found[info.sha256] = info
+    return tuple(found.values())
+
+
 def named_by(store: ModelStore, registry: Registry, steps: Sequence[StepRequest]) -> Others:
-    """The models and files that the steps' settings name. Raises `NotFoundError` and `DataError` for what isn't there."""
+    """What the steps' settings name. Raises `NotFoundError` and `DataError` for what isn't there."""
     plugins = [(registry.optimizers.get(step.name), step) for step in steps]
     needs = [plugin.needs(step_config(plugin, step.config)) for plugin, step in plugins]
-    for need in needs:
-        digests_of(need, store.resolve)
+    backbones = [need.pretrained(store.roots) for need in needs]
+    for need, own in zip(needs, backbones, strict=True):
+        digests_of(need, store.resolve, own)
     models = [store.resolve(model) for need in needs for model in need.models]
-    return Others(tuple(models), tuple(needs))
+    return Others(tuple(models), tuple(needs), tuple(one for own in backbones for one in own))
 
 
 def _lines(path: Path) -> int:

@@ -46,9 +46,10 @@ def shared_work(folder: Path, *, keep: bool = False, forget: bool = False) -> It
     """Chains on the same model and data share their beginnings; the last one that is done removes what all have made, unless
     it is to be kept or a search has its trials there, which go with `forget`. An interrupted one leaves its steps to the
     next."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
+        folder.mkdir(exist_ok=True)  # whoever was waited for may have removed it
         yield SharedWork(folder, handle)
         if keep or ((folder / DATABASE).exists() and not forget):
             return

@@ -171,7 +171,10 @@ def described_backbone(name: str, roots: Sequence[Path] = ()) -> Pretrained:
     folder = find_backbone(name, roots=roots)
     beside = folder.parent
     whole = folder.name == BACKBONE_FOLDER and (beside / MANIFEST).is_file()
-    data = Artifact.open(beside).manifest.data if whole else ()
+    found = Artifact.open(beside) if whole else None
+    data = (
+        [info.model_copy(update={"via": info.via or found.name}) for info in found.manifest.data] if found is not None else []
+    )
     return Pretrained(BackboneInfo(id=name, digest=weights_digest(folder), licence=_licence(name, folder)), tuple(data))
 
 
@@ -280,6 +283,11 @@ def weights_digest(folder: Path) -> str:
             "convert it first"
         )
     return _one_digest([(path.name, file_digest(path).sha256) for path in weights])
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether there are some that `weights_digest` is of; a task may begin from models of another kind."""
+    return bool(_weights(folder))
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from taskloom.core.anatomy import Graph, Structure
+from taskloom.core.artifact import file_label
 from taskloom.core.errors import ArtifactError, UnsupportedError
 from taskloom.core.task import Batch, Example, In, Out, Outputs, Par, TaskModel
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.graph import encoder_graph
+from taskloom.plugins.backbones.loading import load_backbone
 from taskloom.plugins.backbones.packing import row_length
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import SavedEncoder
@@ -72,7 +74,10 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
 
     def on_backbone(self, name: str) -> EncoderTaskModel[In, Out, Par]:
         """Texts are cut where this model cuts them, or where the new backbone must."""
-        return self.remade(EncoderParts.build(name, max_length=self.parts.tokenizer.max_length))
+        base = load_backbone(name, max_length=self.parts.tokenizer.max_length, roots=self.parts.backbone.roots)
+        if Path(name).is_absolute():  # all of it is saved: nobody has to find the folder again, or to be told where it lies
+            base.info = base.info.model_copy(update={"id": file_label(name)})
+        return self.remade(EncoderParts.build(base))
 
     def remade(self, parts: EncoderParts) -> EncoderTaskModel[In, Out, Par]:
         """A model like this one on other parts, with a new head. Raises `UnsupportedError` where a task has no such."""

@@ -171,7 +171,13 @@ def _training(cli: CliContext, recipe: Recipe, order: Order) -> Training:
 def _origins(cli: CliContext, names: Sequence[str]) -> tuple[list[Artifact], list[str]]:
     """The published models among those that a training begins from; and the digests of weights that another training may find
     changed under the same name."""
-    from taskloom.plugins.backbones.loading import find_backbone, published_backbone, published_digest, weights_digest
+    from taskloom.plugins.backbones.loading import (
+        find_backbone,
+        holds_weights,
+        published_backbone,
+        published_digest,
+        weights_digest,
+    )
 
     origins, weights = [], []
     for name in names:
@@ -179,8 +185,8 @@ def _origins(cli: CliContext, names: Sequence[str]) -> tuple[list[Artifact], lis
         if origin is not None:
             origins.append(origin)
             weights.append(published_digest(origin))
-        elif Path(name).is_dir():
-            weights.append(weights_digest(find_backbone(name)))
+        elif Path(name).is_dir() and holds_weights(folder := find_backbone(name)):
+            weights.append(weights_digest(folder))
     return origins, weights
 
 

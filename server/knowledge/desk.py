@@ -207,7 +207,7 @@ class KnowledgeDesk:
         """The part that passages have in the base's graph, if it keeps one. What was read before is not read again."""
         if not base.keeps_graph or not prepared.passages:
             return prepared, ()
-        known = await self._changing(base.known_extractions, prepared.passages, self._intake.extractors())
+        known = await self._changing(base.known_extractions, prepared.passages, self._intake.extractors(prepared.passages))
         return await self._intake.extracted(prepared, known)
 
     @staticmethod

@@ -38,11 +38,11 @@ class Intake:
         default = spaces.get(self._settings.default_language)
         return {**spaces, "": default} if default is not None else spaces
 
-    def extractors(self) -> dict[str, tuple[str, ...]]:
-        """The models that read passages of each language for a graph now, NAME@VERSION."""
-        found = self._models.extractors()
-        default = found.get(self._settings.default_language)
-        return {**found, "": default} if default is not None else found
+    def extractors(self, passages: Sequence[Passage]) -> dict[str, tuple[str, ...]]:
+        """The models that read these passages for a graph now, NAME@VERSION, by the language that they tell."""
+        told = {passage.language for passage in passages}
+        found = self._models.extractors({self.language(code) for code in told})
+        return {code: found[self.language(code)] for code in told if self.language(code) in found}
 
     async def embedded(self, prepared: Prepared) -> tuple[Prepared, list[Embedded]]:
         """The places of the passages whose language has an embedding model."""
@@ -68,7 +68,7 @@ class Intake:
 
     async def extracted(self, prepared: Prepared, known: Mapping[str, Extraction]) -> tuple[Prepared, list[Extraction]]:
         """What stands in the passages whose language has a model that finds names; those that are `known` are not read."""
-        there = self.extractors()
+        there = self.extractors(prepared.passages)
         passages = [one for one in prepared.passages if one.passage_id not in known and one.language in there]
         found = await _all([self._extraction(passage) for passage in passages])
         refused = _refused(passages, found, "the names in a passage can't be found")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -217,12 +217,12 @@ class KnowledgeModels:
         """Whether a graph says how names in the language are related, and not only where they stand."""
         return language in self._languages and bool(self._languages[language].relations)
 
-    def extractors(self) -> dict[str, tuple[str, ...]]:
-        """By language, NAME@VERSION of the models that read passages for graphs now. Raises `UnsupportedError` for one that is
-        not served."""
+    def extractors(self, languages: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Of those of these languages that have a part in graphs, NAME@VERSION of the models that read passages now. Raises
+        `UnsupportedError` for one that is not served."""
         return {
             language: tuple(self.extractor(language, use) for use in ("entities", "relations")[: 1 + self.relates(language)])
-            for language in filter(self.finds_names, self._languages)
+            for language in filter(self.finds_names, languages)
         }
 
     def extractor(self, language: str, use: str) -> str:
@@ -273,6 +273,8 @@ class KnowledgeModels:
             best = result.output["labels"][0]
             relation, backwards = str(best.get("relation") or best["label"]), best.get("direction") == "tail_to_head"
             told = Told(relation, backwards, float(best["score"]))
+            if not relation or not 0 <= told.score <= 1:
+                raise ValueError("no name of a relation, or no probability")
         return told, f"{result.model}@{result.version}"
 
     def _model(self, language: str, use: str) -> str:

@@ -28,7 +28,7 @@ class DistillConfig(TuneConfig):
     narrower one, say, or one on another backbone."""
     backbone: str = ""
     """A pretrained encoder on which a new model with the labels and settings of the one that the step is given learns in its
-    place: a bundled one, a local folder or a Hugging Face id, as recipes name them."""
+    place: a published one, a local folder or a Hugging Face id, as recipes name them."""
     unlabelled: tuple[Path, ...] = ()
     """Files of inputs without targets, which the teachers' answers alone are learnt for: `.txt` with a text in each line, or
     the fields of the task's input as `.jsonl`, `.csv`, `.tsv`."""

@@ -27,7 +27,7 @@ class DistillOptimizer(OptimizerPlugin):
             return Needs(named, config.unlabelled)
         from taskloom.plugins.backbones.loading import described_backbone
 
-        return Needs(named, config.unlabelled, (described_backbone(config.backbone),))
+        return Needs(named, config.unlabelled, (config.backbone,), described_backbone)
 
     def apply(self, model: TaskModel[Any, Any, Any], config: Any, context: OptimizeContext) -> Optimized:
         from taskloom.plugins.optimizers.distill.apply import distill

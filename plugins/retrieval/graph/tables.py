@@ -105,7 +105,8 @@ def checked_extractions(prepared: Prepared, extractions: Sequence[Extraction]) -
             why = "has two extractions" if name in found else "is no prepared passage, and has an extraction"
             raise InvalidInputError(f"{name!r} {why}", field="extractions")
         for entity in extraction.entities:
-            if passages[name].text[entity.start : entity.end] != entity.text:
+            stands = passages[name].text[entity.start : entity.end]
+            if stands != entity.text or len(stands) != entity.end - entity.start:
                 raise InvalidInputError(
                     f"{entity.text!r} does not stand at {entity.start} to {entity.end} of passage {name!r}", field="extractions"
                 )

@@ -70,7 +70,12 @@ def take_layers(encoder: Any, donor: Backbone) -> None:
     layers, found = encoder.encoder.layer, donor.model.encoder.layer
     for place, layer in enumerate(layers):
         source = round(place * (len(found) - 1) / max(1, len(layers) - 1))
-        layer.load_state_dict(found[source].state_dict())
+        given = found[source].state_dict()
+        if {name: tensor.shape for name, tensor in given.items()} != {n: t.shape for n, t in layer.state_dict().items()}:
+            raise UnsupportedError(
+                f"the layers of {donor.info.id!r} don't fit this network: layer {source} has other shapes, as pruned ones have"
+            )
+        layer.load_state_dict(given)
     with torch.no_grad():
         for name in ("position_embeddings", "token_type_embeddings"):
             own, given = getattr(encoder.embeddings, name).weight, getattr(donor.model.embeddings, name).weight

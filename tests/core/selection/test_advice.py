@@ -243,6 +243,9 @@ def test_where_nothing_fits_the_nearest_is_told_what_would_help() -> None:
         "memory, 500 times what it may be: taskloom optimize near --with prune (nobody measured by how much)",
     )
     assert "taskloom train models/recipes/near.toml" in asked(rows, least_metric=0.9).remedies[0]
+    assert asked(rows, least_metric=0.9).remedies[0].endswith("--set backbone=NAME")
+    of_its_own = table(model("near", backbone="", network="bilstm hidden 256"))
+    assert "backbone" not in asked(of_its_own, least_metric=0.9).remedies[0], "it stands on none"
     assert "not enough" not in asked(rows, budget_s=0.02).remedies[0]
     assert "that alone is not enough" in asked(rows, budget_s=0.005).remedies[0]
     assert asked(rows, budget_s=0.5).remedies == ()
@@ -258,6 +261,9 @@ def test_a_language_that_no_model_of_the_task_reads() -> None:
     assert found.misses[0].reasons == ("reads en, not zh",)
     assert found.misses[0].excess is None
     assert "a backbone that reads zh" in found.remedies[0]
+    slow = table(model("a"), model("b", languages=("zh",), ms=None))
+    found = asked(slow, language="zh", budget_s=0.02)
+    assert (names(found.unknown), found.remedies) == (["b"], ()), "one reads it; nobody measured how fast"
     mixed = table(model("pictures", languages=()), model("b", languages=("zh",)), model("c"))
     assert names(asked(mixed, language="zh").fits) == ["b", "pictures"]
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 from taskloom.core.artifact import Artifact, BackboneInfo, Manifest
 from taskloom.core.errors import ArtifactError, NotFoundError
@@ -23,6 +26,7 @@ from taskloom.plugins.backbones.loading import (
     weights_digest,
 )
 from taskloom.plugins.backbones.settings import LoraSettings
+from taskloom.plugins.commands.training import _origins
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
 from taskloom.plugins.tasks.classification.schema import ClassificationInput, ClassificationParams
@@ -117,6 +121,24 @@ def test_a_box_that_brings_a_model_of_the_same_name_hides_nothing(
     put(box, tiny_bert, seed=2)
     monkeypatch.setattr(loading, "_bundle", lambda: box)
     assert torch.equal(logits(artifact), expected)
+
+
+class OwnConfig(BaseModel):
+    """Of a task of somebody's own, in which `backbone` is no name."""
+
+    backbone: dict[str, int] = {"layers": 2}
+
+
+def test_what_a_task_of_its_own_begins_from_may_be_of_another_kind(store: ModelStore, tiny_bert: str, tmp_path: Path) -> None:
+    assert ClassificationTask().starts_from(OwnConfig()) == ()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "weights.gguf").touch()
+    context: Any = SimpleNamespace(store=store)
+    assert _origins(context, [str(tmp_path / "own")]) == ([], [])
+    published = put(store, tiny_bert, seed=1)
+    origins, weights = _origins(context, ["backbone-law", tiny_bert])
+    assert [origin.name for origin in origins] == ["backbone-law@1"]
+    assert weights == [published_digest(published), weights_digest(Path(tiny_bert))]
 
 
 def test_altered_weights_are_refused(store: ModelStore, tiny_bert: str) -> None:

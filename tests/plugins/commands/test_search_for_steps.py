@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,18 @@ def test_of_trials_that_are_beaten_the_figures_alone_are_kept(cli: Cli) -> None:
     assert found["trials"] == 6
     assert front < made, "some trial is beaten"
     assert step_folders(cli) == front
+
+
+def test_the_folder_is_there_although_the_one_before_removed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While this one waits for the lock, who holds it is done and clears up."""
+    folder = tmp_path / "work"
+
+    def waits(*_: object) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    monkeypatch.setattr("taskloom.plugins.optimizing_work.fcntl.flock", waits)
+    with shared_work(folder, keep=True):
+        assert folder.is_dir()
 
 
 def test_steps_stay_while_others_work_with_them(tmp_path: Path) -> None:

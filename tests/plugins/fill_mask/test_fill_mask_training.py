@@ -24,8 +24,9 @@ from taskloom.core.testing.conformance import publish
 from taskloom.plugins._shared.checkpoints import CHECKPOINT
 from taskloom.plugins.backbones.loading import load_backbone
 from taskloom.plugins.tasks.classification.plugin import ClassificationTask
+from taskloom.plugins.tasks.fill_mask.heads import new_network
 from taskloom.plugins.tasks.fill_mask.plugin import FillMaskTask
-from taskloom.plugins.tasks.fill_mask.schema import TrainConfig
+from taskloom.plugins.tasks.fill_mask.schema import NetworkSettings, TrainConfig
 
 SAMPLE = Path(__file__).parents[2] / "data" / "zhwiki-law-sample.txt"
 NETWORK = {"layers": 2, "width": 32, "heads": 4, "feed_forward": 64, "positions": 128, "vocabulary": 1000}
@@ -131,6 +132,16 @@ def test_layers_come_from_another_encoder_and_embeddings_lie_as_its_own_do(donor
     torch.testing.assert_close(table.mean(0), other.mean(0), atol=0.01, rtol=0)
     torch.testing.assert_close(table.var(0), other.var(0), atol=1e-4, rtol=0.2)
     assert not torch.equal(table[5:600], other[5:])
+
+
+def test_pruned_layers_are_refused(donor: str) -> None:
+    given = load_backbone(donor)
+    layer = given.model.encoder.layer[3]
+    layer.intermediate.dense = torch.nn.Linear(given.hidden_size, 5)
+    layer.output.dense = torch.nn.Linear(5, given.hidden_size)
+    settings = NetworkSettings.model_validate(NETWORK)
+    with pytest.raises(UnsupportedError, match="layer 3 has other shapes"):
+        new_network(settings, given.tokenizer.processor, max_length=64, donor=given)
 
 
 @pytest.mark.parametrize("change", [{"width": 64}, {"feed_forward": 32}, {"layers": 5}, {"positions": 256}, {"heads": 2}])

@@ -125,7 +125,7 @@ def test_what_the_same_models_read_in_the_same_text_is_known(base: KnowledgeBase
         assert sizes(view) == (6, 6, 2)
 
 
-@pytest.mark.parametrize("fault", ["stranger", "twice", "elsewhere", "nobody"])
+@pytest.mark.parametrize("fault", ["stranger", "twice", "elsewhere", "beyond", "nobody"])
 def test_an_extraction_that_does_not_fit_stores_nothing(base: KnowledgeBase, fault: str) -> None:
     prepared = base.prepare([Document(document_id="a", text="Ann owns Bolt.")])
     (good,) = extracted(prepared)
@@ -135,6 +135,14 @@ def test_an_extraction_that_does_not_fit_stores_nothing(base: KnowledgeBase, fau
         "twice": [good, good],
         "elsewhere": [
             good.model_copy(update={"entities": (first.model_copy(update={"start": 1, "end": 4}),), "relations": ()})
+        ],
+        "beyond": [
+            good.model_copy(
+                update={
+                    "entities": (first.model_copy(update={"text": "Bolt.", "start": 9, "end": 99}),),
+                    "relations": (),
+                }
+            )
         ],
         "nobody": [good.model_copy(update={"relations": (RelationMention(head=0, tail=2, label="owns", score=1),)})],
     }

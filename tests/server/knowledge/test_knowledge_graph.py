@@ -215,6 +215,8 @@ async def test_a_model_that_fails_leaves_nothing_half_written(tmp_path: Path, en
         ("names", {"entities": [{"text": "Cid", "label": "NAME", "start": 1, "end": 4, "score": 0.9}]}),
         ("verbs", {"labels": []}),
         ("verbs", {"labels": [{"label": "owns"}]}),
+        ("verbs", {"labels": [{"label": "owns", "score": 7.5}]}),
+        ("verbs", {"labels": [{"label": "", "score": 0.9}]}),
     ],
 )
 async def test_a_model_that_is_none_of_the_kind_is_said_to_be(
@@ -300,6 +302,15 @@ async def test_a_language_without_models_has_no_part_in_the_graph(tmp_path: Path
     assert len(engine.calls) == before
     told = await desk.search("north", SearchCall(base="firms", query="长江全长多少公里?", mode="graph"))
     assert [hit.passage.document_id for hit in told.hits] == ["zh"]
+    await desk.close()
+
+
+async def test_a_language_whose_model_is_not_served_keeps_no_other_out(tmp_path: Path, engine: Engine) -> None:
+    engine.absent = {"mingzi"}
+    desk = await filled(tmp_path, engine, languages={**LANGUAGES, "zh": LanguageModels(entities="mingzi")})
+    assert await relations(desk, "Bolt") != set()
+    with pytest.raises(UnsupportedError, match="needs mingzi, which is not served"):
+        await desk.upsert("north", "firms", stream({"zh": "长江全长6300公里,是亚洲最长的河流。"}))
     await desk.close()
 
 

@@ -15,12 +15,14 @@ from optimizer_steps import Steps, published, shuffled_words
 from vision_pictures import LABELS, shades
 
 from taskloom.core.anatomy import SoftTarget
-from taskloom.core.artifact import BackboneInfo
+from taskloom.core.artifact import Artifact, BackboneInfo, DataInfo, Manifest
 from taskloom.core.errors import ConfigError, NotFoundError, UnsupportedError
 from taskloom.core.optimizer import Pretrained
+from taskloom.core.optimizing import StepRequest
 from taskloom.core.task import Example, SharedParts
+from taskloom.plugins.backbones.loading import load_backbone, published_digest, save_backbone
 from taskloom.plugins.optimizers.distill.losses import soft_loss
-from taskloom.plugins.optimizing import _licence
+from taskloom.plugins.optimizing import _licence, named_by, told_once
 from taskloom.plugins.tasks.embedding.model import EmbeddingModel
 from taskloom.plugins.tasks.embedding.schema import EmbeddingInput, EmbeddingTarget
 from taskloom.plugins.tasks.fill_mask.model import FillMaskModel
@@ -77,6 +79,7 @@ def test_a_classifier_on_a_named_backbone_learns_the_parents_answers(
     facts, told = chain.steps[0].facts, chain.steps[0].config["backbone"]
     assert (list(facts["student"]), chain.model.parts.hidden_size) == ([told], 16)
     assert told == "/".join(Path(narrow).parts[-2:]), "nobody is told where the folders of this machine lie"
+    assert narrow not in chain.artifact.manifest.model_dump_json()
     assert facts["notes"] == ["distill: states behind layers: not compared, as the student reads other tokens than its teacher"]
     answers = taught.predictor(chain.model, tmp_path / "again").predict(inputs)
     assert [answer.labels[0].score for answer in answers] == pytest.approx(shares(chain.model).exp().amax(-1), abs=1e-5)
@@ -94,8 +97,6 @@ def test_a_step_that_was_kept_is_not_taken_for_one_with_other_weights_of_the_sam
     events: list[str] = []
 
     def run(taught: Steps) -> None:
-        from taskloom.core.optimizing import StepRequest
-
         optimizing = taught.optimizing(lambda event: events.append(event["event"]))
         optimizing.run([StepRequest(name="distill", config={"backbone": narrow, **QUICK, "epochs": 1})])
 
@@ -109,6 +110,44 @@ def test_a_step_that_was_kept_is_not_taken_for_one_with_other_weights_of_the_sam
     weights.write_bytes(content)
     run(taught)
     assert events.count("optimizer") == 2
+
+
+def test_a_backbone_may_lie_in_the_users_own_store(
+    steps: Callable[..., Steps], narrow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    taught, events = steps("taught"), list[str]()
+    law = DataInfo(name="law.txt", sha256="1" * 64, rows=3)
+
+    def publish(change: float) -> Artifact:
+        whole = load_backbone(narrow)
+        with torch.no_grad():
+            next(iter(whole.model.parameters())).add_(change)
+        manifest = Manifest(model="backbone-law", task="fill-mask", created="2026-01-01T00:00:00Z", licence="MIT", data=(law,))
+        with taught.store.draft("backbone-law") as draft:
+            save_backbone(whole, draft / "backbone")
+            return taught.store.publish(draft, manifest)
+
+    asked = StepRequest(name="distill", config={"backbone": "backbone-law", **QUICK, "epochs": 1})
+    for change, made in ((0.0, 1), (0.0, 1), (1.0, 2)):
+        if change or not events:
+            published = publish(change)
+        chain = taught.optimizing(lambda event: events.append(event["event"])).run([asked])
+        assert events.count("optimizer") == made
+        assert chain.steps[0].facts["student"] == {"backbone-law": published_digest(published)}
+    assert chain.model.parts.hidden_size == 16
+    others = named_by(taught.store, taught.registry, [asked])
+    assert [(info.name, info.via) for info in others.data] == [("law.txt", "backbone-law@2")]
+
+
+def test_a_file_that_the_model_itself_was_trained_on_is_told_so_whoever_else_was() -> None:
+    own, parents = (DataInfo(name="law.txt", sha256="1" * 64, rows=3, licence=told) for told in ("MIT", ""))
+    theirs, other = own.model_copy(update={"via": "backbone-law@1"}), own.model_copy(update={"sha256": "2" * 64})
+    assert told_once([parents, own, theirs, other]) == (own, other)
+    assert told_once([theirs, own]) == (own,)
 
 
 # -- answers of words and tokens ------------------------------------------------------------------------------------------
