@@ -36,6 +36,11 @@ class ReflectingClient:
         answer = await self._one(list_services="")
         return [service.name for service in answer.list_services_response.service]
 
+    async def refusal(self) -> grpc.StatusCode:
+        """How a stream ends that sends nothing: what is written to one that was refused already may fail by itself."""
+        code: grpc.StatusCode = await self._ask(metadata=self._metadata).code()
+        return code
+
     async def load(self, **wanted: str) -> None:
         answer = await self._one(**wanted)
         for content in answer.file_descriptor_response.file_descriptor_proto:
@@ -68,13 +73,9 @@ async def test_a_client_without_stubs_can_find_and_call_everything(running: Runn
 async def test_reflection_needs_a_key_of_any_role(running: Running, package: str) -> None:
     assert await ReflectingClient(running.channel(), package, "key-audit").services()
     for key, code in [("wrong", grpc.StatusCode.UNAUTHENTICATED), ("key-none", grpc.StatusCode.PERMISSION_DENIED)]:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await ReflectingClient(running.channel(), package, key).services()
-        assert caught.value.code() is code
+        assert await ReflectingClient(running.channel(), package, key).refusal() is code
 
 
 async def test_reflection_can_be_switched_off() -> None:
     async with running_gateway(reflection=False) as closed:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await ReflectingClient(closed.channel(), VERSIONS[0], "key-all").services()
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert await ReflectingClient(closed.channel(), VERSIONS[0], "key-all").refusal() is grpc.StatusCode.UNIMPLEMENTED
