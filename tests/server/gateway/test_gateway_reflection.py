@@ -38,7 +38,7 @@ class ReflectingClient:
 
     async def refusal(self) -> grpc.StatusCode:
         """How a stream ends that sends nothing: what is written to one that was refused already may fail by itself."""
-        code: grpc.StatusCode = await self._ask(metadata=self._metadata).code()
+        code: grpc.StatusCode = await self._ask(metadata=self._metadata, timeout=10).code()
         return code
 
     async def load(self, **wanted: str) -> None:
