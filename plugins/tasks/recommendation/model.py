@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -22,13 +20,12 @@ from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE
 from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
 from taskloom.plugins.tasks.recommendation.catalogue import Catalogue, Item
-from taskloom.plugins.tasks.recommendation.index import ItemIndex
+from taskloom.plugins.tasks.recommendation.choosing import Choosing
+from taskloom.plugins.tasks.recommendation.known import Known, Lookup
 from taskloom.plugins.tasks.recommendation.known_users import KnownUsers
 from taskloom.plugins.tasks.recommendation.learning import Choices, ItemIds, Learning, rows_of
 from taskloom.plugins.tasks.recommendation.relearning import choice_loss, cut_history
 from taskloom.plugins.tasks.recommendation.schema import (
-    Reason,
-    Recommendation,
     RecommendationInput,
     RecommendationOutput,
     RecommendationParams,
@@ -48,9 +45,6 @@ SHARPNESS = 10.0
 """What the cosines of texts are multiplied by, before a softmax makes shares of them."""
 WORDS_COUNT = 5
 """Items that a like in words counts as."""
-REASON_SIMILARITY = 0.2
-"""The least cosine of an item of the history that is named as a reason: below it two items have nothing in common that a
-user would see."""
 WELL_KNOWN = 0.9
 """Of all items, the share that weighs less in a history than one that everybody knows."""
 
@@ -71,19 +65,6 @@ class TwoTowers(nn.Module):
         self.reading = nn.Linear(reading, saved.towers.reading)
         self.reading.requires_grad_(False)
         self.ids = None
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What the model knows of an input: places of the history's latest items (oldest first) and of the whole of it, texts, the
-    user, features; and what not."""
-
-    history: list[int]
-    seen: list[int]
-    texts: list[str]
-    user: int
-    features: list[int]
-    unknown: tuple[str, ...]
 
 
 class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOutput, RecommendationParams]):
@@ -110,15 +91,14 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         self.users = users
         self.towers = head
         self.learning: Learning | None = None
+        self._lookup = Lookup(catalogue, users, saved.features, saved.towers.max_history)
         self._values = {value: column for column, value in enumerate(saved.values)}
-        self._features = {feature: number for number, feature in enumerate(saved.features)}
         self._take(vectors)
 
     def _take(self, vectors: ItemVectors) -> None:
         self.vectors = vectors
         self._told = vectors.item * vectors.weight
-        self._index = ItemIndex(vectors.item.numpy())
-        self._directions: NDArray[np.float32] = normalize(vectors.item, dim=-1).numpy()
+        self._choosing = Choosing(self.catalogue, vectors)
 
     # -- making one ---------------------------------------------------------------------------------------------------
 
@@ -251,9 +231,9 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
     # -- the task model -----------------------------------------------------------------------------------------------
 
     def encode(self, inputs: Sequence[RecommendationInput]) -> Batch:
-        return self._batch([self._known(item) for item in inputs])
+        return self._batch([self._lookup.known(item) for item in inputs])
 
-    def _batch(self, known: Sequence[_Known]) -> Batch:
+    def _batch(self, known: Sequence[Known]) -> Batch:
         read = (
             self.parts.tokenizer.encode([text for row in known for text in row.texts]) if any(k.texts for k in known) else None
         )
@@ -277,33 +257,6 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
             self.catalogue.matching(wanted.where, "params.where")
             self.catalogue.matching_any(wanted.where_not, "params.where_not")
         return super().prepare(inputs, params)
-
-    def _known(self, item: RecommendationInput) -> _Known:
-        """What of an input means something to this model. A like that is a title counts as the history's latest item."""
-        number, before = self.users.find(item.user)
-        unknown = [item.user] if item.user and not number else []
-        given = set(item.history)
-        titled = {text: self.catalogue.titled(text) for text in item.likes}
-        places: list[int] = []
-        for name in (*before, *item.history):
-            place = self.catalogue.places.get(name)
-            if place is not None:
-                places.append(place)
-            elif name in given:
-                unknown.append(name)
-        places += [place for place in titled.values() if place is not None]
-        features = {f"{name}={value}": self._features.get(f"{name}={value}") for name, value in item.features.items()}
-        unknown += [feature for feature, place in features.items() if place is None]
-        # An item that was chosen twice counts once, at its latest place.
-        latest = list(dict.fromkeys(reversed(places)))
-        return _Known(
-            history=latest[: self.saved.towers.max_history][::-1],
-            seen=latest,
-            texts=[text for text, place in titled.items() if place is None],
-            user=number,
-            features=[place for place in features.values() if place is not None],
-            unknown=tuple(dict.fromkeys(unknown)),
-        )
 
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         """`user` [N, D]; `texts` [L, E], the embeddings of what users said in words, `text_counts` [N] of them each."""
@@ -333,72 +286,16 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
         self, outputs: Outputs, inputs: Sequence[RecommendationInput], params: Sequence[RecommendationParams]
     ) -> list[RecommendationOutput]:
         vectors = outputs["user"].float().numpy()
-        return [self._answer(vector, item, wanted) for vector, item, wanted in zip(vectors, inputs, params, strict=True)]
-
-    def _answer(
-        self, vector: NDArray[np.float32], item: RecommendationInput, wanted: RecommendationParams
-    ) -> RecommendationOutput:
-        known = self._known(item)
-        named = [name for name in (*wanted.among, *wanted.exclude) if name not in self.catalogue.places]
-        scores, places = self._index.search(vector, wanted.top_k, self._allowed(known.seen, wanted))
-        reasons = self._reasons(places, known.history, wanted)
-        return RecommendationOutput(
-            items=tuple(
-                Recommendation(
-                    item=self.catalogue.items[place].item,
-                    title=self.catalogue.items[place].title_in(wanted.language),
-                    score=score,
-                    reasons=why,
-                )
-                for score, place, why in zip(scores.tolist(), places.tolist(), reasons, strict=True)
-            ),
-            unknown=tuple(dict.fromkeys((*known.unknown, *named))),
-        )
-
-    def _allowed(self, seen: Sequence[int], wanted: RecommendationParams) -> NDArray[np.bool_]:
-        """[items]: which may be recommended."""
-        find = self.catalogue.places
-        allowed = self.catalogue.matching(wanted.where, "params.where")
-        allowed &= ~self.catalogue.matching_any(wanted.where_not, "params.where_not")
-        if wanted.among:
-            chosen = np.zeros_like(allowed)
-            chosen[[find[name] for name in wanted.among if name in find]] = True
-            allowed &= chosen
-        allowed[[find[name] for name in wanted.exclude if name in find]] = False
-        if not wanted.include_seen:
-            allowed[list(seen)] = False
-        return allowed
-
-    def _reasons(
-        self, places: NDArray[np.intp], history: Sequence[int], wanted: RecommendationParams
-    ) -> list[tuple[Reason, ...]]:
-        """For each recommended item those of the history that are most like it; itself is none."""
-        others = np.array(history, dtype=np.intp)
-        if not wanted.reasons or not len(others) or not len(places):
-            return [()] * len(places)
-        cosines = self._directions[places] @ self._directions[others].T
-        cosines[places[:, None] == others] = -np.inf
-        return [self._named(row, others, wanted) for row in cosines]
-
-    def _named(
-        self, cosines: NDArray[np.float32], others: NDArray[np.intp], wanted: RecommendationParams
-    ) -> tuple[Reason, ...]:
-        alike = np.flatnonzero(cosines >= REASON_SIMILARITY)
-        nearest = alike[np.lexsort((others[alike], -cosines[alike]))[: wanted.reasons]]
-        return tuple(
-            Reason(
-                item=self.catalogue.items[others[i]].item,
-                title=self.catalogue.items[others[i]].title_in(wanted.language),
-                similarity=float(cosines[i]),
-            )
-            for i in nearest
-        )
+        return [
+            self._choosing.answer(vector, self._lookup.known(item), wanted)
+            for vector, item, wanted in zip(vectors, inputs, params, strict=True)
+        ]
 
     # -- training -----------------------------------------------------------------------------------------------------
 
     def collate(self, examples: Sequence[Example[RecommendationInput]]) -> Batch:
         """What `Learning` draws; once it has ended, what `relearning` does."""
-        known = [self._known(example.input) for example in examples]
+        known = [self._lookup.known(example.input) for example in examples]
         if self.learning is not None:
             return self.learning.collate([Choices(row.history, row.user, row.features) for row in known])
         cuts = [cut_history(row.history) for row in known]

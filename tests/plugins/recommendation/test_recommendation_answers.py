@@ -9,7 +9,7 @@ import pytest
 
 from taskloom.core.errors import InvalidInputError
 from taskloom.core.predictor import Predictor
-from taskloom.plugins.tasks.recommendation.model import REASON_SIMILARITY
+from taskloom.plugins.tasks.recommendation.choosing import REASON_SIMILARITY
 from taskloom.plugins.tasks.recommendation.schema import RecommendationInput, RecommendationOutput, RecommendationParams
 
 
@@ -135,8 +135,7 @@ def test_an_item_that_was_chosen_twice_counts_once(predictor: Predictor[Any, Any
 
 def test_what_was_seen_long_ago_is_left_out_too(predictor: Predictor[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = predictor.model
-    towers = model.saved.towers.model_copy(update={"max_history": 2})
-    monkeypatch.setattr(model, "saved", model.saved.model_copy(update={"towers": towers}))
+    monkeypatch.setattr(model._lookup, "_max_history", 2)
     history = [f"card-{i}" for i in range(8)]
     found = ask(predictor, {"top_k": 100, "reasons": 20}, history=history)
     assert not {item.item for item in found.items} & set(history)
@@ -160,7 +159,7 @@ def test_a_history_of_unknown_items_is_read_once(predictor: Predictor[Any, Any, 
         __hash__ = str.__hash__
 
     history = tuple(Counted(f"gone-{i}") for i in range(300))
-    known = predictor.model._known(RecommendationInput.model_construct(history=history))  # type: ignore[attr-defined]
+    known = predictor.model._lookup.known(RecommendationInput.model_construct(history=history))  # type: ignore[attr-defined]
     assert known.unknown == history
     assert compared < 10 * len(history)
 
