@@ -306,6 +306,11 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
         `DataError` for a bad one no later than here."""
         return list(self.read_examples(path))
 
+    def held_out(self, examples: Sequence[Example[In]]) -> Sequence[Example[In]]:
+        """Rows of a training file as models are judged by them, once they are left out of the training: by default as they are.
+        A task that finds what to learn in the inputs themselves, as a recommender does in histories, takes it out of them."""
+        return examples
+
     @abstractmethod
     def train(
         self, config: Any, train: Sequence[Example[In]], validation: Sequence[Example[In]], run: TrainRun

@@ -79,12 +79,16 @@ def _quantized(source: Path, feeds: Sequence[Feed], config: QuantizeConfig) -> Q
 
 
 def _feeds(model: TaskModel[Any, Any, Any], graph: Graph, rows: Sequence[Example[Any]], config: QuantizeConfig) -> list[Feed]:
-    """What the graph is fed for some of the rows, one row at a time: sequences without padding."""
-    order = list(range(len(rows)))
-    random.Random(config.seed).shuffle(order)
-    found: list[Feed] = []
-    for place in order[: config.calibration_rows]:
-        found += [arrays(feed) for feed in graph.feeds(model.encode([rows[place].input]))]
+    """What the graph is fed for some of the rows, one row at a time: sequences without padding. Rows that have nothing for it
+    as they are asked may have something as they are trained on: a recommender's histories are then told in words."""
+    chosen = list(rows)
+    random.Random(config.seed).shuffle(chosen)
+    del chosen[config.calibration_rows :]
+    found: list[Feed] = [arrays(feed) for row in chosen for feed in graph.feeds(model.encode([row.input]))]
+    if not found:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            found = [arrays(feed) for row in chosen for feed in graph.feeds(model.collate([row]))]
     if not found:
         raise InvalidInputError("quantize: there is no training row whose input the graph sees; give rows to calibrate with")
     return found[: config.calibration_rows]

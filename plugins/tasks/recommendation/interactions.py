@@ -90,6 +90,24 @@ def _example(values: Mapping[str, Any], target: HeldOut, path: str, line: int) -
         raise DataError(f"{path}, line {line}: {told}", path=path, line=line) from exc
 
 
+def hold_out(examples: Examples, *, most: int = 5, seed: int = 13) -> list[Example[RecommendationInput]]:
+    """Of each history without a target a quarter is held out, by chance, `most` items at most; a history of one item is left
+    out. Users lose their names: a model that knows them would know what is held out. Other rows stay as they are."""
+    found = []
+    for example in examples:
+        if example.target is not None and (example.target.warm or example.target.cold):
+            found.append(example)
+            continue
+        history = example.input.history
+        if len(history) < 2:
+            continue
+        drawn = random.Random(f"{seed}:{example.path}:{example.line}").sample(history, min(most, max(1, len(history) // 4)))
+        left = tuple(item for item in history if item not in set(drawn))
+        asked = example.input.model_copy(update={"history": left, "user": ""})
+        found.append(example.model_copy(update={"input": asked, "target": HeldOut(warm=tuple(drawn))}))
+    return found
+
+
 @dataclass(frozen=True)
 class SplitResult:
     """What was held out of how much."""

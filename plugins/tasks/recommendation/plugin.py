@@ -55,6 +55,11 @@ class RecommendationTask(TaskPlugin[RecommendationInput, RecommendationOutput, R
 
         return read_examples(path)
 
+    def held_out(self, examples: Sequence[Example[RecommendationInput]]) -> Sequence[Example[RecommendationInput]]:
+        from taskloom.plugins.tasks.recommendation.interactions import hold_out
+
+        return hold_out(examples)
+
     def train(
         self,
         config: Any,

@@ -11,12 +11,40 @@ import pytest
 import scipy.sparse as sp
 
 from taskloom.core.errors import DataError
+from taskloom.plugins.optimizing import DataFiles, read_rows
 from taskloom.plugins.tasks.recommendation.baselines import factorization, item_neighbours, popularity
-from taskloom.plugins.tasks.recommendation.interactions import read_examples, split
+from taskloom.plugins.tasks.recommendation.interactions import hold_out, read_examples, split
 from taskloom.plugins.tasks.recommendation.metrics import judge
 from taskloom.plugins.tasks.recommendation.plugin import RecommendationTask
 
 CHOSEN = sp.csr_matrix(np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]], dtype=np.float32))
+
+
+def test_training_rows_that_are_left_out_are_judged_by_a_part_of_their_histories(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    histories = {"ann": "abcdefgh", "bob": "abc", "cy": "a", "dee": [f"i{n}" for n in range(40)]}
+    path.write_text("user,item\n" + "".join(f"{user},{item}\n" for user, items in histories.items() for item in items))
+    rows = list(read_examples(path))
+    found = hold_out(rows)
+    assert [len(row.target.warm) for row in found] == [2, 1, 5], "a history of one item tells nothing"
+    for before, after in zip([rows[0], rows[1], rows[3]], found, strict=True):
+        assert not after.input.user, "a model that knows the user knows what is held out"
+        assert set(after.input.history) | set(after.target.warm) == set(before.input.history)
+        assert not set(after.input.history) & set(after.target.warm)
+        assert [item for item in before.input.history if item in after.input.history] == list(after.input.history)
+    assert hold_out(rows) == found
+    assert hold_out(found) == found, "rows with a target stay as they are"
+    assert RecommendationTask().held_out(rows) == found
+
+
+def test_an_optimizer_chooses_by_histories_that_something_was_taken_out_of(tmp_path: Path) -> None:
+    pairs, unseen = tmp_path / "pairs.csv", tmp_path / "held.jsonl"
+    pairs.write_text("user,item\n" + "".join(f"u{user},i{user + n}\n" for user in range(30) for n in range(6)))
+    unseen.write_text('{"history": ["i1"], "held": ["i2"]}\n')
+    rows = read_rows(RecommendationTask(), DataFiles([pairs], [unseen]), 13)
+    assert (len(rows.train), len(rows.validation)) == (27, 3)
+    assert all(len(row.input.history) == 6 and not row.target.warm for row in rows.train)
+    assert all(len(row.input.history) == 5 and len(row.target.warm) == 1 for row in rows.validation)
 
 
 def test_metrics_of_a_ranking_made_by_hand() -> None:

@@ -27,6 +27,9 @@ from taskloom.plugins.optimizers.quantize import apply
 from taskloom.plugins.optimizers.quantize.config import QuantizeConfig
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.schema import ClassificationInput
+from taskloom.plugins.tasks.recommendation.catalogue import Catalogue, Item
+from taskloom.plugins.tasks.recommendation.model import RecommendationModel
+from taskloom.plugins.tasks.recommendation.schema import CatalogueConfig, RecommendationInput, TowerConfig
 
 WORDS = ["where", "is", "my", "card", "lost", "order", "refund", "hello", "the", "a", "我的", "银行", "卡"]
 LABELS = ["one", "two", "three"]
@@ -233,6 +236,26 @@ def test_static_ranges_need_rows(world: World) -> None:
     )
     with pytest.raises(InvalidInputError, match="rows to calibrate with"):
         chain.run([StepRequest(name="quantize")])
+
+
+def test_a_recommender_of_histories_is_calibrated_by_its_items_in_words(tiny_bert: str) -> None:
+    items = [Item(item=f"i{n}", title=f"the {WORDS[n % 10]} {WORDS[n // 3]}") for n in range(24)]
+    model = RecommendationModel.build(
+        Catalogue(items, CatalogueConfig()), backbone=tiny_bert, towers=TowerConfig(dimensions=8, hidden=8, reading=8)
+    )
+    rows = [
+        Example(input=RecommendationInput(history=tuple(f"i{(n + k) % 24}" for k in range(5))), target=None) for n in range(30)
+    ]
+    graph = model.graph
+    assert graph is not None
+    before = torch.get_rng_state()
+    feeds = apply._feeds(model, graph, rows, QuantizeConfig(calibration_rows=20))
+    assert 3 <= len(feeds) <= 20
+    assert torch.equal(before, torch.get_rng_state())
+    again = apply._feeds(model, graph, rows, QuantizeConfig(calibration_rows=20))
+    assert all((one[name] == other[name]).all() for one, other in zip(feeds, again, strict=True) for name in one)
+    asked = [Example(input=RecommendationInput(likes=("hello the card",)), target=None), *rows]
+    assert len(apply._feeds(model, graph, asked, QuantizeConfig(calibration_rows=100))) == 1, "what is asked goes first"
 
 
 def test_nothing_follows_a_graph(world: World, made: Mapping[str, Artifact]) -> None:
