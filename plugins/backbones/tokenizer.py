@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,16 @@ class TextTokenizer:
                 whole = self._whole.post_process(*((front, window) if front is not None else (window, None)))
                 found.append((owner, whole))
         return self._windows(found, sources)
+
+    @cached_property
+    def words(self) -> Tensor:
+        """Of each token [V], whether it is a word, or a piece of one, of two characters at least."""
+        vocabulary = self.processor.get_vocab()
+        found = torch.zeros(1 + max(vocabulary.values()), dtype=torch.bool)
+        for token, number in vocabulary.items():
+            letters = token.removeprefix("##")
+            found[number] = len(letters) > 1 and letters.isalnum()
+        return found
 
     def pieces(self, texts: Sequence[str]) -> list[Pieces]:
         """The texts as they are, cut nowhere: for a model that puts a sequence together from them, inside of `frame`. Raises

@@ -17,9 +17,11 @@ from taskloom.plugins.backbones.loading import Backbone
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
 from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
+from taskloom.plugins.backbones.tokenizer import EncodedWindows
 from taskloom.plugins.tasks.qa.carrying import carried_over
 from taskloom.plugins.tasks.qa.decoding import Piece, read_answers
 from taskloom.plugins.tasks.qa.heads import SpanHead, imported_head
+from taskloom.plugins.tasks.qa.marking import mark_shared
 from taskloom.plugins.tasks.qa.schema import (
     OVERLAP_TOKENS,
     WINDOW_TOKENS,
@@ -59,6 +61,7 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         adapter: LoraSettings | None = None,
         frozen_layers: int = 0,
         head: Literal["linear", "mlp"] = "mlp",
+        mark_shared: bool = False,
         dropout: float = 0.1,
         max_length: int = WINDOW_TOKENS,
         overlap: int = OVERLAP_TOKENS,
@@ -67,7 +70,7 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         """A new reader with a random head. With `adapter` only it and the head are trained; without, the whole backbone but
         its `frozen_layers` bottom layers. Seed torch first for the same head again."""
         parts = EncoderParts.build(backbone, adapter=adapter, frozen_layers=frozen_layers, max_length=max_length, layout=layout)
-        saved = SavedQa(**parts.fields(), overlap=_at_most(overlap, parts), head=head, dropout=dropout)
+        saved = SavedQa(**parts.fields(), overlap=_at_most(overlap, parts), head=head, dropout=dropout, mark_shared=mark_shared)
         return cls(parts, SpanHead(parts.hidden_size, head, dropout), saved)
 
     @classmethod
@@ -106,9 +109,7 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
     def encode(self, inputs: Sequence[QaInput]) -> Batch:
         """Beside the tokens: `owner` [W], the input that each window is of, and `offsets` [T, 2], the code points of each
         token of the context, -1 for other tokens."""
-        found = self.parts.tokenizer.windows(
-            [item.context for item in inputs], [item.question for item in inputs], overlap=self.saved.overlap
-        )
+        found = self.windows(inputs, overlap=self.saved.overlap)
         return {
             "input_ids": found.input_ids,
             "token_type_ids": found.token_type_ids,
@@ -116,6 +117,12 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
             "owner": found.owner,
             "offsets": found.offsets,
         }
+
+    def windows(self, inputs: Sequence[QaInput], *, overlap: int, max_length: int | None = None) -> EncodedWindows:
+        """Windows of the contexts, each behind its question."""
+        contexts, questions = [item.context for item in inputs], [item.question for item in inputs]
+        found = self.parts.tokenizer.windows(contexts, questions, overlap=overlap, max_length=max_length)
+        return mark_shared(found, self.parts.tokenizer.words) if self.saved.mark_shared else found
 
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         kept = {name: batch[name] for name in ("lengths", "owner", "offsets")}
@@ -144,7 +151,7 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
     def collate(self, examples: Sequence[Example[QaInput]]) -> Batch:
         """One window of each row, drawn with torch's generator. The spans to learn are `gold_token`, `gold_reach` (-1 for "no
         answer"), `gold_window` and `gold_weight` [G]; the weights of a window add up to 1."""
-        return draw_windows(self.parts.tokenizer, examples, self.training)
+        return draw_windows(self.windows, examples, self.training)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross entropy of the spans of each window and its null, the answers of several annotators weighing alike: the

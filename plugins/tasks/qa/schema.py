@@ -122,6 +122,8 @@ class TrainConfig(EncoderTrainConfig):
     """Rows whose answers are all longer can't be learnt from and are left out."""
     head: Literal["linear", "mlp"] = "mlp"
     """One layer over each token, or two."""
+    mark_shared: bool = False
+    """Tell the encoder by token types which tokens of the context the question has too, where it has two types."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Before the head."""
     backbone_dropout: float | None = Field(default=None, ge=0, lt=1)
@@ -139,4 +141,5 @@ class SavedQa(SavedEncoder):
 
     overlap: int = Field(ge=0)
     head: Literal["linear", "mlp"] = "mlp"
+    mark_shared: bool = False
     dropout: float = 0.0

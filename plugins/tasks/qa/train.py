@@ -35,6 +35,7 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
         adapter=config.adapter,
         frozen_layers=config.frozen_layers,
         head=config.head,
+        mark_shared=config.mark_shared,
         dropout=config.dropout,
         max_length=config.max_length,
         overlap=config.overlap,
@@ -42,7 +43,7 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
     model.training = TrainingWindows(config.train_length, config.no_answer_share, config.max_answer_tokens)
     if config.backbone_dropout is not None:
         set_dropout(model.module.encoder, config.backbone_dropout)
-    usable = [example for example in kept if learnable(model.parts.tokenizer, example, model.training)]
+    usable = [example for example in kept if learnable(model.windows, example, model.training)]
     if not usable:
         raise DataError(
             f"no row has an answer of at most {config.max_answer_tokens} tokens, or a window of {config.train_length} without "

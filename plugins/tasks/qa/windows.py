@@ -6,14 +6,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from taskloom.core.errors import DataError
 from taskloom.core.task import Batch, Example
-from taskloom.plugins.backbones.tokenizer import EncodedWindows, TextTokenizer
+from taskloom.plugins.backbones.tokenizer import EncodedWindows
 from taskloom.plugins.tasks.qa.schema import ANSWER_TOKENS, QaInput, QaTarget
+
+
+class Reading(Protocol):
+    """What cuts contexts into windows: `QaModel.windows`."""
+
+    def __call__(self, inputs: Sequence[QaInput], *, overlap: int, max_length: int | None = None) -> EncodedWindows: ...
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,9 @@ class _Window:
     touched: bool
 
 
-def draw_windows(tokenizer: TextTokenizer, examples: Sequence[Example[QaInput]], how: TrainingWindows) -> Batch:
+def draw_windows(read: Reading, examples: Sequence[Example[QaInput]], how: TrainingWindows) -> Batch:
     """A batch of one window for each example, with the golds that `QaModel.collate` describes."""
-    found = _cut(tokenizer, examples, how)
+    found = _cut(read, examples, how)
     chosen: list[_Window] = []
     for example, windows in zip(examples, _windows_of_rows(found, examples, how), strict=True):
         whole = [window for window in windows if window.golds]
@@ -56,12 +63,12 @@ def draw_windows(tokenizer: TextTokenizer, examples: Sequence[Example[QaInput]],
     return _batch(found, chosen)
 
 
-def learnable(tokenizer: TextTokenizer, example: Example[QaInput], how: TrainingWindows) -> bool:
+def learnable(read: Reading, example: Example[QaInput], how: TrainingWindows) -> bool:
     """Whether `draw_windows` finds a window for the row at every draw."""
     safe = min(how.max_answer_tokens, _overlap(how))
     if example.target.answers and all(answer.end - answer.start <= safe for answer in example.target.answers):
         return True  # no token is shorter than a character, and what is no longer than the overlap lies whole in some window
-    windows = next(iter(_windows_of_rows(_cut(tokenizer, [example], how), [example], how)))
+    windows = next(iter(_windows_of_rows(_cut(read, [example], how), [example], how)))
     return any(window.golds or not window.touched for window in windows)
 
 
@@ -69,10 +76,8 @@ def _overlap(how: TrainingWindows) -> int:
     return how.length // 3
 
 
-def _cut(tokenizer: TextTokenizer, examples: Sequence[Example[QaInput]], how: TrainingWindows) -> EncodedWindows:
-    contexts = [example.input.context for example in examples]
-    questions = [example.input.question for example in examples]
-    return tokenizer.windows(contexts, questions, overlap=_overlap(how), max_length=how.length)
+def _cut(read: Reading, examples: Sequence[Example[QaInput]], how: TrainingWindows) -> EncodedWindows:
+    return read([example.input for example in examples], overlap=_overlap(how), max_length=how.length)
 
 
 def _windows_of_rows(

@@ -13,7 +13,6 @@ import torch
 from taskloom.core.errors import DataError, InvalidInputError
 from taskloom.core.predictor import Predictor
 from taskloom.core.task import Example, TrainRun
-from taskloom.plugins.backbones.loading import load_backbone
 from taskloom.plugins.tasks.qa.metrics import answer_length, evaluate, question_word
 from taskloom.plugins.tasks.qa.model import QaModel
 from taskloom.plugins.tasks.qa.reading import read_examples
@@ -45,14 +44,14 @@ def orders(count: int, words: int = 12) -> list[Example[QaInput]]:
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_windows_hold_the_answer_or_none_of_it(tiny_bert: str, share: float) -> None:
-    tokenizer = load_backbone(tiny_bert).tokenizer
+    read = QaModel.build(backbone=tiny_bert).windows
     context = " ".join([*FILLER * 5, "my order", *FILLER * 6])
     rows = [row(context, "my order", "order", "order")]
     how = TrainingWindows(length=24, no_answer_share=share)
     torch.manual_seed(1)
     places = set()
     for _ in range(20):
-        batch = draw_windows(tokenizer, rows, how)
+        batch = draw_windows(read, rows, how)
         assert int(batch["lengths"][0]) == len(batch["input_ids"]) <= 24
         assert float(batch["gold_weight"].sum()) == pytest.approx(1.0)
         if share:
@@ -70,19 +69,19 @@ def test_windows_hold_the_answer_or_none_of_it(tiny_bert: str, share: float) -> 
 
 
 def test_rows_without_a_window_are_left_out_and_named(tiny_bert: str) -> None:
-    tokenizer = load_backbone(tiny_bert).tokenizer
+    read = QaModel.build(backbone=tiny_bert).windows
     how = TrainingWindows(length=24, no_answer_share=0.5, max_answer_tokens=3)
     long_answer = row("the card is lost hello refund", "the card is lost hello")
-    assert not learnable(tokenizer, long_answer, how)
+    assert not learnable(read, long_answer, how)
     with pytest.raises(DataError, match="max_answer_tokens"):
-        draw_windows(tokenizer, [long_answer], how)
+        draw_windows(read, [long_answer], how)
     # Longer than the 8 tokens that windows share, and so placed that both windows of the context hold a part of it alone.
     split = " ".join([*["the"] * 9, *"abcdefghijklm", *["the"] * 8])
     wide = TrainingWindows(length=24, max_answer_tokens=40)
-    assert not learnable(tokenizer, row(split, "a b c d e f g h i j k l m"), wide)
-    assert learnable(tokenizer, row(split, "a b c d"), wide)
-    assert learnable(tokenizer, row("the card is lost hello refund"), how)
-    assert learnable(tokenizer, row("the card is lost", "card is"), how)
+    assert not learnable(read, row(split, "a b c d e f g h i j k l m"), wide)
+    assert learnable(read, row(split, "a b c d"), wide)
+    assert learnable(read, row("the card is lost hello refund"), how)
+    assert learnable(read, row("the card is lost", "card is"), how)
 
 
 def test_the_loss_is_the_likelihood_of_span_start_and_end(tiny_bert: str) -> None:
