@@ -97,3 +97,7 @@ def register_commands(register: Callable[[CommandSpec], None]) -> None:
     register(CommandSpec(name="optimize", summary="Make a smaller or faster version.", target=f"{commands}.optimize:optimize"))
     items = "taskloom.plugins.tasks.recommendation.commands:items"
     register(CommandSpec(name="items", summary="Change the items of a recommender; hold out interactions.", target=items))
+    questions = "taskloom.plugins.tasks.qa.commands:questions"
+    register(
+        CommandSpec(name="questions", summary="Make questions from plain text to begin a reader's training.", target=questions)
+    )

@@ -31,6 +31,8 @@ class RecipeData(Frozen):
     """Empty for a model that is taken as it is: its `[config]` says `pretrained = true`."""
     evaluation: Files = Field(min_length=1)
     """Never trained on: the report is made from it."""
+    first: Files = ()
+    """What the first of several stages trains on instead of `train`: many cheap rows, such as `taskloom questions` makes."""
     validation: Files = ()
     licence: str = ""
     source: str = ""
@@ -57,6 +59,12 @@ class Recipe(Frozen):
     backbone: Recipe | None = None
     """The whole recipe of the model that this one stands on. It is trained and published first; `config.backbone` then names
     what it became."""
+
+    @model_validator(mode="after")
+    def _something_comes_after_the_first(self) -> Recipe:
+        if self.data.first and not self.stages:
+            raise ValueError("data.first is for the first of several stages, and there are no [[stages]]; use data.train")
+        return self
 
     @model_validator(mode="after")
     def _one_backbone(self) -> Recipe:
@@ -86,7 +94,7 @@ def load_recipe(path: Path) -> Recipe:
 def _placed(recipe: Recipe, folder: Path) -> Recipe:
     files = {
         name: tuple(folder / file.expanduser() for file in getattr(recipe.data, name))
-        for name in ("train", "validation", "evaluation")
+        for name in ("first", "train", "validation", "evaluation")
     }
     backbone = _placed(recipe.backbone, folder) if recipe.backbone is not None else None
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=files), "backbone": backbone})
@@ -161,7 +169,7 @@ def parsed(schema: type[M], raw: Mapping[str, Any], where: str) -> M:
 
 def need_files(recipe: Recipe, others: str = "--data and --eval") -> None:
     """Raises `DataError`, with how to get them and how to name `others`, if data files are absent."""
-    named = (*recipe.data.train, *recipe.data.validation, *recipe.data.evaluation)
+    named = (*recipe.data.first, *recipe.data.train, *recipe.data.validation, *recipe.data.evaluation)
     absent = [str(path) for path in named if not path.is_file()]
     if not absent:
         return

@@ -43,12 +43,14 @@ class Order:
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is to be made, of a recipe whose backbone exists. `seen` describes its data files; `origins` are the
-    published models that it begins from, `identity` is the same for the same training, and no other's."""
+    """A training that is to be made, of a recipe whose backbone exists. `first` are the rows of the first stage where those are
+    not `rows`; `seen` describes the data files; `origins` are the published models that it begins from, `identity` is the
+    same for the same training, and no other's."""
 
     recipe: Recipe
     task: TaskPlugin[Any, Any, Any]
     configs: Sequence[BaseModel]
+    first: Sequence[Example[Any]]
     rows: Sequence[Example[Any]]
     validation: Sequence[Example[Any]]
     seen: Sequence[DataInfo]
@@ -65,6 +67,7 @@ class Training:
 
         more = {
             **({"weights": list(self.weights)} if self.weights else {}),
+            **({"first_files": len(self.recipe.data.first)} if self.recipe.data.first else {}),
             **({"validation_files": len(self.recipe.data.validation)} if self.recipe.data.validation else {}),
         }
         data = [info.sha256 for info in self.seen]
@@ -156,16 +159,17 @@ def _training(cli: CliContext, recipe: Recipe, order: Order) -> Training:
 
     task = cli.registry.tasks.get(recipe.task)
     configs = train_configs(task.TrainConfig, recipe, order.changes, order.seed)
+    first, first_counts = read_files(task, recipe.data.first)
     rows, row_counts = read_files(task, recipe.data.train)
     validation, validation_counts = read_files(task, recipe.data.validation)
-    paths = (*recipe.data.train, *recipe.data.validation)
-    counts = (*row_counts, *validation_counts)
+    paths = (*recipe.data.first, *recipe.data.train, *recipe.data.validation)
+    counts = (*first_counts, *row_counts, *validation_counts)
     seen = [describe((path,), (count,), recipe) for path, count in zip(paths, counts, strict=True)]
-    if len(recipe.data.train) > 1:
+    if len(recipe.data.first) + len(recipe.data.train) > 1:
         seen = [info.model_copy(update={"name": file_label(str(path))}) for info, path in zip(seen, paths, strict=True)]
     names = list(dict.fromkeys(name for config in configs for name in task.starts_from(config)))
     origins, weights = _origins(cli, names)
-    return Training(recipe, task, configs, rows, validation, seen, origins, weights)
+    return Training(recipe, task, configs, first, rows, validation, seen, origins, weights)
 
 
 def _origins(cli: CliContext, names: Sequence[str]) -> tuple[list[Artifact], list[str]]:
@@ -258,7 +262,8 @@ def _stages(cli: CliContext, training: Training, order: Order, folders: Sequence
         if len(folders) > 1 and not order.show_progress:
             click.echo(f"stage {len(found) + 1} of {len(folders)}", err=True)
         run = dataclasses.replace(run, work_folder=folder)
-        found.append(training.task.train(config, training.rows, training.validation, run))
+        rows = training.rows if found else training.first or training.rows
+        found.append(training.task.train(config, rows, training.validation, run))
         run = dataclasses.replace(run, start=folder)
     return found
 
