@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 import pluggy
 
-from taskloom.core.errors import TaskloomError
+from taskloom.core.errors import ConfigError, TaskloomError
 from taskloom.core.hookspecs import RequestEvent
 from taskloom.core.knowledge_calls import KnowledgeEngine
 from taskloom.core.loader import load_registry
@@ -62,15 +63,17 @@ async def serve(
     *,
     on_ready: Callable[[ServerAddress], None] | None = None,
     stop: asyncio.Event | None = None,
+    lifeline: int | None = None,
     registry: Registry | None = None,
 ) -> None:
-    """Serves until `stop` is set; without one, until SIGTERM or SIGINT. Calls that were accepted by then are answered.
+    """Serves until `stop` is set; without one, until SIGTERM or SIGINT, or until the pipe `lifeline` (a file descriptor to read
+    from) is closed at its other end. Calls that were accepted by then are answered.
 
     Raises the `TaskloomError` that keeps it from starting; what had been started is closed then.
     """
     with logging_to(settings.telemetry, current_request_id):
         async with AsyncExitStack() as closing:
-            stop = stop or closing.enter_context(_stopped_by_signals())
+            stop = stop or closing.enter_context(_stopped_from_outside(lifeline))
             if await _until(stop, _start(settings, registry, closing, on_ready)):
                 await stop.wait()
                 log.info("draining: accepted calls are answered, for at most %g s", settings.server.drain_s)
@@ -221,14 +224,28 @@ async def _until(stop: asyncio.Event, start: Coroutine[Any, Any, None]) -> bool:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM and SIGINT set."""
+def _stopped_from_outside(lifeline: int | None) -> Iterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set, and the end of what can be read from `lifeline`."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+
+    def read(descriptor: int) -> None:
+        if not os.read(descriptor, 4096):
+            loop.remove_reader(descriptor)
+            log.info("whoever started this has gone")
+            stop.set()
+
+    if lifeline is not None:
+        try:
+            loop.add_reader(lifeline, read, lifeline)
+        except PermissionError as exc:
+            raise ConfigError("stdin is a file, whose end says nothing; give --until-eof a pipe") from exc
     try:
         yield stop
     finally:
+        if lifeline is not None:
+            loop.remove_reader(lifeline)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

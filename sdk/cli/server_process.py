@@ -59,8 +59,8 @@ def running_server(
     environment: Mapping[str, str] | None = None,
     start_timeout_s: float = 300.0,
 ) -> Iterator[RunningServer]:
-    """Starts `taskloom serve` on a free port of loopback; stops it, and all it started, at the end. With no `home` it gets an
-    empty one, which is removed.
+    """Starts `taskloom serve` on a free port of loopback; stops it, and all it started, at the end, which may be that of this
+    process. With no `home` it gets an empty one, which is removed.
 
     Raises `UnavailableError` with the end of its log if it does not become ready.
     """
@@ -69,8 +69,8 @@ def running_server(
         log = home / "serve.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-                [*taskloom_command(home), "serve", *models, "--port", "0", "--json"],
-                stdin=subprocess.DEVNULL,
+                [*taskloom_command(home), "serve", *models, "--port", "0", "--until-eof", "--json"],
+                stdin=subprocess.PIPE,  # closed by the system if this process dies, so that nothing outlives it
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 env={**os.environ, **(environment or {})},
@@ -112,5 +112,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--config", type=click.Path(path_type=Path), help="Settings file, instead of the tool's own choice.")
 @click.option("--dispatcher", type=click.Choice(["ray", "local"]), help="Replicas under Ray Serve, or in this process.")
 @click.option("--replicas", type=click.IntRange(1), help="Replicas of every pool that the models are in, without autoscaling.")
+@click.option("--until-eof", is_flag=True, help="End when stdin, a pipe, is closed: with the process that holds its other end.")
 @click.option("--json", "as_json", is_flag=True, help="Say that it is ready as one JSON object.")
 @click.pass_obj
 def serve(
@@ -33,6 +35,7 @@ def serve(
     config: Path | None,
     dispatcher: str | None,
     replicas: int | None,
+    until_eof: bool,
     as_json: bool,
 ) -> None:
     """Serves MODELS (every model with a `production` alias, if none is named) over gRPC, until SIGTERM or SIGINT.
@@ -54,7 +57,8 @@ def serve(
         else:
             click.echo(ready_line(address))
 
-    asyncio.run(run(settings, on_ready=tell, registry=cli.registry))
+    lifeline = sys.stdin.fileno() if until_eof else None
+    asyncio.run(run(settings, on_ready=tell, lifeline=lifeline, registry=cli.registry))
 
 
 def quiet_grpc() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +62,21 @@ def test_sigterm_under_load_answers_every_accepted_call() -> None:
         assert accepted == ended
         assert set(load.request_ids) <= ended
         assert server.run("audit", "verify")["verified"]
+
+
+def test_a_server_ends_with_the_command_that_started_it() -> None:
+    starter = (
+        "import time\n"
+        "from taskloom.sdk.cli.server_process import running_server\n"
+        "with running_server(['intent-en'], environment={'TASKLOOM_SERVER__DISPATCHER': 'local'}) as server:\n"
+        "    print(server.pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        server = psutil.Process(int(command.stdout.readline()))
+        command.kill()
+    server.wait(60)
 
 
 def _records(path: Path) -> list[dict[str, str]]:

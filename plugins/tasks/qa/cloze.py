@@ -165,7 +165,8 @@ def _words(text: str) -> list[_Word]:
     """The words of a sentence without its marks."""
     import rjieba
 
-    found, clause, at = [], 0, 0
+    found: list[_Word] = []
+    clause = at = 0
     for piece, tag in rjieba.tag(text, True):
         at = text.index(piece, at)
         if BREAK.fullmatch(piece):
