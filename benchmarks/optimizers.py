@@ -58,7 +58,7 @@ class Subject:
 SUBJECTS = (
     Subject("intent-en"),
     Subject("ner-en", 4000, 800),
-    Subject("qa-en", 2000, 500),
+    Subject("qa-en", 1500, 500),
     Subject("summary-en", 600, 300),
     Subject("recommend-anime", 0, 1000),
     Subject("vision-fashion", 16000, 3000),

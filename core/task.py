@@ -307,8 +307,9 @@ class TaskPlugin(ABC, Generic[In, Out, Par]):
         return list(self.read_examples(path))
 
     def held_out(self, examples: Sequence[Example[In]]) -> Sequence[Example[In]]:
-        """Rows of a training file as models are judged by them, once they are left out of the training: by default as they are.
-        A task that finds what to learn in the inputs themselves, as a recommender does in histories, takes it out of them."""
+        """Rows that are left out of an optimizer's training, as models are judged by them: by default as they are. A task that
+        finds what to learn in the inputs themselves, as a recommender does in histories, takes it out of those that have no
+        target."""
         return examples
 
     @abstractmethod

@@ -296,8 +296,8 @@ def read_rows(task: TaskPlugin[Any, Any, Any], data: DataFiles, seed: int) -> Ro
             for info, path in zip(seen, (*data.train, *data.validation), strict=True)
         ]
     if not validation:
-        train, chosen = stratified_split(train, _stratum, VALIDATION_SHARE, seed)
-        validation = list(task.held_out(chosen))
+        train, validation = stratified_split(train, _stratum, VALIDATION_SHARE, seed)
+    validation = list(task.held_out(validation))
     if not (train and validation and evaluation):
         told = f"{len(train)} rows to optimize with, {len(validation)} to choose by, {len(evaluation)} to evaluate on"
         raise DataError(f"there are {told}; each needs one at least")

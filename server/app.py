@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -228,20 +228,22 @@ def _stopped_from_outside(lifeline: int | None) -> Iterator[asyncio.Event]:
     """An event that SIGTERM and SIGINT set, and the end of what can be read from `lifeline`."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
 
     def read(descriptor: int) -> None:
-        if not os.read(descriptor, 4096):
-            loop.remove_reader(descriptor)
-            log.info("whoever started this has gone")
-            stop.set()
+        with suppress(OSError):
+            if os.read(descriptor, 4096):
+                return
+        loop.remove_reader(descriptor)
+        log.info("whoever started this has gone")
+        stop.set()
 
     if lifeline is not None:
         try:
             loop.add_reader(lifeline, read, lifeline)
         except PermissionError as exc:
             raise ConfigError("stdin is a file, whose end says nothing; give --until-eof a pipe") from exc
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
     try:
         yield stop
     finally:

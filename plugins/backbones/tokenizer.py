@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+WORD_STARTS = "\N{LOWER ONE EIGHTH BLOCK}\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
+"""What SentencePiece and byte-level BPE put in front of a piece that a word starts with."""
+
+
 @dataclass(frozen=True)
 class EncodedTexts:
     """Token ids of N texts laid end to end: `input_ids` and `token_type_ids` [T], `lengths` and `truncated` [N]."""
@@ -140,14 +144,19 @@ class TextTokenizer:
                 found.append((owner, whole))
         return self._windows(found, sources)
 
+    @property
+    def has_two_types(self) -> bool:
+        """Whether the encoder tells tokens of type 1 from those of type 0, and nothing else is said by that."""
+        return self._type_vocab_size > 1 and not self._segmentation
+
     @cached_property
-    def words(self) -> Tensor:
-        """Of each token [V], whether it is a word, or a piece of one, of two characters at least."""
+    def letters(self) -> Tensor:
+        """Of each token [V] how many letters and digits it has; 0 for marks and special tokens."""
         vocabulary = self.processor.get_vocab()
-        found = torch.zeros(1 + max(vocabulary.values()), dtype=torch.bool)
+        found = torch.zeros(1 + max(vocabulary.values()), dtype=torch.long)
         for token, number in vocabulary.items():
-            letters = token.removeprefix("##")
-            found[number] = len(letters) > 1 and letters.isalnum()
+            piece = token.removeprefix("##").lstrip(WORD_STARTS)
+            found[number] = len(piece) if piece.isalnum() else 0
         return found
 
     def pieces(self, texts: Sequence[str]) -> list[Pieces]:

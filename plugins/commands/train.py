@@ -20,6 +20,12 @@ INNER_FILES = re.compile(r"\s*(backbone\.)+data\.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting of [config]; may be repeated.")
 @click.option("--name", help="Publish under this name instead of the recipe's.")
 @click.option(
+    "--first",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Train the first of several stages on this file instead of the recipe's; may be repeated.",
+)
+@click.option(
     "--data",
     multiple=True,
     type=click.Path(path_type=Path),
@@ -44,6 +50,7 @@ def train(
     recipe: Path,
     changes: tuple[str, ...],
     name: str | None,
+    first: tuple[Path, ...],
     data: tuple[Path, ...],
     evaluation: tuple[Path, ...],
     seed: int | None,
@@ -64,7 +71,7 @@ def train(
     from taskloom.plugins.commands.training import Order, check_recipe, train_recipe
 
     asked, own = with_changes(load_recipe(recipe), changes)
-    files = {key: path for key, path in (("train", data), ("evaluation", evaluation)) if path}
+    files = {key: path for key, path in (("first", first), ("train", data), ("evaluation", evaluation)) if path}
     asked = asked.model_copy(update={"data": asked.data.model_copy(update=files), **({"name": name} if name else {})})
     order = Order(
         _command(recipe, changes, name, seed),

@@ -114,7 +114,8 @@ def check_recipe(cli: CliContext, recipe: Recipe, order: Order, inside: str = ""
         )
     if not recipe.data.train and not all(getattr(config, "pretrained", False) for config in configs):
         raise ConfigError(f"recipe {recipe.name} names no rows to train on; set data.train, or give a file with --data")
-    flags = [f"--set {inside}data.{name}=FILE" for name in ("train", "evaluation")] if inside else ["--data", "--eval"]
+    options = {**({"first": "--first"} if recipe.data.first else {}), "train": "--data", "evaluation": "--eval"}
+    flags = [f"--set {inside}data.{name}=FILE" if inside else option for name, option in options.items()]
     need_files(recipe, " and ".join(flags))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskloom.core.errors import ConfigError
 from taskloom.server.commands import Cli
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ def serve(
         else:
             click.echo(ready_line(address))
 
-    lifeline = sys.stdin.fileno() if until_eof else None
+    lifeline = None
+    if until_eof:
+        if sys.stdin is None:
+            raise ConfigError("stdin is closed; give --until-eof a pipe")
+        lifeline = sys.stdin.fileno()
     asyncio.run(run(settings, on_ready=tell, lifeline=lifeline, registry=cli.registry))
 
 

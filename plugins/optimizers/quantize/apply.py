@@ -79,16 +79,17 @@ def _quantized(source: Path, feeds: Sequence[Feed], config: QuantizeConfig) -> Q
 
 
 def _feeds(model: TaskModel[Any, Any, Any], graph: Graph, rows: Sequence[Example[Any]], config: QuantizeConfig) -> list[Feed]:
-    """What the graph is fed for some of the rows, one row at a time: sequences without padding. Rows that have nothing for it
-    as they are asked may have something as they are trained on: a recommender's histories are then told in words."""
+    """What the graph is fed for some of the rows, one row at a time: sequences without padding. A row that has nothing for it
+    as it is asked may have something as it is trained on: a recommender's history is then told in words."""
     chosen = list(rows)
     random.Random(config.seed).shuffle(chosen)
     del chosen[config.calibration_rows :]
-    found: list[Feed] = [arrays(feed) for row in chosen for feed in graph.feeds(model.encode([row.input]))]
-    if not found:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            found = [arrays(feed) for row in chosen for feed in graph.feeds(model.collate([row]))]
+    found: list[Feed] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        for row in chosen:
+            feeds = list(graph.feeds(model.encode([row.input]))) or graph.feeds(model.collate([row]))
+            found += [arrays(feed) for feed in feeds]
     if not found:
         raise InvalidInputError("quantize: there is no training row whose input the graph sees; give rows to calibrate with")
     return found[: config.calibration_rows]

@@ -27,9 +27,10 @@ LEAST_WORDS = 3
 """Content words that are left in a question."""
 TITLE_SHARE = 0.3
 LONGEST_TITLE = 30
-BREAK = re.compile(r"[,;:，；：、。！？!?]|\.(?=\s|$)")
-APOSTROPHES = ("'", "\N{RIGHT SINGLE QUOTATION MARK}")
-"""What is between these is one word."""
+MARKS = frozenset(",;:，；：、。！？!?.")
+"""Ends of clauses; a point only before a blank."""
+APOSTROPHES = frozenset("'\N{RIGHT SINGLE QUOTATION MARK}")
+NUMBER_MARKS = frozenset(".,:")
 FUNCTION_TAGS = frozenset("upcdrxyefoqz")
 """jieba's tags of words that ask for nothing: particles, prepositions, conjunctions, adverbs, pronouns, marks."""
 FUNCTION_WORDS = frozenset(
@@ -100,11 +101,11 @@ def _question(passage: str, sentence: Sentence, title: str, dice: random.Random)
     first, last = chosen
     start, end = words[first].start, words[last].end
     answer = text[start:end]
-    places = [match.span() for match in re.finditer(re.escape(answer), passage)]
+    own = sentence.start + start, sentence.start + end
+    places = [match.span() for match in re.finditer(re.escape(answer), passage) if _is_whole(passage, *match.span())]
+    places = sorted({own, *(place for place in places if place[1] <= own[0] or place[0] >= own[1])})
     elsewhere = [place for place in places if place[1] <= sentence.start or place[0] >= sentence.end]
-    if not elsewhere:
-        places = [(sentence.start + start, sentence.start + end)]
-    elif dice.random() < RECURRING_SHARE:
+    if elsewhere and dice.random() < RECURRING_SHARE:
         cut = sentence.end - sentence.start
         passage = passage[: sentence.start] + passage[sentence.end :]
         places = [place if place[1] <= sentence.start else (place[0] - cut, place[1] - cut) for place in elsewhere]
@@ -131,7 +132,7 @@ def _answer(words: Sequence[_Word], dice: random.Random) -> tuple[int, int] | No
 
 def _asked(text: str, words: Sequence[_Word], first: int, last: int, dice: random.Random) -> str | None:
     own = words[first].clause
-    kept_clauses = {word.clause for word in words if word.clause == own or dice.random() < KEPT_CLAUSE}
+    kept_clauses = {clause for clause in range(words[-1].clause + 1) if clause == own or dice.random() < KEPT_CLAUSE}
     parts: list[tuple[str, int]] = []
     content = 0
     language = "zh" if sum(map(is_wide, text)) * 4 > len(text) else "en"
@@ -169,15 +170,38 @@ def _words(text: str) -> list[_Word]:
     clause = at = 0
     for piece, tag in rjieba.tag(text, True):
         at = text.index(piece, at)
-        if BREAK.fullmatch(piece):
-            clause += 1
-        elif found and text[found[-1].end : at] in APOSTROPHES:
-            found[-1] = replace(found[-1], end=at + len(piece))
-        elif piece[0].isalnum():
-            function = piece.lower() in FUNCTION_WORDS or (is_wide(piece[0]) and tag[0] in FUNCTION_TAGS)
-            found.append(_Word(at, at + len(piece), _kind(piece, tag), function, clause))
-        at += len(piece)
+        end = at + len(piece)
+        if piece[0].isalnum():
+            if found and _joins(text, found[-1].end, at):
+                found[-1] = replace(found[-1], end=end)
+            else:
+                function = piece.lower() in FUNCTION_WORDS or (is_wide(piece[0]) and tag[0] in FUNCTION_TAGS)
+                found.append(_Word(at, end, _kind(piece, tag), function, clause))
+        elif piece in MARKS and not _joins(text, at, end):
+            clause += piece != "." or not text[end : end + 1].strip()
+        at = end
     return found
+
+
+def _joins(text: str, start: int, end: int) -> bool:
+    """Whether what stands there keeps a word together: an apostrophe between letters, a mark between digits."""
+    mark, before, after = text[start:end], text[start - 1 : start], text[end : end + 1]
+    return (mark in APOSTROPHES and before.isalnum() and after.isalnum()) or (
+        mark in NUMBER_MARKS and before.isdigit() and after.isdigit()
+    )
+
+
+def _is_whole(text: str, start: int, end: int) -> bool:
+    """Whether no Latin word or number goes on beyond what stands there."""
+    return not (_goes_on(text, start - 1, start) or _goes_on(text, end, end - 1))
+
+
+def _goes_on(text: str, beyond: int, edge: int) -> bool:
+    """Whether the character at the edge has a neighbour of its own word beyond it."""
+    if not (0 <= beyond < len(text)) or is_wide(text[edge]) or not text[edge].isalnum():
+        return False
+    near = text[beyond]
+    return (near.isalnum() and not is_wide(near)) or _joins(text, beyond, beyond + 1)
 
 
 def _kind(piece: str, tag: str) -> int:

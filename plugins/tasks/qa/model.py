@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
-from taskloom.core.errors import ArtifactError
+from taskloom.core.errors import ArtifactError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
 from taskloom.plugins.backbones.loading import Backbone
 from taskloom.plugins.backbones.parts import EncoderParts
@@ -70,6 +70,10 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         """A new reader with a random head. With `adapter` only it and the head are trained; without, the whole backbone but
         its `frozen_layers` bottom layers. Seed torch first for the same head again."""
         parts = EncoderParts.build(backbone, adapter=adapter, frozen_layers=frozen_layers, max_length=max_length, layout=layout)
+        if mark_shared and not parts.tokenizer.has_two_types:
+            raise UnsupportedError(
+                f"backbone {parts.backbone.info.id!r} has no second type of tokens to mark words by; leave mark_shared out"
+            )
         saved = SavedQa(**parts.fields(), overlap=_at_most(overlap, parts), head=head, dropout=dropout, mark_shared=mark_shared)
         return cls(parts, SpanHead(parts.hidden_size, head, dropout), saved)
 
@@ -101,7 +105,9 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         return cls(parts, head, saved.model_copy(update=parts.fields()))
 
     def remade(self, parts: EncoderParts) -> QaModel:
-        saved = self.saved.model_copy(update={**parts.fields(), "overlap": _at_most(self.saved.overlap, parts)})
+        marks = self.saved.mark_shared and parts.tokenizer.has_two_types
+        fields = {**parts.fields(), "overlap": _at_most(self.saved.overlap, parts), "mark_shared": marks}
+        saved = self.saved.model_copy(update=fields)
         return QaModel(parts, SpanHead(parts.hidden_size, saved.head, saved.dropout), saved)
 
     # -- the task model -----------------------------------------------------------------------------------------------
@@ -122,7 +128,7 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         """Windows of the contexts, each behind its question."""
         contexts, questions = [item.context for item in inputs], [item.question for item in inputs]
         found = self.parts.tokenizer.windows(contexts, questions, overlap=overlap, max_length=max_length)
-        return mark_shared(found, self.parts.tokenizer.words) if self.saved.mark_shared else found
+        return mark_shared(found, self.parts.tokenizer.letters) if self.saved.mark_shared else found
 
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         kept = {name: batch[name] for name in ("lengths", "owner", "offsets")}

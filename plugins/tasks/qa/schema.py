@@ -123,7 +123,7 @@ class TrainConfig(EncoderTrainConfig):
     head: Literal["linear", "mlp"] = "mlp"
     """One layer over each token, or two."""
     mark_shared: bool = False
-    """Tell the encoder by token types which tokens of the context the question has too, where it has two types."""
+    """Tell the encoder by token types which tokens of the context the question has too. It must have two types."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Before the head."""
     backbone_dropout: float | None = Field(default=None, ge=0, lt=1)

@@ -98,10 +98,10 @@ def hold_out(examples: Examples, *, most: int = 5, seed: int = 13) -> list[Examp
         if example.target is not None and (example.target.warm or example.target.cold):
             found.append(example)
             continue
-        history = example.input.history
+        history = list(dict.fromkeys(example.input.history))
         if len(history) < 2:
             continue
-        drawn = random.Random(f"{seed}:{example.path}:{example.line}").sample(history, min(most, max(1, len(history) // 4)))
+        drawn = random.Random(f"{seed}:{example.input.user}:{history}").sample(history, min(most, max(1, len(history) // 4)))
         left = tuple(item for item in history if item not in set(drawn))
         asked = example.input.model_copy(update={"history": left, "user": ""})
         found.append(example.model_copy(update={"input": asked, "target": HeldOut(warm=tuple(drawn))}))

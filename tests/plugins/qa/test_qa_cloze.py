@@ -57,9 +57,35 @@ def test_a_sentence_that_is_left_out_leaves_its_answer_elsewhere() -> None:
     shorter = [cloze for cloze in found if len(cloze.passage) < len(text)]
     assert shorter
     for cloze in shorter:
-        start, end = cloze.answers[0]
-        assert cloze.passage[start:end] in text
+        for start, end in cloze.answers:
+            assert f" {cloze.passage[start:end]} " in f" {text.replace('.', ' ')} "
+            assert cloze.passage[start:end] == cloze.passage[start:end].strip()
     assert any(len(cloze.answers) == 2 for cloze in shorter)
+
+
+def test_other_clauses_are_left_out_half_of_the_time() -> None:
+    text = "红色的苹果挂在高大的树上，蓝色的小鸟停在屋顶上面，年轻的工人修理破旧的机器，远方的客人带来珍贵的礼物。" * 3
+    found = [cloze.question for seed in range(300) for _, cloze in made(text, seed)]
+    words = ("苹果", "小鸟", "工人", "客人")
+    kept = [sum(word in question for word in words) for question in found]
+    assert 1.4 < sum(kept) / len(kept) < 2.6, (
+        "one clause of its own and half of three others, less a word left out here and there"
+    )
+    assert min(kept) <= 1
+
+
+def test_answers_are_whole_words_and_numbers() -> None:
+    text = "这种CT150型机器重11.4公里外运来的1,200万元设备，共有11台，编号50，每台设备需要工人仔细检查，最后由公司登记。" * 4
+    answers = {
+        (cloze.passage[start - 1 : start], cloze.passage[start:end], cloze.passage[end : end + 1])
+        for seed in range(200)
+        for _, cloze in made(text, seed)
+        for start, end in cloze.answers
+    }
+    numbers = [place for place in answers if place[1].isdigit()]
+    assert numbers
+    assert not [place for place in numbers if place[0] in set("CT150.,") or place[2] in set("0123456789.,") - {",", "."}]
+    assert not {place[1] for place in answers} & {"1", "200", "150", "000"}
 
 
 def test_a_word_with_an_apostrophe_is_one() -> None:
@@ -87,6 +113,15 @@ def test_the_command_writes_rows_that_a_reader_is_trained_on(tmp_path: Path) -> 
     before = out.read_bytes()
     CliRunner().invoke(questions, [str(texts), "--out", str(out), "--count", "12"], obj=Context(), catch_exceptions=False)
     assert out.read_bytes() == before
+    for bad in (texts, tmp_path / "rows.txt"):
+        refused = CliRunner().invoke(questions, [str(texts), "--out", str(bad)], obj=Context())
+        assert refused.exit_code == 2
+    assert texts.read_text(encoding="utf-8") == CHINESE
+    with pytest.raises(DataError, match="can't be written"):
+        CliRunner().invoke(
+            questions, [str(texts), "--out", str(tmp_path / "no" / "rows.jsonl")], obj=Context(), catch_exceptions=False
+        )
     texts.write_text("短。\n", encoding="utf-8")
     with pytest.raises(DataError, match="no sentence that is long enough"):
         CliRunner().invoke(questions, [str(texts), "--out", str(out)], obj=Context(), catch_exceptions=False)
+    assert out.read_bytes() == before, "what was there stays"

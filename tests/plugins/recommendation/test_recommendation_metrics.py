@@ -33,6 +33,8 @@ def test_training_rows_that_are_left_out_are_judged_by_a_part_of_their_histories
         assert not set(after.input.history) & set(after.target.warm)
         assert [item for item in before.input.history if item in after.input.history] == list(after.input.history)
     assert hold_out(rows) == found
+    elsewhere = [row.model_copy(update={"path": "other.csv", "line": row.line + 5}) for row in rows]
+    assert [row.target for row in hold_out(elsewhere)] == [row.target for row in found]
     assert hold_out(found) == found, "rows with a target stay as they are"
     assert RecommendationTask().held_out(rows) == found
 
@@ -41,6 +43,9 @@ def test_an_optimizer_chooses_by_histories_that_something_was_taken_out_of(tmp_p
     pairs, unseen = tmp_path / "pairs.csv", tmp_path / "held.jsonl"
     pairs.write_text("user,item\n" + "".join(f"u{user},i{user + n}\n" for user in range(30) for n in range(6)))
     unseen.write_text('{"history": ["i1"], "held": ["i2"]}\n')
+    given = read_rows(RecommendationTask(), DataFiles([pairs], [unseen], [pairs]), 13)
+    assert len(given.train) == len(given.validation) == 30
+    assert all(row.target.warm for row in given.validation)
     rows = read_rows(RecommendationTask(), DataFiles([pairs], [unseen]), 13)
     assert (len(rows.train), len(rows.validation)) == (27, 3)
     assert all(len(row.input.history) == 6 and not row.target.warm for row in rows.train)

@@ -88,6 +88,7 @@ def test_other_first_rows_are_another_training(folder: Path) -> None:
 def test_given_rows_take_the_place_of_those_of_later_stages(folder: Path) -> None:
     given = write_rows(folder / "given.jsonl", 12, "given")
     assert [step.facts["rows"] for step in run(folder, "--data", str(given)).manifest.steps] == [24, 12]
+    assert [step.facts["rows"] for step in run(folder, "--first", str(given)).manifest.steps] == [12, 8]
 
 
 def test_one_stage_has_no_first_rows(folder: Path) -> None:
@@ -99,5 +100,5 @@ def test_one_stage_has_no_first_rows(folder: Path) -> None:
 
 def test_absent_first_rows_are_named(folder: Path) -> None:
     (folder / "many.jsonl").unlink()
-    with pytest.raises(DataError, match=r"not here: .*many\.jsonl"):
+    with pytest.raises(DataError, match=r"not here: .*many\.jsonl.*--first and --data and --eval"):
         run(folder)

@@ -255,7 +255,9 @@ def test_a_recommender_of_histories_is_calibrated_by_its_items_in_words(tiny_ber
     again = apply._feeds(model, graph, rows, QuantizeConfig(calibration_rows=20))
     assert all((one[name] == other[name]).all() for one, other in zip(feeds, again, strict=True) for name in one)
     asked = [Example(input=RecommendationInput(likes=("hello the card",)), target=None), *rows]
-    assert len(apply._feeds(model, graph, asked, QuantizeConfig(calibration_rows=100))) == 1, "what is asked goes first"
+    assert len(apply._feeds(model, graph, asked, QuantizeConfig(calibration_rows=100))) > 10, (
+        "one that says something is not all"
+    )
 
 
 def test_nothing_follows_a_graph(world: World, made: Mapping[str, Artifact]) -> None:
