@@ -58,8 +58,8 @@ class Subject:
 SUBJECTS = (
     Subject("intent-en"),
     Subject("ner-en", 4000, 800),
-    Subject("qa-en", 1500, 500),
-    Subject("summary-en", 600, 300),
+    Subject("qa-en", 1000, 500),
+    Subject("summary-en", 400, 300),
     Subject("recommend-anime", 0, 1000),
     Subject("vision-fashion", 16000, 3000),
 )
@@ -71,7 +71,11 @@ CELLS: Mapping[str, tuple[StepRequest, ...]] = {
     "prune": (StepRequest(name="prune"),),
     "lora": (StepRequest(name="lora", config={"start": "backbone"}),),
     "full": (StepRequest(name="lora", config={"start": "backbone", "method": "full"}),),
-    "chain": (StepRequest(name="prune"), StepRequest(name="distill"), StepRequest(name="quantize", config={"mode": "static"})),
+    "chain": (
+        StepRequest(name="distill", config={"layers": 2}),
+        StepRequest(name="prune", config={"vocabulary": "seen"}),
+        StepRequest(name="quantize", config={"mode": "static"}),
+    ),
 }
 
 
