@@ -95,6 +95,8 @@ def output_lines(output: Mapping[str, Any]) -> list[str]:
 
     >>> output_lines({"labels": [{"score": 0.98321, "label": "lost_card"}], "truncated": False})
     ['lost_card 0.983']
+    >>> output_lines({"gaps": [{"start": 7, "end": 13, "candidates": [{"token": "都", "score": 0.93}]}]})
+    ['7-13: 都 0.930']
     >>> output_lines({"vector": [0.6, -0.64, 0.48]})
     ['vector: 0.600 -0.640 0.480']
     """
@@ -274,6 +276,9 @@ def _words_first(values: Iterable[Any]) -> list[Any]:
 
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
+        if isinstance(value.get("start"), int) and isinstance(value.get("end"), int):
+            rest = {name: part for name, part in value.items() if name not in {"start", "end"}}
+            return f"{value['start']}-{value['end']}: {_short(rest)}"
         return " ".join(_short(part) for part in _words_first(value.values()) if part is not None)
     if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
         return ", ".join(map(_short, value))

@@ -115,7 +115,7 @@ def test_objects_inside_of_objects_are_a_line():
         "candidates": [{"score": 0.93, "token": "都"}, {"token": "府", "score": 0.02}],
         "target_score": None,
     }
-    assert shown(show_answer(result("fill-mask", gaps=[gap]), {})).rstrip() == "7 13 都 0.930, 府 0.020"
+    assert shown(show_answer(result("fill-mask", gaps=[gap]), {})).rstrip() == "7-13: 都 0.930, 府 0.020"
 
 
 def test_a_vector_is_its_first_numbers():
