@@ -65,7 +65,7 @@ class UserTower(nn.Module):
             mixed = mixed + self.users(users)
         if self.features is not None:
             mixed = mixed.index_add(0, owners, self.features(features))
-        sizes = history.new_zeros(count).index_add(0, rows, torch.ones_like(logits))
+        sizes = history.new_zeros(count).index_add(0, rows, history.new_ones(len(rows)))
         known = torch.cat([mixed / sizes.clamp(min=1).sqrt().unsqueeze(-1), (1 + sizes).log().unsqueeze(-1)], dim=-1)
         common = self.prior / (1 + sizes).unsqueeze(-1)
         found: Tensor = self.scale * mixed + self.out(torch.tanh(self.hidden(known))) + common

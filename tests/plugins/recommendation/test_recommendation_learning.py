@@ -190,3 +190,16 @@ def test_features_of_users_can_be_learnt_from(
         given = RecommendationTask.Input.model_validate({"features": {"shop": shop}})
         assert ask(given).items[0].item.startswith(shop)
         assert ask(given).unknown == ()
+
+
+@pytest.mark.parametrize("recency", [0, 4])
+def test_users_are_the_same_in_the_precision_that_recovery_trains_in(recency: int) -> None:
+    torch.manual_seed(2)
+    tower = UserTower(TowerConfig(dimensions=8, hidden=8, recency=recency), users=0, features=0)
+    told = (torch.randn(6, 8), torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([2, 1, 0, 1, 0, 0]))
+    nothing = torch.zeros(0, dtype=torch.long)
+    known = {"users": torch.zeros(3, dtype=torch.long), "features": nothing, "owners": nothing}
+    wanted = tower(*told, **known)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = tower(*told, **known)
+    assert torch.allclose(found.float(), wanted, atol=0.05)
