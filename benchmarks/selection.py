@@ -16,6 +16,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import random
 import re
 import shlex
 import time
@@ -55,6 +56,7 @@ from taskloom.core.task import Example, TaskModel, TaskPlugin
 from taskloom.core.types import ModelDescription, ModelInfo, ModelRef
 from taskloom.plugins.backbones.loading import find_backbone
 from taskloom.plugins.runtimes.machine import bf16_instructions
+from taskloom.plugins.tasks.qa.cloze import cloze_questions
 from taskloom.sdk.cli.inputs import InputForm, Kind
 
 T = TypeVar("T")
@@ -265,8 +267,12 @@ def rows_for(registry: Registry, artifact: Artifact) -> list[Example[Any]]:
     manifest, task = artifact.manifest, registry.tasks.get(artifact.manifest.task)
     if task.name == "fill-mask":
         return [row for name in ROWS[task.name] for row in task.read_examples(SAMPLES / name)]
+    text = (SAMPLES / CHINESE).read_text(encoding="utf-8")
+    if manifest.languages == ("zh",) and task.name == "qa":
+        dice = random.Random(13)
+        made = [cloze for document in text.split("\n\n") for cloze in cloze_questions(document, dice)]
+        return [_asked(task, {"question": cloze.question, "context": cloze.passage}) for cloze in made]
     if manifest.languages == ("zh",) and task.text_field:
-        text = (SAMPLES / CHINESE).read_text(encoding="utf-8")
         sentences = [sentence for sentence in re.split(r"(?<=。)|\n", text) if len(sentence) > 8]
         return [_asked(task, {task.text_field: sentence}) for sentence in sentences]
     if task.name == "embedding":
