@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner, Result
+from command_context import Context
 
 from taskloom.core.errors import ConfigError
-from taskloom.core.loader import load_registry
 from taskloom.core.predictor import load_predictor
-from taskloom.core.settings import Settings
-from taskloom.core.store import ModelStore
 from taskloom.plugins.commands.train import train
 from taskloom.plugins.tasks.embedding.schema import EmbeddingInput
 
@@ -28,18 +25,6 @@ evaluation = "unseen.jsonl"
 backbone = "{backbone}"
 pretrained = {pretrained}
 """
-
-
-class Context:
-    """What the tool's root hands to commands."""
-
-    def __init__(self, home: Path) -> None:
-        self.registry = load_registry()
-        self.settings = Settings(home=home)
-        self.store = ModelStore([home / "models"])
-
-    def print_json(self, data: object) -> None:
-        click.echo(json.dumps(data))
 
 
 def trained(context: Context, folder: Path, **facts: str) -> Result:

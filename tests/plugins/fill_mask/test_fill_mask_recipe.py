@@ -6,13 +6,11 @@ import json
 import re
 from pathlib import Path
 
-import click
 from click.testing import CliRunner
+from command_context import Context
 
 from taskloom.core.loader import load_registry
 from taskloom.core.publishing import read_report
-from taskloom.core.settings import Settings
-from taskloom.core.store import ModelStore
 from taskloom.plugins.commands.evaluate import evaluate
 from taskloom.plugins.commands.recipe import load_recipe, train_configs
 from taskloom.plugins.commands.train import train
@@ -41,18 +39,6 @@ vocabulary = 900
 seed = 14
 learning_rate = 5e-4
 """
-
-
-class Context:
-    """What the tool's root hands to commands."""
-
-    def __init__(self, home: Path) -> None:
-        self.registry = load_registry()
-        self.settings = Settings(home=home)
-        self.store = ModelStore([home / "models"])
-
-    def print_json(self, data: object) -> None:
-        click.echo(json.dumps(data))
 
 
 def test_a_recipe_becomes_a_model(tmp_path: Path) -> None:

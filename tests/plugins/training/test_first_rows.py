@@ -6,15 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner
+from command_context import Context
 
 from taskloom.core.digest import sha256_hex
 from taskloom.core.errors import ConfigError, DataError
-from taskloom.core.loader import load_registry
-from taskloom.core.settings import Settings
-from taskloom.core.store import ModelStore
 from taskloom.plugins.commands.recipe import load_recipe
 from taskloom.plugins.commands.train import train
 
@@ -37,18 +34,6 @@ validation_fraction = 0
 precision = "fp32"
 """
 STAGES = "\n[[stages]]\nepochs = 2\n"
-
-
-class Context:
-    """What the tool's root hands to commands."""
-
-    def __init__(self, home: Path) -> None:
-        self.registry = load_registry()
-        self.settings = Settings(home=home)
-        self.store = ModelStore([home / "models"])
-
-    def print_json(self, data: object) -> None:
-        click.echo(json.dumps(data))
 
 
 def write_rows(path: Path, count: int, what: str) -> Path:
