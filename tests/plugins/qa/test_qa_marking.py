@@ -49,6 +49,7 @@ def test_a_chinese_character_is_marked_beside_one_that_it_has_in_the_question_to
 def test_unknown_characters_and_marks_are_never_marked(model: QaModel) -> None:
     assert marked(model, ("龘靐", "齉爩")) == [[]], "all that these have in common is that they are unknown"
     assert marked(model, ("card ?", "a card ?")) == [["card"]]
+    assert marked(model, ("? 卡", "a ? 卡")) == [[]]
 
 
 def test_each_window_is_marked_by_its_own_question(model: QaModel) -> None:
