@@ -52,7 +52,8 @@ class RayDispatcher:
 
     async def start(self) -> None:
         await self._deploy(self._spec)
-        self._handle = await self._cluster.run(self._open_handle)
+        application = await self._cluster.run(self._find)
+        self._handle = application.options(**TRANSPORT)  # here, not in the thread: its router runs in the loop that makes it
         self._stream_handle = self._handle.options(stream=True, method_name="stream")
         await self._look()
         self._poller = asyncio.create_task(self._poll(), name=f"taskloom-status-{self._spec.pool}")
@@ -147,10 +148,10 @@ class RayDispatcher:
         target = serve.deployment(**_options(spec, environment, streams))(Replica).bind(spec)
         serve.run_many([serve.RunTarget(target, name=self._app, route_prefix=None)], wait_for_applications_running=False)
 
-    def _open_handle(self) -> Any:
+    def _find(self) -> Any:
         from ray import serve
 
-        return serve.get_app_handle(self._app).options(**TRANSPORT)
+        return serve.get_app_handle(self._app)
 
     def _delete(self) -> None:
         from ray import serve
