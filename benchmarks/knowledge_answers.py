@@ -1,10 +1,11 @@
 """How well a knowledge base finds and answers, on questions that annotators asked about paragraphs (files in SQuAD's form).
 
-    python benchmarks/knowledge_answers.py --data squadshifts/dev.json --distractors squadshifts/train.json --home FOLDER
+    python benchmarks/knowledge_answers.py --home FOLDER --data squadshifts/dev.json --distractors squadshifts/train.json
+    python benchmarks/knowledge_answers.py --home FOLDER --data cmrc2018/dev.json --language zh
 
-Prints what `dense`, `sparse` and `hybrid` search find side by side, the answers end to end beside those of the reader that is
-handed the right passage, and the confidence that fits them best: a logistic regression on one half of the questions, measured
-on the other.
+Prints what `dense`, `sparse` and `hybrid` search find side by side (words alone, where a language has no embedding model), the
+answers end to end beside those of the reader that is handed the right passage, and the confidence that fits them best: a
+logistic regression on one half of the questions, measured on the other.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ import taskloom.sdk
 from taskloom.core.knowledge import Document, Hit, Mode
 from taskloom.core.knowledge_calls import MAX_READ
 from taskloom.core.knowledge_figures import KnownQuestion
-from taskloom.core.settings import Calibration
-from taskloom.plugins._shared.answer_scores import f1
+from taskloom.core.settings import Calibration, KnowledgeSettings
 from taskloom.plugins.retrieval.evaluation import (
     MODES,
     RIGHT_F1,
     Tried,
     answer_figures,
+    best_scores,
     is_right,
     judge_search,
     threshold_for,
@@ -39,6 +40,7 @@ from taskloom.server.knowledge.answering import LEAST, candidates, span_confiden
 from taskloom.server.knowledge.models import Reading
 
 BASE = "benchmark"
+SPARSE: Mode = "sparse"
 READ = 5
 RISK = 0.3
 ROUNDS = 3
@@ -64,14 +66,17 @@ class Answered:
 
 def main() -> None:
     asked = _arguments()
-    paragraphs = list(_paragraphs(asked.data, "q"))
+    languages = KnowledgeSettings().languages
+    models = languages[asked.language]
+    paragraphs = list(_paragraphs(asked.data, "q", asked.language))
     questions = [question for paragraph in paragraphs for question in paragraph.questions]
     questions = random.Random(13).sample(questions, min(asked.questions, len(questions)))
     documents = [paragraph.document for paragraph in paragraphs]
     if asked.distractors:
-        others = [paragraph.document for paragraph in _paragraphs(asked.distractors, "x")]
+        others = [paragraph.document for paragraph in _paragraphs(asked.distractors, "x", asked.language)]
         documents += random.Random(13).sample(others, min(asked.distractor_paragraphs, len(others)))
-    with taskloom.sdk.local(["embed-en", "qa-en"], home=asked.home, timeout_s=600) as client:
+    served = [name for name in (models.reader, *(one.embedding for one in languages.values())) if name]
+    with taskloom.sdk.local(served, home=asked.home, timeout_s=600) as client:
         if BASE not in [info.base for info in client.knowledge_bases()]:
             client.create_knowledge(BASE)
         base = client.knowledge(BASE)
@@ -83,24 +88,24 @@ def main() -> None:
         def search(question: str, mode: Mode, limit: int) -> Sequence[Hit]:
             return base.search(question, mode=mode, limit=limit).hits
 
-        for mode in MODES:
+        for mode in MODES if models.embedding else (SPARSE,):
             figures = judge_search(search, questions, mode)
             told = ", ".join(
                 f"{name} {value:.3f} ({figures.intervals[name][0]:.3f} to {figures.intervals[name][1]:.3f})"
                 for name, value in figures.metrics.items()
             )
             print(f"{mode}: {told}; p50 {1e3 * figures.p50_s:.0f} ms, p99 {1e3 * figures.p99_s:.0f} ms", flush=True)
-        answered = [_answered(client, search, question) for question in questions]
-    _report(answered)
+        answered = [_answered(client, models.reader, search, question) for question in questions]
+    _report(answered, models.calibration)
 
 
-def _answered(client: taskloom.sdk.LocalClient, search: object, question: KnownQuestion) -> Answered:
+def _answered(client: taskloom.sdk.LocalClient, reader: str, search: object, question: KnownQuestion) -> Answered:
     assert callable(search)
     hits = tuple(search(question.question, "hybrid", MAX_READ))
     right = next((hit for hit in hits if is_right(question, hit.passage)), None)
     read = [*hits[:READ], *([right] if right is not None else [])]
     inputs = [{"question": question.question, "context": hit.passage.text} for hit in read]
-    results = [item.result for item in client.infer_many("qa-en", inputs, params={"no_answer_threshold": 1.0})]
+    results = [item.result for item in client.infer_many(reader, inputs, params={"no_answer_threshold": 1.0})]
     readings = []
     for result in results:
         assert result is not None
@@ -109,12 +114,12 @@ def _answered(client: taskloom.sdk.LocalClient, search: object, question: KnownQ
     return Answered(question, hits[:READ], tuple(readings[: len(hits[:READ])]), readings[-1].text if right else None)
 
 
-def _report(answered: Sequence[Answered]) -> None:
+def _report(answered: Sequence[Answered], used: Calibration) -> None:
     halves = answered[::2], answered[1::2]
     fitted = _fitted(halves[0])
-    for name, calibration in (("as the reader says", Calibration()), ("fitted", fitted)):
+    for name, calibration in (("as it is set", used), ("fitted", fitted)):
         tried = [_tried(one, calibration) for one in halves[1]]
-        handed = [max(f1(one.handed, true) for true in one.question.answers) for one in halves[1] if one.handed is not None]
+        handed = [best_scores(one.handed, one.question)[0] for one in halves[1] if one.handed is not None]
         figures = answer_figures(tried, float(np.mean(handed)))
         at = threshold_for(figures.risk, RISK)
         low, high = figures.intervals["f1"]
@@ -138,7 +143,7 @@ def _fitted(answered: Sequence[Answered]) -> Calibration:
             for candidate in found if attempt == 0 else found[:1]:
                 bounded = min(max(candidate.reading.score, LEAST), 1 - LEAST)
                 rows.append([math.log(bounded / (1 - bounded)), candidate.hit.dense or 0.0, candidate.agreement])
-                right.append(max(f1(candidate.reading.text, true) for true in one.question.answers) >= RIGHT_F1)
+                right.append(best_scores(candidate.reading.text, one.question)[0] >= RIGHT_F1)
         model = LogisticRegression(C=100.0).fit(np.array(rows), np.array(right))
         reader, dense, agreement = (float(value) for value in model.coef_[0])
         fitted = Calibration(intercept=float(model.intercept_[0]), reader=reader, dense=dense, agreement=agreement)
@@ -152,18 +157,17 @@ def _fitted(answered: Sequence[Answered]) -> Calibration:
 def _tried(one: Answered, calibration: Calibration) -> Tried:
     found = candidates(one.hits, one.readings, calibration)
     text = found[0].reading.text if found else ""
-    scores = [f1(text, true) for true in one.question.answers]
-    exact = float(any(text == true for true in one.question.answers))
     sure = found[0].confidence if found else span_confidence(0.0, None, 0.0, calibration)
-    return Tried(confidence=sure, f1=max(scores), exact=exact, answerable=True, kind="span", took_s=0.0)
+    overlap, exact = best_scores(text, one.question)
+    return Tried(confidence=sure, f1=overlap, exact=exact, answerable=True, kind="span", took_s=0.0)
 
 
-def _paragraphs(path: Path, prefix: str) -> Iterator[Paragraph]:
+def _paragraphs(path: Path, prefix: str, language: str) -> Iterator[Paragraph]:
     data = json.loads(path.read_text(encoding="utf-8"))["data"]
     number = 0
     for article in data:
         for paragraph in article["paragraphs"]:
-            document = Document(document_id=f"{prefix}{number}", text=paragraph["context"], language="en")
+            document = Document(document_id=f"{prefix}{number}", text=paragraph["context"], language=language)
             questions = tuple(
                 KnownQuestion(
                     question=row["question"],
@@ -180,6 +184,7 @@ def _paragraphs(path: Path, prefix: str) -> Iterator[Paragraph]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--language", default="en", help="one that knowledge bases have a reader for")
     parser.add_argument("--distractors", type=Path, help="more paragraphs, whose questions are not asked")
     parser.add_argument("--distractor-paragraphs", type=int, default=2000)
     parser.add_argument("--questions", type=int, default=1000)

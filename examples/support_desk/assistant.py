@@ -24,6 +24,7 @@ QUESTIONS = (
     "How many repeaters can I use together?",
     "How do I set up a guest network?",
     "如何恢复出厂设置?",
+    "路由器保修期是多长时间?",
     "Who won the football match yesterday?",
 )
 REMEMBERED = 4
@@ -31,7 +32,7 @@ REMEMBERED = 4
 
 def main() -> None:
     asked = _arguments()
-    with taskloom.sdk.local(["embed-en", "qa-en"], home=asked.home) as client:
+    with taskloom.sdk.local(["embed-en", "qa-en", "qa-zh"], home=asked.home) as client:
         desk = opened_desk(client)
         turns: deque[Turn] = deque(maxlen=REMEMBERED)
         questions = asked.question or (() if asked.chat else QUESTIONS)

@@ -197,12 +197,12 @@ def judge_answers(ask: Ask, questions: Sequence[KnownQuestion]) -> list[Tried]:
         began = time.perf_counter()
         told = ask(question.question)
         took = time.perf_counter() - began
-        scores = [_scores(told.answer, true) for true in question.answers] or [(0.0, 0.0)]
+        overlap, exact = best_scores(told.answer, question)
         tried.append(
             Tried(
                 confidence=told.confidence,
-                f1=max(score[0] for score in scores),
-                exact=max(score[1] for score in scores),
+                f1=overlap,
+                exact=exact,
                 answerable=bool(question.answers),
                 kind=told.kind,
                 took_s=took,
@@ -211,9 +211,13 @@ def judge_answers(ask: Ask, questions: Sequence[KnownQuestion]) -> list[Tried]:
     return tried
 
 
-def _scores(given: str, true: str) -> tuple[float, float]:
-    chinese = is_chinese(true)
-    return f1(given, true, chinese=chinese), exact_match(given, true, chinese=chinese)
+def best_scores(given: str, question: KnownQuestion) -> tuple[float, float]:
+    """F1 and exact match with whichever true answer each is best with; 0 for a question without one."""
+    scores = [(0.0, 0.0)]
+    for true in question.answers:
+        chinese = is_chinese(true)
+        scores.append((f1(given, true, chinese=chinese), exact_match(given, true, chinese=chinese)))
+    return max(score[0] for score in scores), max(score[1] for score in scores)
 
 
 def answer_figures(tried: Sequence[Tried], reader_f1: float | None = None) -> AnswerFigures:
@@ -244,8 +248,7 @@ def reader_f1(read: Read, questions: Sequence[KnownQuestion], passage_of: Callab
     for question in questions:
         passage = passage_of(question) if question.answers else None
         if passage is not None:
-            given = read(question.question, passage)
-            scores.append(max(_scores(given, true)[0] for true in question.answers))
+            scores.append(best_scores(read(question.question, passage), question)[0])
     if not scores:
         raise DataError("no question has a passage that holds its answer")
     return float(np.mean(scores))

@@ -107,7 +107,7 @@ class Questions:
             threshold=next(threshold for threshold in chosen if threshold is not None),
             models=tuple(dict.fromkeys(name for name in (*names, reader) if name)),
         )
-        calibration = self._settings.calibration
+        calibration = self._settings.calibration_of(found.language)
         sure = faq_confidence(faq_similarity(question, faq), calibration) if faq is not None else 0.0
         spans = candidates(texts, readings, calibration)
         told = answer(asked, faq, sure, spans, hits).model_copy(update={"ranking": ranking})

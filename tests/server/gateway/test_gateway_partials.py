@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from gateway_fakes import Running, ask, bearer, failure, until
+from gateway_fakes import Running, ask, bearer, until
 
 from taskloom.core.errors import InvalidInputError, ModelFailedError, ReplicaLostError
 from taskloom.core.wire.gen import inference_pb2 as pb
@@ -142,11 +142,11 @@ async def test_the_clients_deadline_holds_in_the_middle(running: Running) -> Non
     stream = Stream(running, write("one wait two"), timeout_s=0.5)
     await stream.read()
     try:
-        (last,) = await stream.rest()  # the server's word was there before the client's own clock had run out
-    except grpc.aio.AioRpcError as exc:
-        assert exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    else:
-        assert last.error.code == "deadline_exceeded"
+        (last,) = await stream.rest()
+        code = last.error.code
+    except grpc.aio.AioRpcError as exc:  # the client's own clock ran out before the server's word was there
+        code = exc.code().name.lower()
+    assert code == "deadline_exceeded"
     await until(lambda: "failed" in running.audit.kinds("r-1"))
     assert running.audit.entries[-1].code == "deadline_exceeded"
 

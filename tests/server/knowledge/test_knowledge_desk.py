@@ -32,11 +32,12 @@ from taskloom.core.registry import Registry
 from taskloom.core.settings import Calibration, KnowledgeSettings, LanguageModels
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
 from taskloom.plugins.retrieval.plugin import FaissRetriever
+from taskloom.server.knowledge.answering import logistic
 from taskloom.server.knowledge.desk import KnowledgeDesk
 
 DIMENSIONS = 64
 PLAIN = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=0.0)
-LANGUAGES = {"en": LanguageModels(embedding="words-en", reader="numbers-en")}
+LANGUAGES = {"en": LanguageModels(embedding="words-en", reader="numbers-en", calibration=PLAIN)}
 
 
 class Engine:
@@ -116,7 +117,7 @@ def make_desk(folder: Path, engine: Engine, **settings: Any) -> KnowledgeDesk:
         folder,
         registry,
         engine,
-        KnowledgeSettings(**{"languages": LANGUAGES, "calibration": PLAIN, "threshold": 0.3, **settings}),
+        KnowledgeSettings(**{"languages": LANGUAGES, "threshold": 0.3, **settings}),
     )  # type: ignore[arg-type]
 
 
@@ -336,6 +337,19 @@ async def test_a_language_without_models_is_found_by_its_words(tmp_path: Path, e
     told = await ask(desk, "长江全长多少公里?")
     assert (told.kind, told.language) == ("none", "zh")
     assert told.sources[0].document_id == "changjiang"
+    await desk.close()
+
+
+async def test_how_sure_an_answer_is_depends_on_the_language_of_its_question(tmp_path: Path, engine: Engine) -> None:
+    trusted = LanguageModels(reader="numbers-zh", calibration=Calibration(intercept=2.0, reader=0.0, dense=0.0, agreement=0.0))
+    desk = make_desk(tmp_path, engine, languages={**LANGUAGES, "zh": trusted})
+    await desk.create("north", BaseSpec(base="rivers"))
+    await desk.upsert("north", "rivers", documents(document("jiang", "长江(Yangtze)全长6300公里。", language="zh")))
+    told = await ask(desk, "长江(Yangtze)全长多少公里?")
+    assert (told.language, told.answer) == ("zh", "6300")
+    assert told.confidence == pytest.approx(logistic(2.0))
+    told = await ask(desk, "How long is the Yangtze?")  # the reader is as sure as before: three in ten
+    assert (told.language, told.answer, told.confidence) == ("en", "6300", pytest.approx(0.3))
     await desk.close()
 
 

@@ -29,7 +29,8 @@ from taskloom.server.knowledge.desk import KnowledgeDesk
 from taskloom.server.knowledge.intake import MOST_PAIRS, pairs
 from taskloom.server.knowledge.wanted import models_wanted
 
-LANGUAGES = {"en": LanguageModels(reader="numbers", entities="names", relations="verbs@3")}
+PLAIN = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=0.0)
+LANGUAGES = {"en": LanguageModels(reader="numbers", entities="names", relations="verbs@3", calibration=PLAIN)}
 NAME = re.compile(r"\b[A-Z]\w+(?: [A-Z]\w+)*")
 TAKES = {"numbers": ("question", "context"), "tells": ("document",)}
 VERB = re.compile(r"owns|was made by|near")
@@ -114,8 +115,7 @@ def engine() -> Engine:
 def make_desk(folder: Path, engine: Engine, **settings: Any) -> KnowledgeDesk:
     registry = Registry()
     registry.retrievers.add(FaissRetriever(), "test")
-    plain = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=0.0)
-    given = {"languages": LANGUAGES, "calibration": plain, "threshold": 0.3, **settings}
+    given = {"languages": LANGUAGES, "threshold": 0.3, **settings}
     return KnowledgeDesk(folder, registry, engine, KnowledgeSettings(**given))  # type: ignore[arg-type]
 
 
@@ -353,12 +353,14 @@ def test_names_are_asked_about_where_no_sentence_ends_between_them() -> None:
 def test_who_loads_no_others_loads_the_models_of_graphs_where_a_base_keeps_one(tmp_path: Path) -> None:
     registry = load_registry()
     settings = Settings(home=tmp_path)
-    assert models_wanted(settings, registry, "default") == ["embed-en", "qa-en"]
+    assert models_wanted(settings, registry, "default") == ["embed-en", "qa-en", "qa-zh"]
     for name, graph in (("plain", False), ("linked", True)):
         folder = tmp_path / "knowledge" / "default" / name
         folder.mkdir(parents=True)
         spec = BaseSpec(base=name, retriever="faiss", config={"graph": graph})
         (folder / "base.json").write_text(spec.model_dump_json())
         wanted = models_wanted(settings, registry, "default")
-        assert wanted == (["embed-en", "ner-en", "qa-en", "relation-en@1"] if graph else ["embed-en", "qa-en"])
-    assert models_wanted(settings, registry, "other") == ["embed-en", "qa-en"]
+        assert wanted == (
+            ["embed-en", "ner-en", "qa-en", "qa-zh", "relation-en@1"] if graph else ["embed-en", "qa-en", "qa-zh"]
+        )
+    assert models_wanted(settings, registry, "other") == ["embed-en", "qa-en", "qa-zh"]
