@@ -40,7 +40,7 @@ from taskloom.plugins.commands.recipe import Recipe, load_recipe
 from taskloom.plugins.optimizing import SEED, DataFiles, optimize_model, read_rows
 
 RECIPES = Path(__file__).parents[1] / "models" / "recipes"
-ROBUSTNESS_ROWS = 60
+ROBUSTNESS_ROWS = 8
 """Fewer than `taskloom optimize` takes: no table here shows them."""
 
 

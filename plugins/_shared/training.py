@@ -23,10 +23,8 @@ from taskloom.core.task import Example, TaskModel, TrainRun
 from taskloom.plugins._shared.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from taskloom.plugins._shared.loop_config import LoopConfig
 from taskloom.plugins._shared.progress import TrainingProgress
+from taskloom.plugins._shared.schedule import batches_of_epoch, rate_factor
 from taskloom.plugins.runtimes.machine import bf16_instructions
-
-GROUPED_BATCHES = 50
-"""Batches that are sorted by length together: enough that texts of like length meet, few enough that order stays random."""
 
 
 @dataclass(frozen=True)
@@ -101,29 +99,6 @@ def pick_precision(asked: str, device: torch.device) -> str:
     return "bf16" if bf16_instructions() else "fp32"
 
 
-def batches_of_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Every index once, shuffled, in batches of like length. The order depends on the arguments alone, so that a resumed
-    training need not keep it."""
-    order = list(range(len(lengths)))
-    shuffler = random.Random(f"{seed}:{epoch}")
-    shuffler.shuffle(order)
-    window = batch_size * GROUPED_BATCHES
-    found: list[list[int]] = []
-    for start in range(0, len(order), window):
-        group = sorted(order[start : start + window], key=lengths.__getitem__)
-        found += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
-    shuffler.shuffle(found)
-    return found
-
-
-def rate_factor(step: int, total: int, warmup_ratio: float) -> float:
-    """Linear warm-up, then half a cosine to 0 (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, eq. 5)."""
-    warmup = math.ceil(total * warmup_ratio)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
 class _Loop:
     """The state of one training: what a checkpoint holds, and the steps that change it."""
 
@@ -160,6 +135,8 @@ class _Loop:
         self.epochs_without_gain = 0
         self.epoch = self.batch = self.step = 0
         self.loss_sum = 0.0
+        self.taught = False
+        """Whether a batch of this epoch had a gradient."""
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.resumed_at: list[int] = []
@@ -198,6 +175,7 @@ class _Loop:
     def _run_epoch(self, progress: TrainingProgress) -> None:
         batches = batches_of_epoch(self.lengths, self.config.batch_size, self.config.seed, self.epoch)
         self.module.train()
+        whole, self.taught = self.batch == 0, False
         began = time.perf_counter()
         for rows in batches[self.batch :]:
             step_loss = self._run_step([self.examples[i] for i in rows])
@@ -210,6 +188,8 @@ class _Loop:
                 self._save()
             rate = self.optimizer.param_groups[0]["lr"]
             self._tell("step", loss=step_loss, units=units, learning_rate=rate)
+        if whole and not self.taught:
+            raise ConfigError("no row reads any of the weights that are trained: there is nothing to learn from these rows")
         self._judge(progress)
         self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
         self.seconds += time.perf_counter() - began
@@ -227,7 +207,9 @@ class _Loop:
             batch = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.model.collate(part).items()}
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
                 loss = self.model.loss(batch) * (len(part) / len(rows))
-            loss.backward()
+            if loss.requires_grad:  # no row of the part may read what is trained: the texts of an item, for one
+                loss.backward()
+                self.taught = True
             step_loss += float(loss.detach())
         if not math.isfinite(step_loss):
             raise ConfigError(

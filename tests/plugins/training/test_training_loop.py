@@ -18,7 +18,8 @@ from taskloom.core.errors import ConfigError
 from taskloom.core.task import Example, TaskModel, TrainRun
 from taskloom.plugins._shared.checkpoints import CHECKPOINT
 from taskloom.plugins._shared.loop_config import LoopConfig
-from taskloom.plugins._shared.training import FitResult, Validation, batches_of_epoch, fit, rate_factor
+from taskloom.plugins._shared.schedule import batches_of_epoch, rate_factor
+from taskloom.plugins._shared.training import FitResult, Validation, fit
 
 
 class LineModel(TaskModel[Any, Any, Any]):
@@ -93,6 +94,29 @@ def killed_at(folder: Path, step: int) -> None:
     """Runs this training in another process, which kills itself, without a chance to clean up, after a step."""
     process = subprocess.run([sys.executable, __file__, str(folder), str(step)], env=os.environ, check=False)
     assert process.returncode == -signal.SIGKILL
+
+
+class SparseModel(LineModel):
+    """Reads its weights for rows from `since` on; the loss of others is a number."""
+
+    def __init__(self, since: float) -> None:
+        super().__init__()
+        self.since = since
+
+    def loss(self, batch: Mapping[str, Any]) -> Any:
+        chosen = batch["x"].squeeze(1) >= self.since
+        return super().loss({name: value[chosen] for name, value in batch.items()}) if chosen.any() else torch.tensor(1.0)
+
+
+def test_batches_that_read_nothing_of_what_is_trained_teach_nothing(tmp_path: Path) -> None:
+    model, result = train(tmp_path, SparseModel(since=0.95), batch_size=2)  # three of the sixty rows
+    assert result.history[-1]["step"] == 90
+    assert weights(model) != weights(LineModel())
+
+
+def test_rows_that_all_read_nothing_of_what_is_trained_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no row reads any of the weights that are trained"):
+        train(tmp_path, SparseModel(since=2.0))
 
 
 @pytest.mark.parametrize("step", [5, 8, 14])
