@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from taskloom.plugins._shared.training import seed_everything
 from taskloom.plugins._shared.tuning import tune, tuning_fingerprint
 from taskloom.plugins.backbones.loading import quiet_transformers
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
-from taskloom.plugins.optimizers.lora.config import VIRTUAL, LoraConfig
+from taskloom.plugins.optimizers.lora.config import ALPHA, ALPHA_OF_ROOT, VIRTUAL, LoraConfig
 from taskloom.plugins.optimizers.lora.extract import extract_adapter
 from taskloom.plugins.optimizers.lora.layers import Adaptable, adaptable, ia3_layers, rank_for
 from taskloom.plugins.optimizers.lora.memory import PeakMemory, checkpointing, training_bytes
@@ -145,17 +144,14 @@ def peft_settings(config: LoraConfig, places: Adaptable, room: int, facts: dict[
     if not ranks:
         return None
     root = config.method == "rslora"
-    alphas = {
-        name: config.alpha if config.alpha is not None else 2 * (math.sqrt(own) if root else own) for name, own in ranks.items()
-    }
+    alpha = config.alpha if config.alpha is not None else ALPHA_OF_ROOT if root else ALPHA
     most = max(ranks, key=lambda name: ranks[name])
-    facts |= {"r": ranks[most], "alpha": alphas[most], "target_modules": sorted(ranks)}
+    facts |= {"r": ranks[most], "alpha": alpha, "target_modules": sorted(ranks)}
     facts |= {} if divide is None else {"ranks": ranks}
     return PeftLoraConfig(
         r=ranks[most],
-        lora_alpha=alphas[most],  # type: ignore[arg-type]  # a root is no whole number, and PEFT only divides by r
+        lora_alpha=alpha,  # type: ignore[arg-type]  # need be no whole number: PEFT only divides it
         rank_pattern={} if divide is None else ranks,
-        alpha_pattern={} if divide is None else alphas,
         lora_dropout=config.dropout,
         use_rslora=root,
         use_dora=config.method == "dora",

@@ -13,7 +13,13 @@ Method = Literal["lora", "rslora", "dora", "ia3", "full", "prompt", "prefix", "e
 VIRTUAL = ("prompt", "prefix")
 """Methods that learn virtual tokens, which can't be merged into weights."""
 LEARNING_RATES: Mapping[str, float] = {"ia3": 3e-3, "full": 1e-4, "prompt": 1e-2, "prefix": 1e-2}
-"""Where another than 5e-4 is the better default. The fewer the weights, the higher."""
+"""Where another than 1e-3, ten times that of all weights (Schulman et al. 2025), is the better default. The fewer the weights,
+the higher."""
+ALPHA = 32
+"""Schulman et al. 2025 (https://thinkingmachines.ai/blog/lora): alpha / r with the same alpha for every rank makes the best
+learning rate nearly the same for all."""
+ALPHA_OF_ROOT = 8
+"""For rsLoRA: at rank 16 both scale alike."""
 
 
 class LoraConfig(TuneConfig):
@@ -42,7 +48,7 @@ class LoraConfig(TuneConfig):
     virtual_tokens: int | None = Field(default=None, ge=1, le=512)
     """How many, for `prompt` and `prefix`; left open, as many as `budget` allows, at most 20."""
     alpha: float | None = Field(default=None, gt=0)
-    """Scale of what the adapter adds (alpha / r; for `rslora` alpha / sqrt(r)); left open, 2 r (2 sqrt(r))."""
+    """Scale of what the adapter adds (alpha / r; for `rslora` alpha / sqrt(r)); left open, 32 (8)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Before what the adapter adds, beside the encoder's own. It keeps the input of each layer once more, which is memory."""
     target_modules: tuple[str, ...] = ()
@@ -58,7 +64,7 @@ class LoraConfig(TuneConfig):
     """Keep what goes into each layer alone, and compute the layer again for its gradient (Chen et al. 2016,
     https://arxiv.org/abs/1604.06174): most of a batch's memory for a third more time. Left open, where the model is a text
     encoder, but not for `full`."""
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Left open, 3e-3 for `ia3`, 1e-2 for `prompt` and `prefix`, 1e-4 for `full`."""
     head_learning_rate: float = Field(default=1e-3, gt=0)
 
