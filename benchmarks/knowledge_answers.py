@@ -184,7 +184,8 @@ def _paragraphs(path: Path, prefix: str, language: str) -> Iterator[Paragraph]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--language", default="en", help="one that knowledge bases have a reader for")
+    readers = sorted(name for name, models in KnowledgeSettings().languages.items() if models.reader)
+    parser.add_argument("--language", default="en", choices=readers)
     parser.add_argument("--distractors", type=Path, help="more paragraphs, whose questions are not asked")
     parser.add_argument("--distractor-paragraphs", type=int, default=2000)
     parser.add_argument("--questions", type=int, default=1000)

@@ -5,7 +5,8 @@ same for the Chinese models.
 
 `--data` holds the folders that the recipes name (`banking77/train.jsonl`, say). Each cell is one `taskloom optimize`, measured
 beside its parent in one run; what is done is kept in `--home`, so that an interrupted benchmark goes on. Recovery trains on a
-sample where all rows would take hours: the table says on how many.
+sample where all rows would take hours: the table says on how many. What is kept was made with the settings of its day: after
+they change, take another folder or take the alias of the cell away.
 
 Parents, and candidates that torch runs, compute in `--precision` (fp32); what was quantized for another runtime computes in
 what that does best. A cell whose parent was measured in another precision is measured again, not made again.
@@ -63,7 +64,8 @@ SUBJECTS = (
     Subject("summary-en", 400, 300),
     # Most requests are histories, which read no text: an epoch is enough to train what reads texts.
     Subject("recommend-anime", 0, 1000, {"lora": {"epochs": 1}}),
-    # It has no vocabulary, and stands on no backbone: an adapter is put on the trained network.
+    # It has no vocabulary that a chain could make smaller, and stands on no backbone: adapter and full training begin with the
+    # trained network.
     Subject("vision-fashion", 16000, 3000, {"prune": {"vocabulary": "whole"}, "lora": {"start": "model"}}),
 )
 

@@ -213,18 +213,20 @@ class LanguageModels(Frozen):
     calibration: Calibration = Calibration()
 
 
+LANGUAGES: Mapping[str, LanguageModels] = {
+    "en": LanguageModels(embedding="embed-en", reader="qa-en", entities="ner-en", relations="relation-en@1"),
+    "zh": LanguageModels(reader="qa-zh", calibration=CHINESE),
+}
+
+
 class KnowledgeSettings(Frozen):
     """Knowledge bases. `folder` is where they lie (empty: `knowledge` in the home folder); `threshold` the confidence below
-    which there is no answer."""
+    which there is no answer. What a file or the environment says of a language is laid over what it has by default, field by
+    field; languages given as `LanguageModels` are all that there are."""
 
     folder: Path | None = None
     retriever: str = "faiss"
-    languages: Mapping[str, LanguageModels] = Field(
-        default_factory=lambda: {
-            "en": LanguageModels(embedding="embed-en", reader="qa-en", entities="ner-en", relations="relation-en@1"),
-            "zh": LanguageModels(reader="qa-zh", calibration=CHINESE),
-        }
-    )
+    languages: Mapping[str, LanguageModels] = LANGUAGES
     default_language: str = "en"
     """Of texts whose script tells none."""
     unrelated: tuple[str, ...] = ("Other",)
@@ -234,9 +236,33 @@ class KnowledgeSettings(Frozen):
     max_upsert_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
     """Text that one upsert may carry: it is one version, and is held in memory until it is stored."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_defaults(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        if "calibration" in given:
+            raise ValueError(
+                "a calibration belongs to a language: write it as [knowledge.languages.en.calibration], for example"
+            )
+        languages = given.get("languages")
+        if not isinstance(languages, Mapping) or not any(isinstance(told, Mapping) for told in languages.values()):
+            return given
+        return {**given, "languages": _laid_over({name: known.model_dump() for name, known in LANGUAGES.items()}, languages)}
+
     def calibration_of(self, language: str) -> Calibration:
         """Of answers to questions in a language; of one that has no models, that of FAQ entries is all that is asked for."""
         return self.languages[language].calibration if language in self.languages else Calibration()
+
+
+def _laid_over(known: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """`known`, with what `told` says of the same names instead, however deep."""
+    found = dict(known)
+    for name, value in told.items():
+        under = found.get(name)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        found[name] = _laid_over(under, value) if both else value  # type: ignore[arg-type]
+    return found
 
 
 class Settings(BaseSettings):

@@ -26,6 +26,7 @@ QUESTIONS = (
     "如何恢复出厂设置?",
     "路由器保修期是多长时间?",
     "Who won the football match yesterday?",
+    "昨天的足球比赛谁赢了?",
 )
 REMEMBERED = 4
 

@@ -135,8 +135,6 @@ class _Loop:
         self.epochs_without_gain = 0
         self.epoch = self.batch = self.step = 0
         self.loss_sum = 0.0
-        self.taught = False
-        """Whether a batch of this epoch had a gradient."""
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.resumed_at: list[int] = []
@@ -175,7 +173,6 @@ class _Loop:
     def _run_epoch(self, progress: TrainingProgress) -> None:
         batches = batches_of_epoch(self.lengths, self.config.batch_size, self.config.seed, self.epoch)
         self.module.train()
-        whole, self.taught = self.batch == 0, False
         began = time.perf_counter()
         for rows in batches[self.batch :]:
             step_loss = self._run_step([self.examples[i] for i in rows])
@@ -188,7 +185,7 @@ class _Loop:
                 self._save()
             rate = self.optimizer.param_groups[0]["lr"]
             self._tell("step", loss=step_loss, units=units, learning_rate=rate)
-        if whole and not self.taught:
+        if not any(self.optimizer.state.values()):
             raise ConfigError("no row reads any of the weights that are trained: there is nothing to learn from these rows")
         self._judge(progress)
         self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
@@ -209,7 +206,6 @@ class _Loop:
                 loss = self.model.loss(batch) * (len(part) / len(rows))
             if loss.requires_grad:  # no row of the part may read what is trained: the texts of an item, for one
                 loss.backward()
-                self.taught = True
             step_loss += float(loss.detach())
         if not math.isfinite(step_loss):
             raise ConfigError(

@@ -40,7 +40,8 @@ _QUIET = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten turns a second, the default, cost some per cent of a core
     # Batches go out from the gateway's own event loop: a thread for the router, which every batch and answer must be handed
-    # to, cost the gateway an eighth of its time.
+    # to, cost the gateway an eighth of its time. The price: what the router asks of Ray's store of nodes and actors when it
+    # begins, and for each replica that it meets first, holds the loop up for some milliseconds.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # a hung replica does not stop when it is asked to
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -128,8 +128,8 @@ class KnowledgeModels:
     async def read(
         self, question: str, passages: Sequence[str], language: str, deadline_s: float | None = None
     ) -> tuple[list[Reading], str]:
-        """What the reader of the language finds in each passage, and its name and version. All are asked at once, so that they
-        share batches."""
+        """What the reader of the language finds in each passage, and its name and version; nothing where it is not served. All
+        are asked at once, so that they share batches."""
         if not passages:
             return [], ""
         model = self._model(language, "reader")
@@ -138,7 +138,11 @@ class KnowledgeModels:
             self._ask(model, {"question": question, "context": passage}, {"no_answer_threshold": 1.0}, deadline_s)
             for passage in passages
         ]
-        results = await asyncio.gather(*asked)
+        try:
+            results = await asyncio.gather(*asked)
+        except NotFoundError as error:
+            log.warning("questions in %r are answered by FAQ entries alone: %s", language, error)
+            return [], ""
         return [_reading(result) for result in results], f"{results[0].model}@{results[0].version}"
 
     async def rerank(

@@ -109,7 +109,7 @@ class Questions:
         )
         calibration = self._settings.calibration_of(found.language)
         sure = faq_confidence(faq_similarity(question, faq), calibration) if faq is not None else 0.0
-        spans = candidates(texts, readings, calibration)
+        spans = candidates(texts if readings else (), readings, calibration)
         told = answer(asked, faq, sure, spans, hits).model_copy(update={"ranking": ranking})
         if not answering.writer or told.kind == "faq" or not hits:
             return told

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from taskloom.core.errors import ConfigError
-from taskloom.core.settings import load_settings
+from taskloom.core.settings import CHINESE, Calibration, load_settings
 
 
 def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +31,25 @@ def test_the_file_is_found_in_the_home(home: Path, monkeypatch: pytest.MonkeyPat
     assert load_settings().home == home
 
 
+def test_what_is_said_of_a_language_leaves_the_rest_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "taskloom.toml"
+    file.write_text(
+        "[knowledge.languages.zh]\nembedding = 'mine'\n[knowledge.languages.de]\nreader = 'liest'\n", encoding="utf-8"
+    )
+    found = load_settings(file).knowledge.languages
+    assert set(found) == {"en", "zh", "de"}
+    assert (found["zh"].embedding, found["zh"].reader, found["zh"].calibration) == ("mine", "qa-zh", CHINESE)
+    assert (found["de"].embedding, found["de"].reader, found["de"].calibration) == ("", "liest", Calibration())
+    assert found["en"].reader == "qa-en"
+    file.write_text("[knowledge.languages.zh.calibration]\nintercept = -0.5\n", encoding="utf-8")
+    changed = load_settings(file).knowledge.languages["zh"]
+    assert changed.reader == "qa-zh"
+    assert changed.calibration == CHINESE.model_copy(update={"intercept": -0.5})
+    monkeypatch.setenv("TASKLOOM_KNOWLEDGE__LANGUAGES__ZH__READER", "")
+    found = load_settings(file).knowledge.languages
+    assert (found["zh"].reader, found["zh"].calibration.intercept, found["en"].reader) == ("", -0.5, "qa-en")
+
+
 def test_a_tilde_in_the_home_means_the_users_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKLOOM_HOME", "~/elsewhere")
     assert load_settings().home == Path.home() / "elsewhere"
@@ -46,6 +65,7 @@ def test_a_tilde_in_the_home_means_the_users_own_folder(monkeypatch: pytest.Monk
         ("[tls]\ncertificate = 'a.pem'", "tls"),
         ("[server\n", "taskloom.toml"),
         ("[pools.default]\nreplicas = 0", "pools.default.replicas"),
+        ("[knowledge.calibration]\nreader = 1", "[knowledge.languages.en.calibration]"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_file(tmp_path: Path, text: str, named: str) -> None:

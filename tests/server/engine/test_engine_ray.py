@@ -125,6 +125,12 @@ async def test_a_batch_goes_to_a_replica_and_comes_back_with_every_answer(served
     assert served.engine.health()[""] is True
 
 
+async def test_batches_leave_from_the_loop_that_the_engine_runs_in(served: Served) -> None:
+    await served.engine.infer(call("pair-echo", "x"))
+    handles = [pool.dispatcher._handle for pool in served.engine._pools.values()]  # type: ignore[attr-defined]
+    assert [handle.init_options._run_router_in_separate_loop for handle in handles] == [False, False]
+
+
 async def test_one_poison_among_32_gives_31_answers_and_one_typed_error(served: Served) -> None:
     texts = ["poison" if n == 9 else f"t{n}" for n in range(32)]
     results = await asyncio.gather(*(served.engine.infer(call("solo-risky", t)) for t in texts), return_exceptions=True)

@@ -48,12 +48,15 @@ class Engine:
         self.refuses = ""
         self.ranks_after_s = 0.0
         self.served = True
+        self.missing: set[str] = set()
         self.fails: TaskloomError | None = None
         self.calls: list[InferCall] = []
 
     async def infer(self, call: InferCall, send: Any = None) -> InferResult:
         self.calls.append(call)
         await asyncio.sleep(0)
+        if call.model.name in self.missing:
+            raise NotFoundError(f"no served model {call.model.name!r}; there are: secret-model")
         if self.fails is not None:
             raise self.fails
         if self.refuses and self.refuses in call.input.get("text", ""):
@@ -337,6 +340,20 @@ async def test_a_language_without_models_is_found_by_its_words(tmp_path: Path, e
     told = await ask(desk, "长江全长多少公里?")
     assert (told.kind, told.language) == ("none", "zh")
     assert told.sources[0].document_id == "changjiang"
+    await desk.close()
+
+
+async def test_where_a_reader_is_not_served_faq_entries_and_passages_are_left(tmp_path: Path, engine: Engine) -> None:
+    desk = make_desk(tmp_path, engine, languages={**LANGUAGES, "zh": LanguageModels(reader="numbers-zh")})
+    await desk.create("north", BaseSpec(base="rivers"))
+    entry = document("faq", "六千三百公里。", question="长江全长多少公里?")
+    await desk.upsert("north", "rivers", documents(document("jiang", "长江全长6300公里。"), entry))
+    engine.missing = {"numbers-zh"}
+    told = await ask(desk, "长江全长多少公里?")
+    assert (told.kind, told.answer) == ("faq", "六千三百公里。")
+    told = await ask(desk, "长江是亚洲最长的河流吗?")
+    assert (told.kind, told.models) == ("none", ())
+    assert told.sources
     await desk.close()
 
 
