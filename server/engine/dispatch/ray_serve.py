@@ -92,9 +92,6 @@ class RayDispatcher:
             response = call()
             try:
                 return unpack_result(await read(response))
-            except asyncio.CancelledError:
-                response.cancel()
-                raise
             except (BackPressureError, DeploymentUnavailableError):
                 # Nothing has the batch. Its items keep their deadlines, and their callers may take them back meanwhile.
                 await asyncio.sleep(STATUS_PERIOD_S)
@@ -103,6 +100,9 @@ class RayDispatcher:
                 raise InternalError("the replica failed on the whole batch; its log says why") from exc
             except (ray_errors.RayError, grpc.aio.AioRpcError) as exc:
                 raise ReplicaLostError(f"a replica of pool {self._spec.pool!r} died ({type(exc).__name__})") from exc
+            except BaseException:  # nobody waits for it any more: it was cancelled, or what it tells is not taken
+                response.cancel()
+                raise
 
     async def roll(self, models: Sequence[ModelVersion]) -> None:
         """Serve starts each new replica beside an old one, then lets the old one finish what it has."""
