@@ -36,6 +36,8 @@ class ExecutionPlan(Frozen):
     device: str
     precision: str
     threads: int
+    packed: bool = False
+    """Whether weights are arranged for the processor's kernels, once, as the model is loaded."""
     compiles_shapes: bool = True
     """Whether the first batch of each shape costs more than the next, so that every shape is worth a warm-up."""
     reasons: tuple[str, ...] = ()

@@ -76,7 +76,7 @@ def test_the_plan_says_why() -> None:
     plan = TorchRuntime().plan(RuntimeConfig(device="cpu"))
     assert plan.runtime == "torch"
     assert plan.threads == usable_cores()
-    assert len(plan.reasons) == 3
+    assert len(plan.reasons) == 4
     assert {"python", "torch", "transformers"} <= plan.versions.keys()
 
 

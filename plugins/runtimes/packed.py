@@ -1,0 +1,85 @@
+"""Linear layers whose weights lie as oneDNN's kernels read them: arranged once, where torch arranges them at each call or
+leaves the product to a library that is slow on some processors. For inference on the CPU."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+PROBE = (64, 384, 1536)
+"""Rows, inputs and outputs of the layer that is timed: a feed-forward layer of a small encoder, and a few short
+texts."""
+
+
+class PackedLinear(nn.Module):
+    """`nn.Linear` with its weights arranged for oneDNN. `weight` reads them back, bit for bit; it can't be trained."""
+
+    packed: Tensor
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.bias = layer.bias
+        self.register_buffer("packed", packed_weight(layer.weight), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in], made anew at each reading."""
+        return self.packed.to_dense()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return packed_linear(x, self.packed, self.bias)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = self.weight
+
+
+def packed_weight(weight: Tensor) -> Tensor:
+    """[out, in], opaque to everything but `packed_linear` and `to_dense`."""
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+    return found
+
+
+def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
+
+
+def pack(module: nn.Module) -> None:
+    """Puts a `PackedLinear` in the place of each linear layer whose weights are its own alone. Subclasses of `nn.Linear` stay:
+    they may mean something else by their weights."""
+    owners: dict[int, int] = {}
+    for part in module.modules():
+        for weights in part.parameters(recurse=False):
+            owners[id(weights)] = owners.get(id(weights), 0) + 1
+    for part in list(module.modules()):
+        for name, layer in list(part.named_children()):
+            if type(layer) is nn.Linear and owners.get(id(layer.weight)) == 1 and not hasattr(layer, "parametrizations"):
+                setattr(part, name, PackedLinear(layer).train(layer.training))
+
+
+@lru_cache(maxsize=8)
+def linear_seconds(dtype: torch.dtype, packed: bool) -> float:
+    """What a linear layer takes on this CPU, with packed weights or without; infinite where torch has no such kernel. Measured
+    once a process, in some milliseconds, since what a processor is said to have may be emulated."""
+    rows, inputs, outputs = PROBE
+    x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
+    try:
+        arranged = packed_weight(weight) if packed else weight
+        run = packed_linear if packed else linear
+        run(x, arranged, None)
+    except (AttributeError, RuntimeError):
+        return math.inf
+    best = math.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        run(x, arranged, None)
+        best = min(best, time.perf_counter() - start)
+    return best
