@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -32,6 +33,8 @@ from taskloom.core.task import Example, SharedParts, TaskModel, TaskPlugin, Trai
 from taskloom.core.types import Frozen
 
 STEP = "step.json"
+
+log = logging.getLogger(__name__)
 
 
 class StepRequest(Frozen):
@@ -157,16 +160,17 @@ class Optimizing:
     def _step(self, plugin: OptimizerPlugin, config: BaseModel, artifact: Artifact, folder: Path) -> None:
         work = folder / "work"
         work.mkdir(parents=True, exist_ok=True)
+        model = self._task.load(artifact, SharedParts())
         context = OptimizeContext(
             self._task,
             self._parent,
-            self._train,
+            _learnable(model, self._train),
             self._validation,
             dataclasses.replace(self._run, work_folder=work),
             partial(self._score, artifact.manifest, work),
             self._verified,
         )
-        made = plugin.apply(self._task.load(artifact, SharedParts()), config, context)
+        made = plugin.apply(model, config, context)
         told = without_folders(config.model_dump(mode="json"), plugin.needs(config).places)
         done = _Done(
             lineage=LineageStep(name=plugin.name, config=told, facts=made.facts),
@@ -210,6 +214,18 @@ class Optimizing:
                 return self._task.evaluate(predictor, self._validation).metrics
             finally:
                 predictor.close()
+
+
+def _learnable(model: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]]) -> list[Example[Any]]:
+    """The rows that the model can learn from; raises `DataError` if there are none."""
+    found = [row for row in rows if model.can_learn(row)]
+    if rows and not found:
+        raise DataError(
+            f"the model can learn from none of the {len(rows)} rows; its task's training says what it takes", path=rows[0].path
+        )
+    if len(found) < len(rows):
+        log.warning("%d of %d rows are left out: the model can't learn from them", len(rows) - len(found), len(rows))
+    return found
 
 
 def digests_of(needs: Needs, resolve: Callable[[str], Artifact], encoders: Sequence[Pretrained]) -> list[str]:

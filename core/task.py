@@ -171,6 +171,10 @@ class TaskModel(ABC, Generic[In, Out, Par]):
         loaded again from it can be run by that runtime only."""
         raise UnsupportedError(f"{type(self).__name__} has no graph that could be kept apart from it")
 
+    def can_learn(self, example: Example[In]) -> bool:
+        """Whether `collate` can take it: there may be rows that show the model nothing, such as a target that it can't give."""
+        return True
+
     def collate(self, examples: Sequence[Example[In]]) -> Batch:
         """`encode` with the targets beside: what `loss` takes."""
         raise UnsupportedError(f"{type(self).__name__} can't be trained: it has no `collate`")

@@ -35,7 +35,7 @@ class TorchExecutor:
     def __init__(self, model: TaskModel[Any, Any, Any], plan: ExecutionPlan) -> None:
         import torch
 
-        from taskloom.plugins.runtimes.packed import pack
+        from taskloom.plugins._shared.packed import pack
 
         self.plan = plan
         self._device = torch.device(plan.device)
@@ -172,24 +172,18 @@ def choose_packing(precision: str, device: str) -> tuple[bool, str]:
     """Whether to pack weights for oneDNN, and the reason for it."""
     if device != "cpu" or precision == "fp16":
         return False, "weights as they are: packed ones are for fp32 and bf16 on the CPU"
-    gain = packing_gain(precision)
+    from taskloom.plugins._shared.packed import LEAST_GAIN, packing_gain
+
+    gain = packing_gain(torch_dtype(precision))
     told = f"a layer ran {gain:.1f} times as fast with packed ones"
-    return (True, f"weights packed: {told}") if gain > 1.02 else (False, f"weights as they are: {told}")
-
-
-def packing_gain(precision: str) -> float:
-    """How many times as fast a layer runs with packed weights; 0 where torch can't."""
-    from taskloom.plugins.runtimes.packed import linear_seconds
-
-    dtype = torch_dtype(precision)
-    return linear_seconds(dtype, packed=False) / linear_seconds(dtype, packed=True)
+    return (True, f"weights packed: {told}") if gain > LEAST_GAIN else (False, f"weights as they are: {told}")
 
 
 def bf16_gain() -> float:
     """How many times as fast as fp32 a layer runs in bf16 on this CPU, both as they run best."""
     import torch
 
-    from taskloom.plugins.runtimes.packed import linear_seconds
+    from taskloom.plugins._shared.packed import linear_seconds
 
     fp32, bf16 = (min(linear_seconds(dtype, packed) for packed in (False, True)) for dtype in (torch.float32, torch.bfloat16))
     return fp32 / bf16

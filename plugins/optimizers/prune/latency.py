@@ -15,6 +15,7 @@ from torch import Tensor
 from taskloom.core.anatomy import Structure
 from taskloom.core.task import Batch, TaskModel
 from taskloom.core.types import Frozen
+from taskloom.plugins._shared.packed import LEAST_GAIN, pack, packing_gain
 from taskloom.plugins.optimizers.prune.vocabulary import keep_pieces
 
 ROUNDS = 9
@@ -105,13 +106,22 @@ def runs_through(model: TaskModel[Any, Any, Any], structures: Sequence[Structure
     return any(bool(v.isnan().any()) for v in found.values() if isinstance(v, Tensor) and v.is_floating_point())
 
 
+def _as_served(model: TaskModel[Any, Any, Any]) -> TaskModel[Any, Any, Any]:
+    model.module.eval()
+    if next(model.module.parameters()).is_cuda or packing_gain(torch.float32) < LEAST_GAIN:
+        return model
+    served = shrunk(model, {})
+    pack(served.module)
+    return served
+
+
 def times(models: Sequence[TaskModel[Any, Any, Any]], batches: Sequence[Batch], rounds: int = ROUNDS) -> list[float]:
-    """Seconds that each model takes for its batch: the least of several rounds in which all have their turn, so that what else
-    the machine does hits all alike. With one thread it is processor time, which what else it does hardly changes."""
+    """Seconds that each model takes for its batch, with its weights as the torch runtime has them: the least of several rounds
+    in which all have their turn, so that what else the machine does hits all alike. With one thread it is processor time,
+    which what else it does hardly changes."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     best = [float("inf")] * len(models)
-    for model in models:
-        model.module.eval()
+    models = [_as_served(model) for model in models]
     with torch.inference_mode():
         for model, batch in zip(models, batches, strict=True):
             model.forward(batch)

@@ -31,7 +31,7 @@ from taskloom.plugins.tasks.qa.schema import (
     SavedQa,
 )
 from taskloom.plugins.tasks.qa.spans import IMPOSSIBLE, log_partition, null_logits, span_logits
-from taskloom.plugins.tasks.qa.windows import TrainingWindows, draw_windows
+from taskloom.plugins.tasks.qa.windows import TrainingWindows, draw_windows, learnable
 
 AUTO_CLASS = "AutoModelForQuestionAnswering"
 IMPORTED_WINDOW_TOKENS = 384
@@ -153,6 +153,9 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
             answers.append(read_answers(pieces, float(null[first : first + count].min()), item.context, wanted))
             first += count
         return answers
+
+    def can_learn(self, example: Example[QaInput]) -> bool:
+        return learnable(self.windows, example, self.training)
 
     def collate(self, examples: Sequence[Example[QaInput]]) -> Batch:
         """One window of each row, drawn with torch's generator. The spans to learn are `gold_token`, `gold_reach` (-1 for "no

@@ -19,7 +19,7 @@ from taskloom.plugins.backbones.parts import set_dropout
 from taskloom.plugins.tasks.qa.model import QaModel
 from taskloom.plugins.tasks.qa.schema import QaInput, QaOutput, QaParams, TrainConfig
 from taskloom.plugins.tasks.qa.scoring import best_match
-from taskloom.plugins.tasks.qa.windows import TrainingWindows, learnable
+from taskloom.plugins.tasks.qa.windows import TrainingWindows
 
 MEASURED_AT_ONCE = 16
 
@@ -43,7 +43,7 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
     model.training = TrainingWindows(config.train_length, config.no_answer_share, config.max_answer_tokens)
     if config.backbone_dropout is not None:
         set_dropout(model.module.encoder, config.backbone_dropout)
-    usable = [example for example in kept if learnable(model.windows, example, model.training)]
+    usable = [example for example in kept if model.can_learn(example)]
     if not usable:
         raise DataError(
             f"no row has an answer of at most {config.max_answer_tokens} tokens, or a window of {config.train_length} without "

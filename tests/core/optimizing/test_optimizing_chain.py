@@ -10,7 +10,7 @@ import pytest
 from guessing_task import Alter, Nature
 
 from taskloom.core.artifact import Artifact
-from taskloom.core.errors import ArtifactError, ConfigError, NotFoundError, UnsupportedError
+from taskloom.core.errors import ArtifactError, ConfigError, DataError, NotFoundError, UnsupportedError
 from taskloom.core.optimizing import Chain, Optimizing, StepRequest
 from taskloom.core.registry import Registry
 from taskloom.core.store import ModelStore
@@ -115,6 +115,16 @@ def test_a_score_is_of_what_was_saved_and_read_again(bench: Bench, monkeypatch: 
     monkeypatch.setattr(bench.registry.tasks.get("guess"), "load", forgetful)
     bench.run(StepRequest(name="shrink", config={"wrong": 0.3}))
     assert bench.shrink.scored[1]["accuracy"] == pytest.approx(0.5)
+
+
+def test_steps_get_the_rows_that_the_model_can_learn_from(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = guessing_task.rows(0, 20)
+    monkeypatch.setattr(guessing_task.GuessModel, "can_learn", lambda _, row: row != known[3], raising=False)
+    bench.run(SHRINK)
+    assert bench.shrink.contexts[0].train == [row for row in known if row != known[3]]
+    monkeypatch.setattr(guessing_task.GuessModel, "can_learn", lambda *_: False)
+    with pytest.raises(DataError, match="none of the 20 rows"):
+        bench.run(POLISH)
 
 
 def test_the_work_of_a_finished_step_is_cleared_away(bench: Bench) -> None:

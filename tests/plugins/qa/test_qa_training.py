@@ -82,6 +82,9 @@ def test_rows_without_a_window_are_left_out_and_named(tiny_bert: str) -> None:
     assert learnable(read, row(split, "a b c d"), wide)
     assert learnable(read, row("the card is lost hello refund"), how)
     assert learnable(read, row("the card is lost", "card is"), how)
+    model = QaModel.build(backbone=tiny_bert)
+    model.training = how
+    assert [model.can_learn(given) for given in (long_answer, row("the card is lost", "card is"))] == [False, True]
 
 
 def test_the_loss_is_the_likelihood_of_span_start_and_end(tiny_bert: str) -> None:

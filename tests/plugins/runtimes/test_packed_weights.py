@@ -16,8 +16,8 @@ from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.settings import Settings
 from taskloom.core.store import open_store
 from taskloom.core.task import SharedParts
-from taskloom.plugins.runtimes import torch as torch_runtime
-from taskloom.plugins.runtimes.packed import PackedLinear, linear_seconds, pack
+from taskloom.plugins._shared import packed
+from taskloom.plugins._shared.packed import PackedLinear, linear_seconds, pack
 from taskloom.plugins.runtimes.torch import TorchRuntime, choose_packing
 
 needs_onednn = pytest.mark.skipif(
@@ -72,15 +72,15 @@ def test_what_is_tied_or_of_another_kind_stays_and_weights_can_be_read_and_saved
     after = module.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], values) for name, values in before.items())
-    packed: Any = module.inner[0]
-    assert torch.equal(packed.weight, before["inner.0.weight"])
+    layer: Any = module.inner[0]
+    assert torch.equal(layer.weight, before["inner.0.weight"])
     module.to(device="cpu", dtype=torch.float32)  # as a second model on the same trunk asks
     held = sum(t.numel() for t in (*module.parameters(), *module.buffers()))
     assert held == sum(values.numel() for name, values in before.items() if name != "out.weight"), "counted once each"
 
 
 def test_weights_are_packed_where_that_is_faster_and_the_plan_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_runtime, "packing_gain", lambda precision: {"fp32": 2.0, "bf16": 0.9}[precision])
+    monkeypatch.setattr(packed, "packing_gain", lambda dtype: 2.0 if dtype == torch.float32 else 0.9)
     assert choose_packing("fp32", "cpu") == (True, "weights packed: a layer ran 2.0 times as fast with packed ones")
     assert choose_packing("bf16", "cpu")[0] is False
     assert choose_packing("fp16", "cpu")[0] is False
@@ -94,7 +94,7 @@ def test_weights_are_packed_where_that_is_faster_and_the_plan_says_so(monkeypatc
 def test_a_torch_without_the_kernels_keeps_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     linear_seconds.cache_clear()
     monkeypatch.delattr("torch.ops.mkldnn._reorder_linear_weight", raising=False)
-    monkeypatch.setattr("taskloom.plugins.runtimes.packed.packed_weight", _missing)
+    monkeypatch.setattr("taskloom.plugins._shared.packed.packed_weight", _missing)
     try:
         assert math.isinf(linear_seconds(torch.float32, packed=True))
         assert choose_packing("fp32", "cpu")[0] is False
@@ -112,7 +112,7 @@ def _bundled(name: str) -> Artifact:
 
 @needs_onednn
 def test_a_model_in_training_keeps_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_runtime, "packing_gain", lambda _: 2.0)
+    monkeypatch.setattr(packed, "packing_gain", lambda _: 2.0)
     runtime, registry, artifact = TorchRuntime(), load_registry(), _bundled("intent-en")
     model = registry.tasks.get("classification").load(artifact, SharedParts())
     plan = runtime.plan(RuntimeConfig(device="cpu", precision="fp32", threads=1))
@@ -128,7 +128,7 @@ def test_models_that_share_a_backbone_answer_as_they_do_without_packing(monkeypa
     registry, config = load_registry(), RuntimeConfig(device="cpu", precision="fp32", threads=1)
     labels, entities = {}, {}
     for gain in (0.5, 2.0):
-        monkeypatch.setattr(torch_runtime, "packing_gain", lambda _, gain=gain: gain)
+        monkeypatch.setattr(packed, "packing_gain", lambda _, gain=gain: gain)
         shared = SharedParts()
         intent, ner = (load_predictor(registry, _bundled(name), config, shared) for name in ("intent-en", "ner-en"))
         assert [predictor.executor.plan.packed for predictor in (intent, ner)] == [gain > 1] * 2

@@ -65,6 +65,14 @@ def pack(module: nn.Module) -> None:
                 setattr(part, name, PackedLinear(layer).train(layer.training))
 
 
+LEAST_GAIN = 1.02
+
+
+def packing_gain(dtype: torch.dtype) -> float:
+    """How many times as fast a layer runs with packed weights; 0 where torch can't. From `LEAST_GAIN` on it is worth it."""
+    return linear_seconds(dtype, packed=False) / linear_seconds(dtype, packed=True)
+
+
 @lru_cache(maxsize=8)
 def linear_seconds(dtype: torch.dtype, packed: bool) -> float:
     """What a linear layer takes on this CPU, with packed weights or without; infinite where torch has no such kernel. Measured
