@@ -1,13 +1,19 @@
-"""Pairs to train a re-ranker on, from questions that annotators asked about paragraphs (files in SQuAD's form).
+"""Pairs to train a re-ranker or an embedding model on, from questions that annotators asked about paragraphs (files in
+SQuAD's form).
 
     python benchmarks/rerank/pairs.py --data squadshifts/train.json --out pairs [--embedding embed-en --home FOLDER]
     taskloom train benchmarks/rerank/rank-en.toml
+
+    python benchmarks/rerank/pairs.py --data cmrc2018/train.json drcd/train.json --out pairs --for embedding --negatives 1
 
 A question and a passage of its paragraph that holds an answer are `relevant`. `irrelevant` are hard negatives: the
 passages of other paragraphs that search ranks highest, by words (BM25) and, with `--embedding`, by meaning, turn by turn; those
 that hold an answer are passed over, since they may answer as well. Passages are cut, and read, as in a knowledge base. Writes
 `pairs/train.jsonl` and `pairs/dev.jsonl`: a paragraph with its questions is in one of them, and negatives of `dev` may come
 from any paragraph.
+
+`--for embedding` writes a row for each question: its passage, and as negatives besides these the passage of its own paragraph
+that has most of its words and no answer.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import taskloom.sdk
 from taskloom.core.digest import sha256_hex
@@ -37,15 +43,18 @@ POSITIVE_DEPTH = 20
 
 Embed = Callable[[Sequence[str], str], Sequence[Any]]
 """`embed(texts, kind)`: float32 vectors [D] of length 1."""
-Row = Mapping[str, str]
+Row = Mapping[str, Any]
+Form = Callable[[Sequence[tuple[KnownQuestion, "Pairs"]]], Iterator[tuple[KnownQuestion, Row]]]
+"""The rows of questions, as a task's training reads them."""
 
 
 def main() -> None:
     asked = _arguments()
-    questions = [question for question in read_questions(asked.data) if question.answers]
+    questions = [question for path in asked.data for question in read_questions(path) if question.answers]
     drawn = random.Random(13).sample(questions, min(asked.questions or len(questions), len(questions)))
+    form = FORMS[asked.form]
     if not asked.embedding:
-        rows = write_pairs(asked.out, questions, drawn, negatives=asked.negatives, dev_share=asked.dev_share)
+        rows = write_pairs(asked.out, questions, drawn, negatives=asked.negatives, dev_share=asked.dev_share, form=form)
     else:
         with taskloom.sdk.local([asked.embedding], home=asked.home, timeout_s=600) as client:
 
@@ -53,7 +62,9 @@ def main() -> None:
                 inputs = [{"text": text, "kind": kind} for text in texts]
                 return [item.value().output["vector"] for item in client.infer_many(asked.embedding, inputs)]
 
-            rows = write_pairs(asked.out, questions, drawn, embed, negatives=asked.negatives, dev_share=asked.dev_share)
+            rows = write_pairs(
+                asked.out, questions, drawn, embed, negatives=asked.negatives, dev_share=asked.dev_share, form=form
+            )
     print(", ".join(f"{name}: {count} rows" for name, count in rows.items()))
 
 
@@ -65,6 +76,7 @@ def write_pairs(
     *,
     negatives: int,
     dev_share: float,
+    form: Form | None = None,
 ) -> dict[str, int]:
     """Writes the pairs of the questions `drawn`, among the paragraphs of all `questions`; how many rows each file has."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,11 +85,12 @@ def write_pairs(
         aside = Path(open_now.enter_context(tempfile.TemporaryDirectory()))
         view = open_now.enter_context(filled(aside / "base", questions, embed))
         files = {name: open_now.enter_context((folder / f"{name}.jsonl").open("w", encoding="utf-8")) for name in counts}
-        for question in drawn:
+        asked = [(question, found_pairs(view, question, embed, negatives)) for question in drawn]
+        known = [(question, found) for question, found in asked if found is not None]
+        for question, row in (form or ranking_rows)(known):
             name = "dev" if held_out(question.context, dev_share) else "train"
-            for row in pairs(view, question, embed, negatives):
-                print(json.dumps(row, ensure_ascii=False), file=files[name])
-                counts[name] += 1
+            print(json.dumps(row, ensure_ascii=False), file=files[name])
+            counts[name] += 1
     return counts
 
 
@@ -103,13 +116,20 @@ def _fill(base: KnowledgeBase, questions: Sequence[KnownQuestion], embed: Embed 
         base.put(prepared, [Embedded(passage.passage_id, SPACE, vector) for passage, vector in placed])
 
 
-def pairs(view: View, question: KnownQuestion, embed: Embed | None, negatives: int) -> Iterator[Row]:
-    """The question's pairs, the relevant one first; none where no passage holds the whole of an answer."""
+class Pairs(NamedTuple):
+    """A passage that answers a question, and passages that do not: of other paragraphs, and the nearest of its own."""
+
+    right: Passage
+    others: Sequence[Passage]
+    own: Sequence[Passage]
+
+
+def found_pairs(view: View, question: KnownQuestion, embed: Embed | None, negatives: int) -> Pairs | None:
+    """None where no passage holds the whole of an answer."""
     own = _found(view, question, "sparse", POSITIVE_DEPTH, where={"context": context_id(question.context)})
     right = next((hit.passage for hit in own if is_right(question, hit.passage)), None)
     if right is None:
-        return
-    yield _row(question, right, RELEVANT)
+        return None
     vector = embed([question.question], "query")[0] if embed is not None else None
     depth = 4 * negatives + POSITIVE_DEPTH
     ranked = [_found(view, question, "sparse", depth)]
@@ -117,15 +137,39 @@ def pairs(view: View, question: KnownQuestion, embed: Embed | None, negatives: i
         ranked.append(_found(view, question, "dense", depth, vector=vector))
     in_turn = (hit.passage for hit in chain.from_iterable(zip_longest(*ranked)) if hit is not None)
     wrong = {passage.passage_id: passage for passage in in_turn if is_wrong(question, passage)}
-    for passage in islice(wrong.values(), negatives):
-        yield _row(question, passage, f"ir{RELEVANT}")
+    beside = [hit.passage for hit in own if not _holds_answer(question, hit.passage)]
+    return Pairs(right, list(islice(wrong.values(), negatives)), beside[:1])
+
+
+def ranking_rows(known: Sequence[tuple[KnownQuestion, Pairs]]) -> Iterator[tuple[KnownQuestion, Row]]:
+    """The relevant pair first. A passage of the same paragraph is about the same, so none of these is called irrelevant."""
+    for question, found in known:
+        yield question, _row(question, found.right, RELEVANT)
+        for passage in found.others:
+            yield question, _row(question, passage, f"ir{RELEVANT}")
+
+
+def embedding_rows(known: Sequence[tuple[KnownQuestion, Pairs]]) -> Iterator[tuple[KnownQuestion, Row]]:
+    right: dict[str, set[str]] = {}
+    for question, found in known:
+        right.setdefault(question.question, set()).add(found.right.searchable)
+    for question, found in known:
+        texts = [passage.searchable for passage in (*found.own, *found.others)]
+        negatives = [text for text in texts if text not in right[question.question]]
+        yield question, {"query": question.question, "positive": found.right.searchable, "negatives": negatives}
+
+
+FORMS: Mapping[str, Form] = {"ranking": ranking_rows, "embedding": embedding_rows}
 
 
 def is_wrong(question: KnownQuestion, passage: Passage) -> bool:
     """Whether a passage is of another paragraph and holds no answer."""
+    return passage.document_id != context_id(question.context) and not _holds_answer(question, passage)
+
+
+def _holds_answer(question: KnownQuestion, passage: Passage) -> bool:
     text = passage.text.casefold()
-    of_own = passage.document_id == context_id(question.context)
-    return not of_own and not any(answer.casefold() in text for answer in question.answers)
+    return any(answer.casefold() in text for answer in question.answers)
 
 
 def _found(
@@ -150,10 +194,11 @@ def held_out(context: str, share: float) -> bool:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a file in SQuAD's form")
+    parser.add_argument("--data", type=Path, required=True, nargs="+", help="files in SQuAD's form")
+    parser.add_argument("--for", dest="form", choices=sorted(FORMS), default="ranking", help="what is to be trained")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write train.jsonl and dev.jsonl into")
     parser.add_argument("--questions", type=int, default=0, help="so many of them, drawn at random; 0: all")
-    parser.add_argument("--negatives", type=int, default=4, help="for each relevant pair")
+    parser.add_argument("--negatives", type=int, default=4, help="of other paragraphs, for each relevant pair")
     parser.add_argument("--dev-share", type=float, default=0.05, help="of the paragraphs")
     parser.add_argument("--embedding", default="", help="a model to find negatives by meaning with, besides BM25")
     parser.add_argument("--home", type=Path, help="where that model is")

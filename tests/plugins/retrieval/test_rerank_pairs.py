@@ -65,6 +65,24 @@ def test_negatives_are_hard_hold_no_answer_and_are_of_other_paragraphs(
             assert not any(answer.casefold() in row["text_pair"].casefold() for answer in known.answers)
 
 
+def test_an_embedding_model_learns_from_the_passages_of_the_same_paragraph_too(script: ModuleType, tmp_path: Path) -> None:
+    from taskloom.plugins.tasks.embedding.reading import read_examples
+
+    questions = [question for question in read_questions(SQUAD) if question.answers]
+    script.write_pairs(tmp_path, questions, questions, negatives=1, dev_share=0.0, form=script.embedding_rows)
+    asked = {question.question: question for question in questions}
+    beside = 0
+    rows = list(read_examples(tmp_path / "train.jsonl"))
+    for row in rows:
+        known = asked[row.input.text]
+        context = blanks_apart(known.context)
+        assert any(answer in row.target.positives[0] for answer in known.answers)
+        assert row.target.negatives
+        assert not any(answer.casefold() in text.casefold() for answer in known.answers for text in row.target.negatives)
+        beside += sum(blanks_apart(text) in context for text in row.target.negatives)
+    assert 0 < beside < len(rows) + 1
+
+
 def test_the_recipe_can_be_read_and_names_what_the_script_writes() -> None:
     from taskloom.plugins.commands.recipe import load_recipe
     from taskloom.plugins.tasks.classification.schema import TrainConfig
