@@ -50,11 +50,15 @@ class KnowledgeConfig(Frozen):
     depth: int = Field(default=100, ge=1)
     """How many candidates of each search are fused."""
 
-    rrf_k: int = Field(default=60, ge=0)
-    """The constant of reciprocal-rank fusion."""
+    fusion: Literal["scores", "ranks"] = "scores"
+    """How the searches become one order: by the weighted mean of their scores, or by the reciprocals of their ranks."""
 
-    dense_weight: float = Field(default=1.0, ge=0)
-    sparse_weight: float = Field(default=1.0, ge=0)
+    rrf_k: int = Field(default=60, ge=0)
+    """The constant of reciprocal-rank fusion (`ranks`)."""
+
+    dense_weight: float = Field(default=0.4, ge=0)
+    sparse_weight: float = Field(default=0.6, ge=0)
+    """What the searches weigh in the fusion: chosen on English questions, the same for recall@5 from 0.4 to 0.5 of dense."""
 
     graph: bool = False
     """Whether names and their relations are extracted from passages, and lead to passages besides."""

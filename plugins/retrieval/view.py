@@ -3,7 +3,7 @@ read from the store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from taskloom.core.knowledge_graph import Neighbourhood
 from taskloom.plugins.retrieval.dense import Floats
 from taskloom.plugins.retrieval.files import disk_bytes
 from taskloom.plugins.retrieval.filters import Ints, conditions_of
-from taskloom.plugins.retrieval.fusion import reciprocal_rank_fusion
+from taskloom.plugins.retrieval.fusion import Ranked, convex_combination, reciprocal_rank_fusion
 from taskloom.plugins.retrieval.graph.expansion import Expansion
 from taskloom.plugins.retrieval.graph.tables import NO_GRAPH
 from taskloom.plugins.retrieval.segments import DenseSearch
@@ -84,21 +84,26 @@ class StoredView(View):
         sparse = [] if query.mode == "dense" else [self._sparse(state, query.text, depth, mask)]
         led = expansion.scores(query.text, query.entities, mask) if expansion is not None else {}
         if fused:
-            weighted = [(list(ranked), config.dense_weight) for ranked in dense]
-            weighted += [(list(ranked), config.sparse_weight) for ranked in sparse]
-            weighted += [(self._led(state, led, reciprocal_rank_fusion(weighted, config.rrf_k), depth), config.graph_weight)]
-            scores = reciprocal_rank_fusion(weighted, config.rrf_k)
+            weighted: list[Ranked] = [(ranked, config.dense_weight) for ranked in dense]
+            weighted += [(ranked, config.sparse_weight) for ranked in sparse]
+            scores = self._fused(weighted)
+            if led:
+                scores = self._fused([*weighted, (self._led(led, scores, depth), config.graph_weight)])
             slots = np.fromiter(scores, np.int64, len(scores))
             best = self._ranked(state, slots, np.fromiter(scores.values(), np.float64, len(scores)), query.limit)
         else:
             best = (dense or sparse or [{}])[0]
         return self._hits(state, best, dense, sparse, led)
 
-    def _led(self, state: State, led: Mapping[int, float], fused: Mapping[int, float], depth: int) -> list[int]:
+    def _fused(self, weighted: Sequence[Ranked]) -> dict[int, float]:
+        config = self._store.config
+        return convex_combination(weighted) if config.fusion == "scores" else reciprocal_rank_fusion(weighted, config.rrf_k)
+
+    def _led(self, led: Mapping[int, float], fused: Mapping[int, float], depth: int) -> dict[int, float]:
         """The slots that the graph leads to, the strongest first. Many are equal, since they have the same names: what the
         texts' searches think of them comes before their ids then."""
         order = sorted(led, key=lambda slot: (-led[slot], -fused.get(slot, 0.0), slot))
-        return order[:depth]
+        return {slot: led[slot] for slot in order[:depth]}
 
     def _expansion(self, state: State) -> Expansion:
         if self._store.graph is None:

@@ -46,7 +46,9 @@ class Intake:
 
     async def embedded(self, prepared: Prepared) -> tuple[Prepared, list[Embedded]]:
         """The places of the passages whose language has an embedding model."""
-        passages = [passage for passage in prepared.passages if self._models.embeds(self.language(passage.language))]
+        languages = {self.language(passage.language) for passage in prepared.passages}
+        embedded = {language for language in languages if self._models.embeds(language)}
+        passages = [passage for passage in prepared.passages if self.language(passage.language) in embedded]
         placed = await _all([self._placed(passage) for passage in passages])
         refused = _refused(passages, placed, "a passage can't be embedded")
         vectors = [

@@ -131,7 +131,7 @@ def test_the_graph_keeps_to_the_filter_and_to_the_version(create: Create) -> Non
 
 
 def test_ranks_are_fused_with_the_weight_that_is_set(create: Create) -> None:
-    base = create(graph=True, graph_weight=0.25, rrf_k=10, sparse_weight=1.0)
+    base = create(graph=True, graph_weight=0.25, fusion="ranks", rrf_k=10, sparse_weight=1.0)
     put_texts(base, **TEXTS)
     with base.view() as view:
         hits = found(view, "Ann")

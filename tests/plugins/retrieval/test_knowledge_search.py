@@ -10,7 +10,7 @@ from small_knowledge import SPACE, drawn_vector, embedded, ids, numbered, put
 
 from taskloom.core.errors import InvalidInputError
 from taskloom.core.knowledge import Document, Embedded, KnowledgeBase, Query
-from taskloom.plugins.retrieval.fusion import reciprocal_rank_fusion
+from taskloom.plugins.retrieval.fusion import convex_combination, reciprocal_rank_fusion
 
 Create = Callable[..., KnowledgeBase]
 
@@ -32,8 +32,26 @@ def test_each_search_finds_what_it_looks_for_and_says_what_it_found_it_by(base: 
 
 
 def test_fusion_adds_reciprocal_ranks() -> None:
-    fused = reciprocal_rank_fusion([([1, 2, 3], 1.0), ([3, 1], 0.5)], k=60)
+    fused = reciprocal_rank_fusion([({1: 9.0, 2: 8.0, 3: 1.0}, 1.0), ({3: 0.2, 1: 0.1}, 0.5)], k=60)
     assert fused == {1: 1 / 61 + 0.5 / 62, 2: 1 / 62, 3: 1 / 63 + 0.5 / 61}
+
+
+def test_fusion_takes_the_mean_of_scores_on_one_scale() -> None:
+    fused = convex_combination([({1: 9.0, 2: 8.0, 3: 1.0}, 3.0), ({3: 0.2, 1: 0.1}, 1.0), ({}, 5.0)])
+    assert fused == pytest.approx({1: 0.75, 2: 0.75 * 7 / 8, 3: 0.25})
+    assert convex_combination([({4: -2.0}, 1.0), ({5: 0.0, 6: 0.0}, 1.0)]) == {4: 0.5, 5: 0.5, 6: 0.5}
+    assert convex_combination([({4: 1.0}, 0.0), ({}, 1.0)]) == {4: 0.0}
+    assert convex_combination([]) == {}
+
+
+@pytest.mark.parametrize(("fusion", "most"), [("scores", 1.0), ("ranks", 2 / 61)])
+def test_a_base_fuses_scores_or_ranks_as_it_is_set(create: Create, fusion: str, most: float) -> None:
+    """What both searches find first has the most that there is to have."""
+    base = create(fusion=fusion)
+    put(base, *numbered(30), Document(document_id="r", text="the R7000 reboots"))
+    with base.view() as view:
+        hits = view.search(Query("R7000", {SPACE: drawn_vector("the R7000 reboots")}))
+    assert (ids(hits)[0], hits[0].score) == ("r#0", pytest.approx(most))
 
 
 def test_weights_say_which_search_counts(create: Create) -> None:

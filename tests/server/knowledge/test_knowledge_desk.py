@@ -71,8 +71,8 @@ class Engine:
         return InferResult(request_id=call.request_id, model=call.model.name, version=self.version, task="fake", output=output)
 
     def describe(self, ref: ModelRef) -> ModelDescription:
-        if ref.name == "words-rank" and not self.served:
-            raise NotFoundError("no model 'words-rank'; there are: secret-model")
+        if ref.name in self.missing or (ref.name == "words-rank" and not self.served):
+            raise NotFoundError(f"no model {ref.name!r}; there are: secret-model")
         info = ModelInfo(name=ref.name, version=self.version, task="fake")
         schema = {"properties": {"text": {}, "text_pair": {}}} if ref.name == "words-rank" else {}
         return ModelDescription(info=info, input_schema=schema, output_schema={}, params_schema={})
@@ -354,6 +354,24 @@ async def test_where_a_reader_is_not_served_faq_entries_and_passages_are_left(tm
     told = await ask(desk, "长江是亚洲最长的河流吗?")
     assert (told.kind, told.models) == ("none", ())
     assert told.sources
+    await desk.close()
+
+
+async def test_where_an_embedding_model_is_not_served_its_language_is_found_by_words(
+    tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    languages = {**LANGUAGES, "zh": LanguageModels(embedding="places-zh", reader="numbers-zh", calibration=PLAIN)}
+    desk = make_desk(tmp_path, engine, languages=languages)
+    await desk.create("north", BaseSpec(base="rivers"))
+    engine.missing = {"places-zh"}
+    jiang = document("jiang", "长江(Yangtze)全长6300公里。", language="zh")
+    await desk.upsert("north", "rivers", documents(document("nile", "The Nile is 6650 km long."), jiang))
+    told = await ask(desk, "长江(Yangtze)全长多少公里?")
+    assert (told.language, told.answer, told.sources[0].document_id) == ("zh", "6300", "jiang")
+    assert "found by its words alone" in caplog.text
+    assert engine.embedded() == ["The Nile is 6650 km long."]
+    told = await ask(desk, "How long is the Nile?")
+    assert (told.answer, told.sources[0].document_id) == ("6650", "nile")
     await desk.close()
 
 
