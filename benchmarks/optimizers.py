@@ -35,7 +35,7 @@ from taskloom.core.optimizing import StepRequest
 from taskloom.core.performance import Effort
 from taskloom.core.publishing import Report, measure, read_report
 from taskloom.core.registry import Registry
-from taskloom.core.runtime import ExecutionPlan, RuntimeConfig
+from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore, open_store
 from taskloom.plugins.commands.recipe import Recipe, load_recipe
@@ -381,14 +381,12 @@ def _found(store: ModelStore, asked: argparse.Namespace, subject: Subject, name:
         return Cell(subject.model, name, why_not=why_not)
     steps = [step.model_dump(mode="json") for step in artifact.manifest.steps]
     report = Report.model_validate_json(again.read_bytes()) if again.exists() else read_report(artifact)
-    now = TorchRuntime().plan(_runtime(asked))
-    if report.comparison is None or _way(report.comparison.before.plan) != _way(now):
-        return Cell(subject.model, name, why_not=f"not measured with its parent in {_way(now)}")
+    if report.comparison is None or report.comparison.before.plan.precision != asked.precision:
+        return Cell(subject.model, name, why_not=f"not measured with its parent in {asked.precision}")
+    packs = TorchRuntime().plan(_runtime(asked)).packed
+    if not asked.table and report.comparison.before.plan.packed != packs:  # a table may be of another machine
+        return Cell(subject.model, name, why_not=f"measured with weights {'as they are' if packs else 'packed'}")
     return Cell(subject.model, name, report, steps)
-
-
-def _way(plan: ExecutionPlan) -> str:
-    return f"{plan.precision}, weights {'packed' if plan.packed else 'as they are'}"
 
 
 def _cell_table(cells: Sequence[Cell]) -> Iterator[str]:

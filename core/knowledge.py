@@ -30,7 +30,7 @@ Where = Mapping[str, Scalar | tuple[Scalar, ...]]
 
 
 Mode = Literal["hybrid", "dense", "sparse", "graph"]
-"""By inner product, by BM25, by the two ranks fused, or by these and the rank of what the graph leads to."""
+"""By inner product, by BM25, by the two fused, or by these and what the graph leads to."""
 
 SearchMode = Literal["hybrid", "dense", "sparse", "graph", "reranked"]
 """A `Mode`, or what a question is answered from (what `graph` finds where the base keeps one, else `hybrid`) in the order that
@@ -114,8 +114,8 @@ class Embedded:
 @dataclass(frozen=True)
 class Query:
     """What to look for. `vectors` has the query's place in each space to search (float32 [D], length 1); it may be empty for
-    `sparse` and `graph`. `dense` ranks by inner product, `sparse` by BM25, `hybrid` fuses the two ranks. `graph` fuses
-    them with the rank of what the graph leads to, and is asked only of bases that keep one; `entities` are names that a model
+    `sparse` and `graph`. `dense` ranks by inner product, `sparse` by BM25, `hybrid` fuses the two. `graph` fuses
+    them with what the graph leads to, and is asked only of bases that keep one; `entities` are names that a model
     found in the text: names that the graph knows are found without them."""
 
     text: str

@@ -217,15 +217,12 @@ class Optimizing:
 
 
 def _learnable(model: TaskModel[Any, Any, Any], rows: Sequence[Example[Any]]) -> list[Example[Any]]:
-    """The rows that the model can learn from; raises `DataError` if there are none."""
+    """The rows that the model can learn from. All of them if there are none: a step that trains says what is wrong with them,
+    and others don't mind."""
     found = [row for row in rows if model.can_learn(row)]
-    if rows and not found:
-        raise DataError(
-            f"the model can learn from none of the {len(rows)} rows; its task's training says what it takes", path=rows[0].path
-        )
-    if len(found) < len(rows):
+    if found and len(found) < len(rows):
         log.warning("%d of %d rows are left out: the model can't learn from them", len(rows) - len(found), len(rows))
-    return found
+    return found or list(rows)
 
 
 def digests_of(needs: Needs, resolve: Callable[[str], Artifact], encoders: Sequence[Pretrained]) -> list[str]:

@@ -17,24 +17,28 @@ PROBE = (64, 384, 1536)
 texts."""
 
 
-class PackedLinear(nn.Module):
-    """`nn.Linear` with its weights arranged for oneDNN. `weight` reads them back, bit for bit; it can't be trained."""
+class PackedLinear(nn.Linear):
+    """A linear layer with its weights arranged for oneDNN: what it computes stays the same. `weight` reads them back, bit for
+    bit. It can't be trained, pickled or taken to another device or precision."""
 
     packed: Tensor
 
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
+    def __init__(self, layer: nn.Linear, packed: Tensor) -> None:
+        nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias = layer.bias
-        self.register_buffer("packed", packed_weight(layer.weight), persistent=False)
+        self.register_buffer("packed", packed, persistent=False)
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]
         """[out, in], made anew at each reading."""
         return self.packed.to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
         return packed_linear(x, self.packed, self.bias)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
+        return PackedLinear(self, self.packed).train(self.training)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -52,17 +56,25 @@ def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return found
 
 
-def pack(module: nn.Module) -> None:
-    """Puts a `PackedLinear` in the place of each linear layer whose weights are its own alone. Subclasses of `nn.Linear` stay:
-    they may mean something else by their weights."""
+def pack(module: nn.Module, made: dict[int, Tensor] | None = None) -> None:
+    """Puts a `PackedLinear` in the place of each linear layer inside of a part that says `calls_linear_layers`: that it
+    calls them and never reads their weights. Layers whose weights are another's, too, stay. `made` has packed weights by the id
+    of what they were made from, so that models which share weights share these."""
+    made = {} if made is None else made
     owners: dict[int, int] = {}
     for part in module.modules():
         for weights in part.parameters(recurse=False):
             owners[id(weights)] = owners.get(id(weights), 0) + 1
-    for part in list(module.modules()):
+    called = {
+        id(part): part for whole in module.modules() if getattr(whole, "calls_linear_layers", False) for part in whole.modules()
+    }
+    for part in called.values():
         for name, layer in list(part.named_children()):
             if type(layer) is nn.Linear and owners.get(id(layer.weight)) == 1 and not hasattr(layer, "parametrizations"):
-                setattr(part, name, PackedLinear(layer).train(layer.training))
+                packed = made.get(id(layer.weight))
+                if packed is None:
+                    packed = made[id(layer.weight)] = packed_weight(layer.weight)
+                setattr(part, name, PackedLinear(layer, packed).train(layer.training))
 
 
 LEAST_GAIN = 1.02

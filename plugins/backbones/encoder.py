@@ -48,6 +48,9 @@ class TextEncoder(nn.Module):
                 "use the layout 'padded'"
             )
         self.layout: Layout = layout or ("packed" if packable else "padded")
+        self.calls_linear_layers = (
+            packable  # of these architectures it is known; their weights can be packed (`_shared.packed`)
+        )
         self.hidden_size = backbone.hidden_size
         self.max_length = backbone.max_length
         self.position_offset = position_offset(config)

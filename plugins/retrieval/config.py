@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -64,7 +65,7 @@ class KnowledgeConfig(Frozen):
     """Whether names and their relations are extracted from passages, and lead to passages besides."""
 
     graph_weight: float = Field(default=0.1, ge=0)
-    """Of the graph's ranks among those that are fused: of those that were measured, the one that lost least."""
+    """Of the graph's scores in the fusion: of those that were measured (with ranks), the one that lost least."""
 
     graph_hops: int = Field(default=1, ge=0, le=MAX_HOPS)
     """How many relations away from the question's names passages are looked for; 0: where these names stand."""
@@ -82,3 +83,8 @@ class KnowledgeConfig(Frozen):
     def _passages_fit(self) -> KnowledgeConfig:
         self.passages()
         return self
+
+
+def stored_config(text: str) -> KnowledgeConfig:
+    """What `create` wrote. Bases from before there was a choice fuse ranks, as they always have."""
+    return KnowledgeConfig.model_validate({"fusion": "ranks", **json.loads(text)})

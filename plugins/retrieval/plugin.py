@@ -19,7 +19,7 @@ class FaissRetriever(RetrieverPlugin):
     """Keeps knowledge bases in folders of this machine. `splitter` takes the place of the built-in one."""
 
     name: ClassVar[str] = "faiss"
-    description: ClassVar[str] = "SQLite for the passages, FAISS for their vectors, tantivy for BM25, fused by rank."
+    description: ClassVar[str] = "SQLite for the passages, FAISS for their vectors, tantivy for BM25, the two fused."
     Config: ClassVar[type[BaseModel]] = KnowledgeConfig
 
     def __init__(self, splitter: Splitter | None = None) -> None:

@@ -22,7 +22,7 @@ from taskloom.core.errors import AlreadyExistsError, ArtifactError, UnavailableE
 from taskloom.core.knowledge import Document, Passage, VersionInfo
 from taskloom.core.store import sync_path
 from taskloom.plugins.retrieval.changes import Revision, close_version, end_lives, insert_revision, now
-from taskloom.plugins.retrieval.config import KnowledgeConfig
+from taskloom.plugins.retrieval.config import KnowledgeConfig, stored_config
 from taskloom.plugins.retrieval.filters import Ints
 from taskloom.plugins.retrieval.graph.tables import TABLES as GRAPH_TABLES
 from taskloom.plugins.retrieval.graph.tables import GraphTables, prune_graph
@@ -65,7 +65,7 @@ class PassageStore:
             self._lock.close()
             raise
         try:
-            self.config = KnowledgeConfig.model_validate_json(self._setting("config"))
+            self.config = stored_config(self._setting("config"))
             self.dtype = np.dtype(self.config.dtype)
             self.graph = GraphTables(self._read, partial(damaged, folder)) if self.config.graph else None
         except BaseException as exc:

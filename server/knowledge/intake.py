@@ -46,9 +46,8 @@ class Intake:
 
     async def embedded(self, prepared: Prepared) -> tuple[Prepared, list[Embedded]]:
         """The places of the passages whose language has an embedding model."""
-        languages = {self.language(passage.language) for passage in prepared.passages}
-        embedded = {language for language in languages if self._models.embeds(language)}
-        passages = [passage for passage in prepared.passages if self.language(passage.language) in embedded]
+        languages = self._models.spaces().keys()
+        passages = [passage for passage in prepared.passages if self.language(passage.language) in languages]
         placed = await _all([self._placed(passage) for passage in passages])
         refused = _refused(passages, placed, "a passage can't be embedded")
         vectors = [

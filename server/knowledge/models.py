@@ -90,34 +90,26 @@ class KnowledgeModels:
     def __init__(self, engine: InferenceEngine, settings: KnowledgeSettings) -> None:
         self._engine = engine
         self._languages = settings.languages
-        self._missing: set[str] = set()
         self._about_documents = asyncio.Semaphore(AT_ONCE)
 
     def embeds(self, language: str) -> bool:
-        """Whether passages of the language have a place in some space; others are found by their words alone: those whose
-        embedding model is not served among them."""
-        model = self._languages[language].embedding if language in self._languages else ""
-        return bool(model) and self._is_served(model)
-
-    def _is_served(self, model: str) -> bool:
-        try:
-            self._engine.describe(ModelRef.parse(model))
-        except NotFoundError as error:
-            if model not in self._missing:
-                self._missing.add(model)
-                log.warning("what %s would embed is found by its words alone: %s", model, error)
-            return False
-        return True
+        """Whether passages of the language have a place in some space; others are found by their words alone."""
+        return language in self._languages and bool(self._languages[language].embedding)
 
     def reads(self, language: str) -> bool:
         """Whether there is a reader for questions in the language."""
         return language in self._languages and bool(self._languages[language].reader)
 
     def spaces(self) -> dict[str, str]:
-        """The space that each language's passages are embedded in now: the model's name and version."""
+        """The space that each language's passages are embedded in now: the model's name and version. A language whose model is
+        not served has none."""
         found = {}
         for language in filter(self.embeds, self._languages):
-            info = self._engine.describe(ModelRef.parse(self._model(language, "embedding"))).info
+            try:
+                info = self._engine.describe(ModelRef.parse(self._model(language, "embedding"))).info
+            except NotFoundError as error:
+                log.warning("passages in %r will be found by their words alone: %s", language, error)
+                continue
             found[language] = f"{info.name}@{info.version}"
         return found
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from taskloom.core.errors import UnsupportedError
+from taskloom.core.errors import NotFoundError, UnsupportedError
 from taskloom.core.knowledge import Hit, Mode, Query, View
 from taskloom.core.knowledge_calls import (
     AnswerConfig,
@@ -175,7 +175,11 @@ class Questions:
         spaces = frozenset() if mode == "sparse" or not self._models.embeds(language) else view.spaces()
         if not spaces:
             return {}, ""
-        placed = await self._models.place_question(text, language, deadline_s)
+        try:
+            placed = await self._models.place_question(text, language, deadline_s)
+        except NotFoundError as error:
+            log.warning("questions in %r find passages by their words alone: %s", language, error)
+            return {}, ""
         model = placed.space.partition("@")[0]
         if stale := sorted(space for space in spaces - {placed.space} if space.partition("@")[0] == model):
             log.warning("passages embedded by %s are not compared with %s: put them in again", ", ".join(stale), placed.space)

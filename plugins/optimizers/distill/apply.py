@@ -67,6 +67,8 @@ def distill(model: TaskModel[Any, Any, Any], config: DistillConfig, context: Opt
     kept = keep_layers(model, config)
     for teacher in panel.models:
         teacher.module.to(pick_device(config.device)).requires_grad_(False)
+    if config.student or config.backbone:  # it may read in other pieces than the model that the step was given
+        context = dataclasses.replace(context, train=[row for row in context.train if model.can_learn(row)])
     taught = dataclasses.replace(context, train=lessons(context.task, context.train, config, _mask_token(model, panel)))
     reading = reading_of(model, panel, context.train, some_untold=len(taught.train) > len(context.train))
     watching = watched_places(model, panel, reading, config)

@@ -106,12 +106,13 @@ def runs_through(model: TaskModel[Any, Any, Any], structures: Sequence[Structure
     return any(bool(v.isnan().any()) for v in found.values() if isinstance(v, Tensor) and v.is_floating_point())
 
 
-def _as_served(model: TaskModel[Any, Any, Any]) -> TaskModel[Any, Any, Any]:
+def _as_served(model: TaskModel[Any, Any, Any], packed: dict[int, Tensor]) -> TaskModel[Any, Any, Any]:
+    """A copy with packed weights where the torch runtime would pack them; those in `packed` are shared."""
     model.module.eval()
     if next(model.module.parameters()).is_cuda or packing_gain(torch.float32) < LEAST_GAIN:
         return model
     served = shrunk(model, {})
-    pack(served.module)
+    pack(served.module, packed)
     return served
 
 
@@ -121,12 +122,13 @@ def times(models: Sequence[TaskModel[Any, Any, Any]], batches: Sequence[Batch], 
     which what else it does hardly changes."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     best = [float("inf")] * len(models)
-    models = [_as_served(model) for model in models]
+    packed: dict[int, Tensor] = {}
+    served = [_as_served(model, packed) for model in models]  # `models` keeps the weights alive whose ids `packed` has
     with torch.inference_mode():
-        for model, batch in zip(models, batches, strict=True):
+        for model, batch in zip(served, batches, strict=True):
             model.forward(batch)
         for _ in range(rounds):
-            for place, (model, batch) in enumerate(zip(models, batches, strict=True)):
+            for place, (model, batch) in enumerate(zip(served, batches, strict=True)):
                 began = clock()
                 model.forward(batch)
                 best[place] = min(best[place], clock() - began)

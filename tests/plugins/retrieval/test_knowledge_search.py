@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from small_knowledge import SPACE, drawn_vector, embedded, ids, numbered, put
 
 from taskloom.core.errors import InvalidInputError
 from taskloom.core.knowledge import Document, Embedded, KnowledgeBase, Query
+from taskloom.plugins.retrieval.config import KnowledgeConfig, stored_config
 from taskloom.plugins.retrieval.fusion import convex_combination, reciprocal_rank_fusion
 
 Create = Callable[..., KnowledgeBase]
@@ -44,7 +46,7 @@ def test_fusion_takes_the_mean_of_scores_on_one_scale() -> None:
     assert convex_combination([]) == {}
 
 
-@pytest.mark.parametrize(("fusion", "most"), [("scores", 1.0), ("ranks", 2 / 61)])
+@pytest.mark.parametrize(("fusion", "most"), [("scores", 1.0), ("ranks", 1 / 61)])
 def test_a_base_fuses_scores_or_ranks_as_it_is_set(create: Create, fusion: str, most: float) -> None:
     """What both searches find first has the most that there is to have."""
     base = create(fusion=fusion)
@@ -52,6 +54,12 @@ def test_a_base_fuses_scores_or_ranks_as_it_is_set(create: Create, fusion: str, 
     with base.view() as view:
         hits = view.search(Query("R7000", {SPACE: drawn_vector("the R7000 reboots")}))
     assert (ids(hits)[0], hits[0].score) == ("r#0", pytest.approx(most))
+
+
+def test_a_base_from_before_there_was_a_choice_fuses_ranks() -> None:
+    told = KnowledgeConfig(dense_weight=1.0, sparse_weight=1.0).model_dump(mode="json", exclude={"fusion"})
+    assert stored_config(json.dumps(told)).fusion == "ranks"
+    assert stored_config(KnowledgeConfig().model_dump_json()).fusion == "scores"
 
 
 def test_weights_say_which_search_counts(create: Create) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -18,6 +19,9 @@ from taskloom.core.store import open_store
 from taskloom.core.task import SharedParts
 from taskloom.plugins._shared import packed
 from taskloom.plugins._shared.packed import PackedLinear, linear_seconds, pack
+from taskloom.plugins.backbones.encoder import TextEncoder
+from taskloom.plugins.backbones.loading import load_backbone
+from taskloom.plugins.backbones.shape import encoder_layers
 from taskloom.plugins.runtimes.torch import TorchRuntime, choose_packing
 
 needs_onednn = pytest.mark.skipif(
@@ -27,7 +31,9 @@ TEXTS = ("I lost my card", "Where is my money?", "Why was Anna Smith charged twi
 
 
 class Tied(nn.Module):
-    """Words in and out by one table, and an adapter's small layers."""
+    """Words in and out by one table, and two layers between them."""
+
+    calls_linear_layers = True
 
     def __init__(self, bias: bool = True) -> None:
         super().__init__()
@@ -79,6 +85,27 @@ def test_what_is_tied_or_of_another_kind_stays_and_weights_can_be_read_and_saved
     assert held == sum(values.numel() for name, values in before.items() if name != "out.weight"), "counted once each"
 
 
+@needs_onednn
+def test_copies_share_what_is_packed_and_parts_that_may_read_weights_keep_them() -> None:
+    module, made, ids = nn.ModuleList([Tied(), nn.Linear(4, 4)]), dict[int, torch.Tensor](), torch.arange(3)
+    pack(module, made)
+    assert type(module[1]) is nn.Linear
+    assert len(made) == 2
+    copied = copy.deepcopy(module)
+    assert copied[0].inner[0].packed is module[0].inner[0].packed
+    assert torch.equal(copied[0](ids), module[0](ids))
+
+
+@needs_onednn
+def test_the_layers_of_a_packed_encoder_are_still_found(tiny_bert: str) -> None:
+    """A model with a learnt prefix that comes to a trunk which others run on asks for them."""
+    encoder = TextEncoder(load_backbone(tiny_bert, max_length=32))
+    before = len(encoder_layers(encoder.model, through_adapters=True))
+    pack(encoder)
+    assert isinstance(encoder_layers(encoder.model, through_adapters=True)[0].first, PackedLinear)
+    assert len(encoder_layers(encoder.model, through_adapters=True)) == before > 0
+
+
 def test_weights_are_packed_where_that_is_faster_and_the_plan_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "packing_gain", lambda dtype: 2.0 if dtype == torch.float32 else 0.9)
     assert choose_packing("fp32", "cpu") == (True, "weights packed: a layer ran 2.0 times as fast with packed ones")
@@ -93,7 +120,6 @@ def test_weights_are_packed_where_that_is_faster_and_the_plan_says_so(monkeypatc
 
 def test_a_torch_without_the_kernels_keeps_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     linear_seconds.cache_clear()
-    monkeypatch.delattr("torch.ops.mkldnn._reorder_linear_weight", raising=False)
     monkeypatch.setattr("taskloom.plugins._shared.packed.packed_weight", _missing)
     try:
         assert math.isinf(linear_seconds(torch.float32, packed=True))
