@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 import taskloom.sdk
 from taskloom.core.knowledge import Document, Hit, Mode
 from taskloom.core.knowledge_calls import MAX_READ
-from taskloom.core.knowledge_figures import KnownQuestion
+from taskloom.core.knowledge_figures import Gain, KnownQuestion, ModeFigures
 from taskloom.core.settings import Calibration, KnowledgeSettings
 from taskloom.plugins.retrieval.evaluation import (
     MODES,
@@ -32,8 +32,10 @@ from taskloom.plugins.retrieval.evaluation import (
     Tried,
     answer_figures,
     best_scores,
+    gain_of,
     is_right,
-    judge_search,
+    mode_figures,
+    search_places,
     threshold_for,
 )
 from taskloom.server.knowledge.answering import LEAST, candidates, span_confidence
@@ -41,6 +43,7 @@ from taskloom.server.knowledge.models import Reading
 
 BASE = "benchmark"
 SPARSE: Mode = "sparse"
+HYBRID: Mode = "hybrid"
 READ = 5
 RISK = 0.3
 ROUNDS = 3
@@ -88,15 +91,23 @@ def main() -> None:
         def search(question: str, mode: Mode, limit: int) -> Sequence[Hit]:
             return base.search(question, mode=mode, limit=limit).hits
 
+        found = {}
         for mode in MODES if models.embedding else (SPARSE,):
-            figures = judge_search(search, questions, mode)
-            told = ", ".join(
-                f"{name} {value:.3f} ({figures.intervals[name][0]:.3f} to {figures.intervals[name][1]:.3f})"
-                for name, value in figures.metrics.items()
-            )
-            print(f"{mode}: {told}; p50 {1e3 * figures.p50_s:.0f} ms, p99 {1e3 * figures.p99_s:.0f} ms", flush=True)
+            found[mode], took = search_places(search, questions, mode)
+            figures = mode_figures(found[mode], took)
+            print(f"{mode}: {_told(figures)}; p50 {1e3 * figures.p50_s:.0f} ms, p99 {1e3 * figures.p99_s:.0f} ms", flush=True)
+        for mode in (mode for mode in found if mode != HYBRID and HYBRID in found):
+            print(f"hybrid more than {mode}: {_told(gain_of(found[HYBRID], found[mode]))}", flush=True)
         answered = [_answered(client, models.reader, search, question) for question in questions]
     _report(answered, models.calibration)
+
+
+def _told(figures: ModeFigures | Gain) -> str:
+    """Each figure with its interval."""
+    return ", ".join(
+        f"{name} {value:.3f} ({figures.intervals[name][0]:.3f} to {figures.intervals[name][1]:.3f})"
+        for name, value in figures.metrics.items()
+    )
 
 
 def _answered(client: taskloom.sdk.LocalClient, reader: str, search: object, question: KnownQuestion) -> Answered:

@@ -33,7 +33,7 @@ REMEMBERED = 4
 
 def main() -> None:
     asked = _arguments()
-    with taskloom.sdk.local(["embed-en", "qa-en", "qa-zh"], home=asked.home) as client:
+    with taskloom.sdk.local(["embed-en", "embed-zh", "qa-en", "qa-zh"], home=asked.home) as client:
         desk = opened_desk(client)
         turns: deque[Turn] = deque(maxlen=REMEMBERED)
         questions = asked.question or (() if asked.chat else QUESTIONS)

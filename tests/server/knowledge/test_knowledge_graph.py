@@ -353,7 +353,7 @@ def test_names_are_asked_about_where_no_sentence_ends_between_them() -> None:
 def test_who_loads_no_others_loads_the_models_of_graphs_where_a_base_keeps_one(tmp_path: Path) -> None:
     registry = load_registry()
     settings = Settings(home=tmp_path)
-    assert models_wanted(settings, registry, "default") == ["embed-en", "qa-en", "qa-zh"]
+    assert models_wanted(settings, registry, "default") == ["embed-en", "embed-zh", "qa-en", "qa-zh"]
     for name, graph in (("plain", False), ("linked", True)):
         folder = tmp_path / "knowledge" / "default" / name
         folder.mkdir(parents=True)
@@ -361,6 +361,8 @@ def test_who_loads_no_others_loads_the_models_of_graphs_where_a_base_keeps_one(t
         (folder / "base.json").write_text(spec.model_dump_json())
         wanted = models_wanted(settings, registry, "default")
         assert wanted == (
-            ["embed-en", "ner-en", "qa-en", "qa-zh", "relation-en@1"] if graph else ["embed-en", "qa-en", "qa-zh"]
+            ["embed-en", "embed-zh", "ner-en", "qa-en", "qa-zh", "relation-en@1"]
+            if graph
+            else ["embed-en", "embed-zh", "qa-en", "qa-zh"]
         )
-    assert models_wanted(settings, registry, "other") == ["embed-en", "qa-en", "qa-zh"]
+    assert models_wanted(settings, registry, "other") == ["embed-en", "embed-zh", "qa-en", "qa-zh"]
