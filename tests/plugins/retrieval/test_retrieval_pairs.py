@@ -21,7 +21,7 @@ SQUAD = ROOT / "tests" / "data" / "squadshifts-sample.json"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rerank_pairs", ROOT / "benchmarks" / "rerank" / "pairs.py")
+    spec = importlib.util.spec_from_file_location("retrieval_pairs", ROOT / "benchmarks" / "retrieval" / "pairs.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -87,6 +87,6 @@ def test_the_recipe_can_be_read_and_names_what_the_script_writes() -> None:
     from taskloom.plugins.commands.recipe import load_recipe
     from taskloom.plugins.tasks.classification.schema import TrainConfig
 
-    recipe = load_recipe(ROOT / "benchmarks" / "rerank" / "rank-en.toml")
+    recipe = load_recipe(ROOT / "benchmarks" / "retrieval" / "rank-en.toml")
     assert TrainConfig.model_validate(recipe.config).pair
     assert [path.name for path in (*recipe.data.train, *recipe.data.evaluation)] == ["train.jsonl", "dev.jsonl"]

@@ -1,10 +1,10 @@
 """Pairs to train a re-ranker or an embedding model on, from questions that annotators asked about paragraphs (files in
 SQuAD's form).
 
-    python benchmarks/rerank/pairs.py --data squadshifts/train.json --out pairs [--embedding embed-en --home FOLDER]
-    taskloom train benchmarks/rerank/rank-en.toml
+    python benchmarks/retrieval/pairs.py --data squadshifts/train.json --out pairs [--embedding embed-en --home FOLDER]
+    taskloom train benchmarks/retrieval/rank-en.toml
 
-    python benchmarks/rerank/pairs.py --data cmrc2018/train.json drcd/train.json --out pairs --for embedding --negatives 1
+    python benchmarks/retrieval/pairs.py --data cmrc2018/train.json drcd/train.json --out pairs --for embedding --negatives 1
 
 A question and a passage of its paragraph that holds an answer are `relevant`. `irrelevant` are hard negatives: the
 passages of other paragraphs that search ranks highest, by words (BM25) and, with `--embedding`, by meaning, turn by turn; those
