@@ -226,7 +226,9 @@ def check_reached(learner: Learner, context: OptimizeContext) -> None:
     of it would not learn to do without them."""
     with torch.random.fork_rng():
         learner.module.train()
-        torch.autograd.backward(learner.loss(learner.collate(context.train[:CHECKED_ROWS])))
+        loss = learner.loss(learner.collate(context.train[:CHECKED_ROWS]))
+        if loss.requires_grad:
+            torch.autograd.backward(loss)
     layers = watchable_layers(learner.student)
     reached = not layers or any(p.grad is not None and bool(p.grad.any()) for layer in layers for p in layer.parameters())
     learner.module.zero_grad(set_to_none=True)

@@ -83,6 +83,8 @@ def gradient_spectra(
             for start in range(0, len(examples), READ_AT_ONCE):
                 part = examples[start : start + READ_AT_ONCE]
                 loss = model.loss(model.collate(part))
+                if not loss.requires_grad:  # none of these rows runs through the layers
+                    continue
                 found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
                 for name, gradient in zip(weights, found, strict=True):
                     if gradient is not None:

@@ -33,7 +33,10 @@ def importances(
         for structure, gate in zip(structures, gates, strict=True):
             stack.enter_context(structure.gated(gate))
         for example in examples:
-            gradients = torch.autograd.grad(model.loss(model.collate([example])), gates, allow_unused=True)
+            loss = model.loss(model.collate([example]))
+            if not loss.requires_grad:  # the row runs through none of them
+                continue
+            gradients = torch.autograd.grad(loss, gates, allow_unused=True)
             for total, gradient in zip(found, gradients, strict=True):
                 if gradient is not None:
                     total.add_(gradient.double().square() if how == "fisher" else gradient.double().abs())

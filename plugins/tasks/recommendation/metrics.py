@@ -28,6 +28,8 @@ from taskloom.plugins.tasks.recommendation.start import matrix_of
 BATCH = 64
 SHORT, LONG = 10, 20
 PLAIN = RecommendationParams(top_k=LONG, reasons=0)
+SAID = 3
+"""Items that users say in words, where it is measured how well they are understood."""
 NEWCOMER_ITEMS = (1, 3, 5)
 """Lengths of the histories that new users are played with."""
 
@@ -135,13 +137,17 @@ def evaluate(
     tables = {"warm_items": _compared(rows, warm, ours)}
     cold_metrics, cold_drawn, cold_table = _cold(predictor, rows)
     tables["cold_items"] = cold_table
-    tables["new_users"] = _newcomers(predictor, rows, warm)
+    newcomers = _Newcomers(predictor, rows, warm)
+    tables["new_users"] = newcomers.by_items()
+    said = newcomers.in_words()
+    found = {**metrics, **cold_metrics, "words_recall@10": float(said.mean())}
+    resampled = {**drawn, **cold_drawn, **replicates(lambda users: {"words_recall@10": float(said[users].mean())}, len(said))}
     return EvaluationResult(
-        metrics={**metrics, **cold_metrics},
-        intervals=intervals_of({**drawn, **cold_drawn}),
+        metrics=found,
+        intervals=intervals_of(resampled),
         tables=tables,
         examples=len(examples),
-        pairing=Pairing(metrics={**drawn, **cold_drawn}, rows=tuple(ours.recall_10.tolist())),
+        pairing=Pairing(metrics=resampled, rows=tuple(ours.recall_10.tolist())),
     )
 
 
@@ -230,18 +236,45 @@ def _cold(
     return measure(np.arange(len(users))), replicates(measure, len(users)), tuple(table)
 
 
-def _newcomers(
-    predictor: Predictor[RecommendationInput, RecommendationOutput, RecommendationParams], rows: _Rows, users: NDArray[np.intp]
-) -> tuple[tuple[str | float | int, ...], ...]:
+class _Newcomers:
     """The same users as if they were new: nothing is known but a few items, from all over their history."""
-    table: list[tuple[str | float | int, ...]] = [("items_known", "users", "recall@10", "recall@20", "ndcg@10")]
-    wanted = [rows.warm[i] for i in users]
-    histories = [[item for item in rows.examples[i].input.history if item in rows.number] for i in users]
-    for known in NEWCOMER_ITEMS:
-        few = [history[:: max(1, len(history) // known)][:known] for history in histories]
-        asked = [RecommendationInput(history=tuple(told)) for told in few]
+
+    def __init__(
+        self,
+        predictor: Predictor[RecommendationInput, RecommendationOutput, RecommendationParams],
+        rows: _Rows,
+        users: NDArray[np.intp],
+    ) -> None:
+        self._predictor = predictor
+        self._rows = rows
+        self._users = users
+        self._wanted = [rows.warm[i] for i in users]
+        self._histories = [[item for item in rows.examples[i].input.history if item in rows.number] for i in users]
+
+    def by_items(self) -> tuple[tuple[str | float | int, ...], ...]:
+        names = ("recall@10", "recall@20", "ndcg@10")
+        table: list[tuple[str | float | int, ...]] = [("items_known", "users", *names)]
+        for known in NEWCOMER_ITEMS:
+            found = self._judged([RecommendationInput(history=tuple(few)) for few in self._few(known)])
+            means = found.means(self._rows.catalogue)
+            table.append((known, len(self._users), *(round(means[name], 4) for name in names)))
+        return tuple(table)
+
+    def in_words(self) -> Floats:
+        """Recall@10 [users] where `SAID` items are told by their texts alone, which the encoder has to read: a text is no title
+        that could be looked up."""
+        model = self._predictor.model
+        assert isinstance(model, RecommendationModel)
+        items = model.catalogue.items
+        asked = [
+            RecommendationInput(likes=tuple(items[self._rows.number[item]].text() for item in few)) for few in self._few(SAID)
+        ]
+        return self._judged(asked).recall_10
+
+    def _few(self, count: int) -> list[list[str]]:
+        return [history[:: max(1, len(history) // count)][:count] for history in self._histories]
+
+    def _judged(self, asked: Sequence[RecommendationInput]) -> Found:
         # What else they have chosen is no wrong answer, and no right one.
-        params = [PLAIN.model_copy(update={"exclude": tuple(history)}) for history in histories]
-        means = judge(_ranked(predictor, rows, asked, users, params), wanted).means(rows.catalogue)
-        table.append((known, len(users), *(round(means[name], 4) for name in ("recall@10", "recall@20", "ndcg@10"))))
-    return tuple(table)
+        params = [PLAIN.model_copy(update={"exclude": tuple(history)}) for history in self._histories]
+        return judge(_ranked(self._predictor, self._rows, asked, self._users, params), self._wanted)

@@ -51,7 +51,10 @@ WELL_KNOWN = 0.9
 
 class TwoTowers(nn.Module):
     """Both towers, and `reading`, which compresses texts; the encoder's hidden states come in from outside. `ids` are those
-    of a model in training."""
+    of a model in training.
+
+    It is trained between `start_learning` and `settle` only: then the items' vectors are made, and towers that went on without
+    them would rank worse, whatever is done to the encoder."""
 
     item: ItemTower
     user: UserTower
@@ -63,8 +66,17 @@ class TwoTowers(nn.Module):
         self.item = ItemTower(reading + len(saved.values), saved.towers)
         self.user = UserTower(saved.towers, saved.users, len(saved.features))
         self.reading = nn.Linear(reading, saved.towers.reading)
-        self.reading.requires_grad_(False)
         self.ids = None
+        self.requires_grad_(False)
+
+    def start_learning(self, ids: ItemIds) -> None:
+        self.ids = ids
+        for learning in (self.item, self.user, ids):
+            learning.requires_grad_(True)
+
+    def settle(self) -> None:
+        self.ids = None
+        self.requires_grad_(False)
 
 
 class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOutput, RecommendationParams]):
@@ -331,7 +343,8 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
             item, weight = learning.ids.vectors(learning.item)
             text = self._read(learning.ids.content[:, : self.parts.hidden_size])
         self._take(ItemVectors.rounded(item, weight, text))
-        self.learning = self.towers.ids = None
+        self.learning = None
+        self.towers.settle()
 
     def distillation_targets(self, outputs: Outputs) -> Mapping[str, SoftTarget]:
         """Scores of every item [N, items], the user's vector [N, D], and the vectors of a user's words [L, E]: the scores alone

@@ -40,6 +40,10 @@ class RecommendationTask(TaskPlugin[RecommendationInput, RecommendationOutput, R
             name="cold_recall@10",
             description="Recall@10 of items that nobody is known to have chosen, among all such items; 0 where there are none.",
         ),
+        MetricSpec(
+            name="words_recall@10",
+            description="Recall@10 where nothing is known of users but the texts of three items that they chose.",
+        ),
     )
     primary_metric: ClassVar[str] = "recall@10"
     data_formats: ClassVar[tuple[str, ...]] = ("jsonl", "csv", "tsv")

@@ -1,5 +1,5 @@
-"""Training a finished recommender further, with its items' vectors as they are: what an optimizer needs to mend what it did to
-the towers or to the encoder that reads a user's words."""
+"""Training a finished recommender further, with its items' vectors and its towers as they are: what an optimizer needs to mend
+what it did to the encoder that reads a user's words."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def start_learning(model: RecommendationModel, texts: Tensor, histories: Sequenc
     met[torch.tensor([place for history in histories for place in history], dtype=torch.long)] = True
     ids = ItemIds(model.content(items, texts), met, config.towers.dimensions)
     model.learn_to_read(texts)
-    model.towers.ids = ids
+    model.towers.start_learning(ids)
     model.learning = Learning(model.towers.item, model.towers.user, ids, config, histories)
 
 

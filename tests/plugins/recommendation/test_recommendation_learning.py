@@ -147,8 +147,10 @@ def test_training_lowers_the_loss_and_can_be_interrupted(
 
 
 def test_a_finished_recommender_learns_further_from_what_it_is_not_told(world: Any, trained: Any) -> None:
-    """What is to be found is neither told nor said in words. Its items' vectors stay as they are."""
+    """What is to be found is neither told nor said in words. Items' vectors and towers stay as they are: the encoder learns."""
     model = trained.model
+    encoder = model.parts.backbone.model
+    encoder.requires_grad_(True)
     rows = list(read_examples(world.choices))[:16]
     torch.manual_seed(3)
     batch = model.collate(rows)
@@ -166,8 +168,10 @@ def test_a_finished_recommender_learns_further_from_what_it_is_not_told(world: A
     loss = model.loss(batch)
     loss.backward()
     assert bool(loss.isfinite())
-    assert model.towers.user.out.weight.grad is not None
+    assert not [name for name, weight in model.towers.named_parameters() if weight.requires_grad]
+    assert any(weight.grad is not None and bool(weight.grad.any()) for weight in encoder.parameters())
     model.module.zero_grad(set_to_none=True)
+    encoder.requires_grad_(False)
 
 
 def test_features_of_users_can_be_learnt_from(

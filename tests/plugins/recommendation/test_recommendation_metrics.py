@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 
 from taskloom.core.errors import DataError
 from taskloom.plugins.optimizing import DataFiles, read_rows
@@ -132,6 +134,18 @@ def test_evaluation_prints_the_model_beside_simpler_methods(world: Any, trained:
     assert result.tables["warm_items"][1][2] == round(result.metrics["recall@10"], 4)
     assert [row[0] for row in result.tables["cold_items"]][1:] == ["cold items", "all items"]
     assert [row[0] for row in result.tables["new_users"]][1:] == [1, 3, 5]
+    deaf = RecommendationTask().evaluate(_deaf(predictor), held)
+    assert deaf.metrics["recall@10"] == result.metrics["recall@10"], "a history is not read"
+    assert deaf.metrics["words_recall@10"] < result.metrics["words_recall@10"]
+
+
+def _deaf(predictor: Any) -> Any:
+    """The same recommender, to whose encoder every text is the same."""
+    found = copy.deepcopy(predictor)
+    for name, weight in found.model.parts.backbone.model.named_parameters():
+        if "word_embeddings" in name:
+            torch.nn.init.zeros_(weight)
+    return found
 
 
 @pytest.mark.parametrize(

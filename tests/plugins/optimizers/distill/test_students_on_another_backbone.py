@@ -21,8 +21,10 @@ from taskloom.core.optimizer import Pretrained
 from taskloom.core.optimizing import StepRequest
 from taskloom.core.task import Example, SharedParts
 from taskloom.plugins.backbones.loading import load_backbone, published_digest, save_backbone
+from taskloom.plugins.optimizers.distill.learner import Learner
 from taskloom.plugins.optimizers.distill.losses import soft_loss
 from taskloom.plugins.optimizing import _licence, named_by, told_once
+from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.embedding.model import EmbeddingModel
 from taskloom.plugins.tasks.embedding.schema import EmbeddingInput, EmbeddingTarget
 from taskloom.plugins.tasks.fill_mask.model import FillMaskModel
@@ -89,6 +91,23 @@ def test_a_classifier_on_a_named_backbone_learns_the_parents_answers(
         taught.run("distill", backbone=narrow, student="small", **QUICK)
     with pytest.raises(NotFoundError, match="no backbone 'nowhere'"):
         taught.run("distill", backbone="nowhere", **QUICK)
+
+
+def test_rows_that_only_the_student_cannot_learn_from_are_left_out(
+    steps: Callable[..., Steps], narrow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut into its pieces a text may be too long, as it was not in its teacher's."""
+    taught = steps("taught")
+    lost = taught.rows[0]
+    monkeypatch.setattr(
+        ClassificationModel, "can_learn", lambda self, row: row != lost or self.parts.hidden_size != 16, raising=False
+    )
+    seen: list[Example[Any]] = []
+    collate = Learner.collate
+    monkeypatch.setattr(Learner, "collate", lambda self, rows: seen.extend(rows) or collate(self, rows))
+    taught.run("distill", backbone=narrow, **{**QUICK, "epochs": 1})
+    assert lost not in seen
+    assert all(row in seen for row in taught.rows if row != lost)
 
 
 def test_a_step_that_was_kept_is_not_taken_for_one_with_other_weights_of_the_same_name(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from taskloom.core.publishing import draft_artifact
 from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, SharedParts, TaskModel, TrainRun
+from taskloom.plugins._shared import packed
+from taskloom.plugins._shared.packed import linear_seconds
 from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.optimizers.prune import apply, latency
 from taskloom.plugins.optimizers.prune.importance import importances
@@ -192,6 +195,23 @@ def test_the_latency_target_is_met_by_the_prediction(tiny_bert: str, tmp_path: P
     assert all(curve["seconds"] == sorted(curve["seconds"]) for curve in facts["table"]["curves"])
     assert all(len(kept["parts"]) >= 1 for kept in facts["kept"].values())
     assert {len(kept["parts"]) % 16 for name, kept in facts["kept"].items() if "units" in name} == {0}
+
+
+@pytest.mark.skipif(math.isinf(linear_seconds(torch.float32, packed=True)), reason="this torch has no packed kernels of oneDNN")
+@pytest.mark.parametrize(("gain", "packs"), [(2.0, True), (1.0, False)])
+def test_models_are_timed_with_their_weights_as_they_are_served(
+    gain: float, packs: bool, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "packing_gain", lambda _: gain)
+    called: list[torch.Tensor] = []
+    computed = packed.packed_linear
+    monkeypatch.setattr(packed, "packed_linear", lambda x, weight, bias: called.append(weight) or computed(x, weight, bias))
+    model, rows = classifier(tiny_bert)
+    batch = model.encode([row.input for row in rows])
+    [seconds] = latency.times([model], [batch], rounds=1)
+    assert seconds > 0
+    assert bool(called) == packs
+    assert not any(isinstance(part, packed.PackedLinear) for part in model.module.modules())
 
 
 def test_a_recommender_is_timed_where_it_reads_words(tiny_bert: str, tmp_path: Path) -> None:
