@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from taskloom.core.errors import DataError, TaskloomError
 from taskloom.core.predictor import Predictor
 from taskloom.core.task import EvaluationResult, Example, Pairing
-from taskloom.plugins._shared.answer_scores import exact_match, f1
+from taskloom.plugins._shared.answer_scores import exact_match, f1, is_chinese
 from taskloom.plugins._shared.bootstrap import intervals_of, replicates
 from taskloom.plugins.tasks.qa.schema import QaInput, QaOutput, QaParams
 from taskloom.plugins.tasks.qa.scoring import best_match
@@ -19,8 +20,19 @@ from taskloom.plugins.tasks.qa.scoring import best_match
 BATCH = 32
 BINS = 10
 QUESTION_WORDS = ("what", "who", "when", "where", "why", "how", "which")
+CHINESE_QUESTION_WORDS = (
+    ("什么时候", re.compile("什么时候|什麼時候|何时|何時")),
+    ("为什么", re.compile("为什么|為什麼|为何|為何")),
+    ("什么", re.compile("什么|什麼")),
+    ("谁", re.compile("[谁誰]")),
+    ("哪", re.compile("哪")),
+    ("多少", re.compile("多少|[几幾]|多[大高长長远遠重久]")),
+    ("怎么", re.compile("怎么|怎麼|怎样|怎樣|如何")),
+)
 ANSWER_LENGTHS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 0))
 """(from, to) words of the shortest true answer; 0 is no end."""
+CHINESE_ANSWER_LENGTHS = ((1, 5), (6, 10), (11, 20), (21, 40), (41, 0))
+"""The same in characters, of a context in Chinese."""
 
 Floats = NDArray[np.float64]
 Table = tuple[tuple[str | float | int, ...], ...]
@@ -47,7 +59,7 @@ def evaluate(predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequen
     tables = {
         "per domain": _grouped("domain", examples, judged, lambda row: row.target.domain),
         "per question word": _grouped("question", examples, judged, lambda row: question_word(row.input.question)),
-        "per answer length": _grouped("words", examples, judged, answer_length),
+        "per answer length": _grouped("length", examples, judged, answer_length),
         "calibration": calibration_table(judged),
     }
     if v2:
@@ -88,22 +100,27 @@ def judge(predictor: Predictor[QaInput, QaOutput, QaParams], examples: Sequence[
 
 
 def question_word(question: str) -> str:
-    """The first of the words that open questions; "other" if there is none.
+    """The first of the words that open questions, in English or Chinese; "other" if there is none.
 
-    >>> question_word("In which year was it built?")
-    'which'
+    >>> question_word("In which year was it built?"), question_word("鲁迅是哪一年出生的？")
+    ('which', '哪')
     """
     words = question.lower().replace("'s", " ").split()
-    return next((word.strip("?,.") for word in words if word.strip("?,.") in QUESTION_WORDS), "other")
+    found = {match.start(): name for name, word in reversed(CHINESE_QUESTION_WORDS) if (match := word.search(question))}
+    chinese = found[min(found)] if found else "other"
+    return next((word.strip("?,.") for word in words if word.strip("?,.") in QUESTION_WORDS), chinese)
 
 
 def answer_length(row: Example[QaInput]) -> str:
-    """The band that the shortest true answer's length in words lies in; "none" for a row without answers."""
+    """The band that the shortest true answer's length lies in: in words, in Chinese in characters; "none" for a row without
+    answers."""
     if not row.target.answers:
         return "none"
-    words = min(len(answer.text.split()) for answer in row.target.answers)
-    low, high = next((low, high) for low, high in ANSWER_LENGTHS if words <= high or not high)
-    return f"{low}" if low == high else f"{low}-{high}" if high else f"{low} or more"
+    chinese = is_chinese(row.input.context)
+    size = min(len(answer.text if chinese else answer.text.split()) for answer in row.target.answers)
+    unit, bands = ("characters", CHINESE_ANSWER_LENGTHS) if chinese else ("words", ANSWER_LENGTHS)
+    low, high = next((low, high) for low, high in bands if size <= high or not high)
+    return f"{low} word" if high == 1 else f"{low}-{high} {unit}" if high else f"{low} {unit} or more"
 
 
 def _has(row: Example[QaInput]) -> str:

@@ -59,8 +59,9 @@ class Answer(Frozen):
 
 class QaOutput(Frozen):
     """Answers, best first; none if the model holds that the context has no answer. Scores are probabilities over every part
-    of the context and "no answer" (`no_answer_score`), which together make 1. Answers that share half of the shorter one
-    with a better one are left out."""
+    of the context and "no answer" (`no_answer_score`), which together make 1. The best has most in common with all
+    that the model holds for likely, which need not be the likeliest part. Answers that share half of the shorter one with a
+    better one are left out."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -162,15 +162,26 @@ def plainly(spans: torch.Tensor, null: float, offsets: torch.Tensor, context: st
                 place = (int(offsets[t, 0]), int(offsets[t + k, 1]))
                 best[place] = max(best.get(place, logit), logit)
     total = sum(map(math.exp, [*best.values(), null]))
+    scores = {place: math.exp(logit) / total for place, logit in best.items()}
+    order = sorted(scores, key=lambda place: -scores[place])
+    voters = order[: decoding.VOTERS]
+    worth = {place: sum(scores[other] * agreement(place, other) for other in voters) for place in voters}
+    ranked = [*sorted(voters, key=lambda place: -worth[place]), *order[len(voters) :]]
     found: list[Answer] = []
-    left = sorted(best, key=lambda place: (-best[place], place))
-    while left and len(found) < params.top_k and math.exp(best[left[0]]) / total >= params.threshold:
+    left = [place for place in ranked if scores[place] >= params.threshold]
+    while left and len(found) < params.top_k:
         start, end = left[0]
-        score = math.exp(best[left[0]]) / total
+        score = scores[start, end]
         left = [(s, e) for s, e in left if 2 * (min(e, end) - max(s, start)) < min(e - s, end - start)]
         found.append(Answer(text=context[start:end], start=start, end=end, score=score))
     none = math.exp(null) / total
     return QaOutput(answers=() if none > params.no_answer_threshold else tuple(found), no_answer_score=none)
+
+
+def agreement(one: tuple[int, int], other: tuple[int, int]) -> float:
+    """F1 of code points."""
+    same = len(set(range(*one)) & set(range(*other)))
+    return 2 * same / (one[1] - one[0] + other[1] - other[0])
 
 
 @given(
@@ -181,10 +192,11 @@ def plainly(spans: torch.Tensor, null: float, offsets: torch.Tensor, context: st
     kept=st.sampled_from([1, 5, 65_536]),
     top_k=st.integers(1, 12),
     width=st.integers(1, 9),
+    threshold=st.sampled_from([0.0, 1e-3, 0.1]),
 )
 @settings(max_examples=150, deadline=None)
 def test_answers_are_the_same_in_pieces_and_with_few_spans_kept(
-    seed: int, windows: int, step: int, grouped: int, kept: int, top_k: int, width: int
+    seed: int, windows: int, step: int, grouped: int, kept: int, top_k: int, width: int, threshold: float
 ) -> None:
     """Windows of 7 tokens that begin `step` tokens apart, so that up to all of them hold a span."""
     generator = torch.Generator().manual_seed(seed)
@@ -192,7 +204,10 @@ def test_answers_are_the_same_in_pieces_and_with_few_spans_kept(
     places = [torch.tensor([[2 * t, 2 * t + 2] for t in range(w * step, w * step + 7)]) for w in range(windows)]
     logits = torch.randn(7 * windows, 2, generator=generator) * 3
     lengths, inside = torch.full((windows,), 7), torch.rand(7 * windows, generator=generator) > -1
-    offsets, params = torch.cat(places), QaParams(top_k=top_k, max_answer_tokens=width, no_answer_threshold=1.0)
+    offsets, params = (
+        torch.cat(places),
+        QaParams(top_k=top_k, threshold=threshold, max_answer_tokens=width, no_answer_threshold=1.0),
+    )
     pieces = [
         Piece(
             offsets[at : at + 7 * grouped],
@@ -202,11 +217,25 @@ def test_answers_are_the_same_in_pieces_and_with_few_spans_kept(
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "KEPT_SPANS", kept)
+        patch.setattr(decoding, "VOTERS", 5)
         found = read_answers(pieces, 0.5, context, params)
-    expected = plainly(span_logits(logits, BIAS, lengths, inside, width), 0.5, offsets, context, params)
+        expected = plainly(span_logits(logits, BIAS, lengths, inside, width), 0.5, offsets, context, params)
     assert [(a.start, a.end) for a in found.answers] == [(a.start, a.end) for a in expected.answers]
     assert [a.score for a in found.answers] == pytest.approx([a.score for a in expected.answers])
     assert found.no_answer_score == pytest.approx(expected.no_answer_score)
+
+
+def test_the_best_answer_has_most_in_common_with_the_likely_ones() -> None:
+    """Of three overlapping spans and one elsewhere, the likeliest is the one elsewhere."""
+    offsets = torch.tensor([[0, 4], [5, 9], [10, 14], [20, 24]])
+    spans = torch.full((4, 3), IMPOSSIBLE)
+    for token, reach, share in ((0, 1, 0.25), (1, 0, 0.2), (1, 1, 0.25), (3, 0, 0.3)):
+        spans[token, reach] = math.log(share)
+    piece = Piece(offsets, lambda: spans)
+    params = QaParams(top_k=3, no_answer_threshold=1.0)
+    found = read_answers([piece], IMPOSSIBLE, "over that hill      away now", params)
+    assert [(answer.start, answer.end) for answer in found.answers] == [(5, 9), (20, 24)]
+    assert [answer.score for answer in found.answers] == pytest.approx([0.2, 0.3])
 
 
 def test_a_request_for_long_answers_does_not_widen_the_spans_of_others() -> None:

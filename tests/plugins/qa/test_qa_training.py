@@ -111,8 +111,11 @@ def test_the_loss_is_the_likelihood_of_span_start_and_end(tiny_bert: str) -> Non
     expected += 0.5 * surprise([*logits[inside, 1], logits[0, 1]], logits[last, 1])
     assert loss == pytest.approx(expected, abs=1e-4)
     answer = model.decode(outputs, [example.input], [QaParams(top_k=100, max_answer_tokens=10, no_answer_threshold=1.0)])[0]
-    best = max(spans.values())
-    assert answer.answers[0].score == pytest.approx(float((best - torch.stack([*spans.values(), null]).logsumexp(0)).exp()))
+    starts, ends = outputs["offsets"].unbind(1)
+    shares = {(int(starts[i]), int(ends[j])): logit for (i, j), logit in spans.items()}
+    total = torch.stack([*spans.values(), null]).logsumexp(0)
+    for given in answer.answers:
+        assert given.score == pytest.approx(float((shares[given.start, given.end] - total).exp()))
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +180,15 @@ def test_the_report_has_its_tables(
     assert sum(line[-1] for line in result.tables["per answer length"][1:]) == len(rows)
     assert "with and without an answer" not in result.tables
     assert question_word("What's it?") == "what"
-    assert answer_length(row("in old York city", "old York city", "York")) == "1"
+    assert answer_length(row("in old York city", "old York city", "York")) == "1 word"
+
+
+def test_chinese_rows_are_grouped_by_their_own_words_and_characters() -> None:
+    asked = ["他为什么来？", "会议什么时候开始？", "首都是哪里，什么样？", "這本書是誰寫的？", "有多高？", "请说明原因。"]
+    assert [question_word(question) for question in asked] == ["为什么", "什么时候", "哪", "谁", "多少", "other"]
+    context = "总部设在美国纽约，现有193个会员国，工作语言有六种。"
+    assert answer_length(row(context, "美国纽约")) == "1-5 characters"
+    assert answer_length(row(context, context)) == "21-40 characters"
 
 
 def test_a_row_that_the_model_refuses_is_named(
