@@ -4,15 +4,16 @@
     python benchmarks/knowledge_answers.py --home FOLDER --data cmrc2018/dev.json --language zh
 
 Prints what `dense`, `sparse` and `hybrid` search find side by side (words alone, where a language has no embedding model), the
-answers end to end beside those of the reader that is handed the right passage, and the confidence that fits them best: a
-logistic regression on one half of the questions, measured on the other.
+answers end to end beside those of the reader that is handed the right passage, what they are worth by how much the place of a
+passage counts (on one half of the questions), and the confidence that fits them best: a logistic regression on that half,
+measured on the other. Questions of paragraphs that are not in the base (some of the distractors are left out) say how often it
+answers what it can't know.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from taskloom.plugins.retrieval.evaluation import (
     search_places,
     threshold_for,
 )
-from taskloom.server.knowledge.answering import LEAST, candidates, span_confidence
+from taskloom.server.knowledge.answering import Candidate, candidates, log_odds
 from taskloom.server.knowledge.models import Reading
 
 BASE = "benchmark"
@@ -47,6 +48,9 @@ HYBRID: Mode = "hybrid"
 READ = 5
 RISK = 0.3
 ROUNDS = 3
+PLACES = (0.0, 1.0, 2.0, 3.0, 4.0)
+THRESHOLDS = (0.1, 0.15, 0.2, 0.3)
+KNOWN = ("reader", "answerable", "dense", "agreement")
 BATCH = 500
 
 
@@ -75,9 +79,16 @@ def main() -> None:
     questions = [question for paragraph in paragraphs for question in paragraph.questions]
     questions = random.Random(13).sample(questions, min(asked.questions, len(questions)))
     documents = [paragraph.document for paragraph in paragraphs]
+    unknown: list[KnownQuestion] = []
     if asked.distractors:
-        others = [paragraph.document for paragraph in _paragraphs(asked.distractors, "x", asked.language)]
-        documents += random.Random(13).sample(others, min(asked.distractor_paragraphs, len(others)))
+        others = list(_paragraphs(asked.distractors, "x", asked.language))
+        taken = random.Random(13).sample(others, min(asked.distractor_paragraphs, len(others)))
+        documents += [paragraph.document for paragraph in taken]
+        known = {document.document_id for document in documents}
+        unknown = [
+            question for paragraph in others if paragraph.document.document_id not in known for question in paragraph.questions
+        ]
+        unknown = random.Random(13).sample(unknown, min(asked.unanswerable, len(unknown)))
     served = [name for name in (models.reader, *(one.embedding for one in languages.values())) if name]
     with taskloom.sdk.local(served, home=asked.home, timeout_s=600) as client:
         if BASE not in [info.base for info in client.knowledge_bases()]:
@@ -99,7 +110,8 @@ def main() -> None:
         for mode in (mode for mode in found if mode != HYBRID and HYBRID in found):
             print(f"hybrid more than {mode}: {_told(gain_of(found[HYBRID], found[mode]))}", flush=True)
         answered = [_answered(client, models.reader, search, question) for question in questions]
-    _report(answered, models.calibration)
+        unknowable = [_answered(client, models.reader, search, one.model_copy(update={"answers": ()})) for one in unknown]
+    _report(answered, unknowable, models.calibration)
 
 
 def _told(figures: ModeFigures | Gain) -> str:
@@ -125,9 +137,13 @@ def _answered(client: taskloom.sdk.LocalClient, reader: str, search: object, que
     return Answered(question, hits[:READ], tuple(readings[: len(hits[:READ])]), readings[-1].text if right else None)
 
 
-def _report(answered: Sequence[Answered], used: Calibration) -> None:
+def _report(answered: Sequence[Answered], unknowable: Sequence[Answered], used: Calibration) -> None:
+    """`unknowable` are questions that the base says nothing of: whatever is answered to them is wrong."""
     halves = answered[::2], answered[1::2]
-    fitted = _fitted(halves[0])
+    for place in PLACES:
+        tried = [_tried(one, used.model_copy(update={"place": place})) for one in halves[0]]
+        print(f"place {place:g}: F1 {np.mean([one.f1 for one in tried]):.3f} of the half that is fitted on")
+    fitted = _fitted([*halves[0], *unknowable[::2]], used.place)
     for name, calibration in (("as it is set", used), ("fitted", fitted)):
         tried = [_tried(one, calibration) for one in halves[1]]
         handed = [best_scores(one.handed, one.question)[0] for one in halves[1] if one.handed is not None]
@@ -140,35 +156,58 @@ def _report(answered: Sequence[Answered], used: Calibration) -> None:
             f"{figures.expected_calibration_error:.3f}, "
             + (f"risk {RISK} at threshold {at.threshold:.3f}: answers {at.coverage:.3f}" if at else f"risk never below {RISK}")
         )
+        right = [one.confidence for one in tried if one.f1 >= RIGHT_F1]
+        wrong = [_tried(one, calibration).confidence for one in unknowable[1::2]]
+        for threshold in THRESHOLDS if wrong else ():
+            kept, given = (np.mean(np.array(sure) >= threshold) for sure in (right, wrong))
+            print(
+                f"  threshold {threshold}: gives {kept:.3f} of the right answers, and one to {given:.3f} of unknown questions"
+            )
     print(json.dumps(fitted.model_dump()))
 
 
-def _fitted(answered: Sequence[Answered]) -> Calibration:
+def _fitted(answered: Sequence[Answered], place: float) -> Calibration:
     """Whether a span is right, from what is known of it (Platt 1999): first of all spans, to tell which is the best; then of
     those that were taken for the best, since it is them whose confidence is told."""
-    calibration = Calibration()
+    calibration = Calibration(place=place)
     for attempt in range(ROUNDS):
         rows, right = [], []
         for one in answered:
             found = candidates(one.hits, one.readings, calibration)
             for candidate in found if attempt == 0 else found[:1]:
-                bounded = min(max(candidate.reading.score, LEAST), 1 - LEAST)
-                rows.append([math.log(bounded / (1 - bounded)), candidate.hit.dense or 0.0, candidate.agreement])
+                rows.append(_known_of(candidate))
                 right.append(best_scores(candidate.reading.text, one.question)[0] >= RIGHT_F1)
-        model = LogisticRegression(C=100.0).fit(np.array(rows), np.array(right))
-        reader, dense, agreement = (float(value) for value in model.coef_[0])
-        fitted = Calibration(intercept=float(model.intercept_[0]), reader=reader, dense=dense, agreement=agreement)
-        print(f"round {attempt}: {fitted.model_dump_json()}", flush=True)
-        if attempt and min(reader, dense, agreement) < 0:
-            break  # among the best ones alone a part may point the wrong way: the order of all is worth more
-        calibration = fitted
+        intercept, weights = _weights(np.array(rows), np.array(right))
+        calibration = Calibration(intercept=intercept, place=place, **dict(zip(KNOWN, weights, strict=True)))
+        print(f"round {attempt}: {calibration.model_dump_json()}", flush=True)
     return calibration
+
+
+def _known_of(candidate: Candidate) -> list[float]:
+    """What `KNOWN` are the weights of."""
+    reading, hit = candidate.reading, candidate.hit
+    return [log_odds(reading.score), -log_odds(reading.no_answer), hit.dense or 0.0, candidate.agreement]
+
+
+def _weights(rows: np.ndarray, right: np.ndarray) -> tuple[float, list[float]]:
+    """A logistic regression's intercept and weights, none of them negative: of few rows one may point the wrong way, and is 0
+    then."""
+    weights = [0.0] * rows.shape[1]
+    used = list(range(rows.shape[1]))
+    while True:
+        model = LogisticRegression(C=100.0).fit(rows[:, used], right)
+        found = [float(value) for value in model.coef_[0]]
+        if min(found) >= 0:
+            break
+        used.pop(int(np.argmin(found)))
+    for column, value in zip(used, found, strict=True):
+        weights[column] = value
+    return float(model.intercept_[0]), weights
 
 
 def _tried(one: Answered, calibration: Calibration) -> Tried:
     found = candidates(one.hits, one.readings, calibration)
-    text = found[0].reading.text if found else ""
-    sure = found[0].confidence if found else span_confidence(0.0, None, 0.0, calibration)
+    text, sure = (found[0].reading.text, found[0].confidence) if found else ("", 0.0)
     overlap, exact = best_scores(text, one.question)
     return Tried(confidence=sure, f1=overlap, exact=exact, answerable=True, kind="span", took_s=0.0)
 
@@ -200,6 +239,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--distractors", type=Path, help="more paragraphs, whose questions are not asked")
     parser.add_argument("--distractor-paragraphs", type=int, default=2000)
     parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--unanswerable", type=int, default=200, help="questions of paragraphs that are left out")
     parser.add_argument("--home", type=Path, required=True)
     return parser.parse_args()
 

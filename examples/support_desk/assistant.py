@@ -24,7 +24,7 @@ QUESTIONS = (
     "How many repeaters can I use together?",
     "How do I set up a guest network?",
     "如何恢复出厂设置?",
-    "路由器保修期是多长时间?",
+    "路由器的初始密码是什么?",
     "Who won the football match yesterday?",
     "昨天的足球比赛谁赢了?",
 )

@@ -30,29 +30,37 @@ class Candidate:
 
 
 def candidates(hits: Sequence[Hit], readings: Sequence[Reading], calibration: Calibration) -> list[Candidate]:
-    """Every passage in which something was found, the surest first; equal ones in the order in which they were found."""
+    """Every passage in which something was found, best first: the surest, where `hits` are equally good, and else by what
+    finding says of them as well. Equal ones stay in the order in which they were found."""
     said = [plain(reading.text) for reading in readings]
-    found = []
+    found: list[tuple[float, Candidate]] = []
     for i, (hit, reading) in enumerate(zip(hits, readings, strict=True)):
         if not said[i]:
             continue
         others = [other for j, other in enumerate(said) if j != i]
         agreement = sum(other == said[i] for other in others) / len(others) if others else 0.0
-        found.append(Candidate(hit, reading, agreement, span_confidence(reading.score, hit.dense, agreement, calibration)))
-    return sorted(found, key=lambda candidate: -candidate.confidence)
+        odds = span_odds(reading, hit.dense, agreement, calibration)
+        found.append((odds + calibration.place / (i + 1), Candidate(hit, reading, agreement, logistic(odds))))
+    return [candidate for _, candidate in sorted(found, key=lambda one: -one[0])]
 
 
-def span_confidence(score: float, dense: float | None, agreement: float, calibration: Calibration) -> float:
-    """Platt scaling (Platt 1999) of what is known of a span: the reader's probability (as log-odds), the cosine of question and
-    passage (0 where the passage was found by its words alone), and the agreement of other passages."""
-    bounded = min(max(score, LEAST), 1 - LEAST)
-    odds = math.log(bounded / (1 - bounded))
-    return logistic(
+def span_odds(reading: Reading, dense: float | None, agreement: float, calibration: Calibration) -> float:
+    """Log-odds that a span is right, by Platt scaling (Platt 1999) of what is known of it: the reader's log-odds of the span
+    and of there being an answer, the cosine of question and passage (0 where the passage was found by its words alone), and
+    the agreement of other passages. Its place among what was found is no part of it: some passage is the first whatever is
+    asked."""
+    return (
         calibration.intercept
-        + calibration.reader * odds
+        + calibration.reader * log_odds(reading.score)
+        + calibration.answerable * -log_odds(reading.no_answer)
         + calibration.dense * (dense or 0.0)
         + calibration.agreement * agreement
     )
+
+
+def log_odds(probability: float) -> float:
+    bounded = min(max(probability, LEAST), 1 - LEAST)
+    return math.log(bounded / (1 - bounded))
 
 
 def faq_confidence(similarity: float, calibration: Calibration) -> float:
@@ -89,8 +97,10 @@ class Asked:
 
 
 def answer(asked: Asked, faq: Hit | None, faq_sure: float, found: Sequence[Candidate], hits: Sequence[Hit]) -> KnowledgeAnswer:
-    """The FAQ entry if it is at least as sure as the best span; the span; or none if neither reaches the threshold."""
-    best = found[0].confidence if found else 0.0
+    """The FAQ entry if it is at least as sure as the best span; that span; or none if neither reaches the threshold. The best
+    is the first of `found` that does."""
+    sure = [candidate for candidate in found if candidate.confidence >= asked.threshold]
+    best = sure[0].confidence if sure else 0.0
     made = partial(
         KnowledgeAnswer,
         language=asked.language,
@@ -102,11 +112,13 @@ def answer(asked: Asked, faq: Hit | None, faq_sure: float, found: Sequence[Candi
         rest = [span_source(candidate) for candidate in found]
         sources = (_faq_source(faq, faq_sure), *rest)
         return made(kind="faq", answer=faq.passage.text, confidence=faq_sure, sources=sources)
-    if found and best >= asked.threshold:
-        sources = tuple(span_source(candidate) for candidate in found)
-        return made(kind="span", answer=found[0].reading.text, confidence=best, sources=sources)
+    if sure:
+        others = [candidate for candidate in found if candidate is not sure[0]]
+        sources = tuple(span_source(candidate) for candidate in (sure[0], *others))
+        return made(kind="span", answer=sure[0].reading.text, confidence=best, sources=sources)
     near = tuple(near_source(hit) for hit in hits)
-    return made(kind="none", confidence=max(best, faq_sure if faq is not None else 0.0), sources=near)
+    surest = max([candidate.confidence for candidate in found] + ([faq_sure] if faq is not None else []), default=0.0)
+    return made(kind="none", confidence=surest, sources=near)
 
 
 def span_source(candidate: Candidate) -> Source:

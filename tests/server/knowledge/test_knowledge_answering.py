@@ -12,13 +12,14 @@ from taskloom.server.knowledge.answering import (
     candidates,
     faq_confidence,
     faq_similarity,
+    logistic,
     plain,
-    span_confidence,
+    span_odds,
 )
 from taskloom.server.knowledge.models import Reading
 
 ASKED = Asked(language="en", understood_as="", version=3, threshold=0.5, models=("embed-en@1", "qa-en@1"))
-PLAIN = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=0.0)
+PLAIN = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=0.0, place=0.0, answerable=0.0)
 
 
 def hit(number: int, text: str, *, question: str = "", dense: float | None = 0.5, start: int = 100) -> Hit:
@@ -78,17 +79,35 @@ def test_a_faq_entry_answers_where_it_is_surer_than_the_text() -> None:
 
 
 def test_passages_that_agree_make_an_answer_surer() -> None:
-    calibration = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=2.0)
+    calibration = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=2.0, place=0.0, answerable=0.0)
     hits = [hit(i, "x") for i in range(3)]
     together = candidates(hits, [reading("The Nile", 0.5), reading("nile.", 0.5), reading("Oslo", 0.55)], calibration)
     assert [one.reading.text for one in together] == ["The Nile", "nile.", "Oslo"]
     assert together[0].agreement == 0.5
-    assert together[0].confidence == pytest.approx(span_confidence(0.5, 0.5, 0.5, calibration))
+    assert together[0].confidence == pytest.approx(logistic(span_odds(reading("", 0.5), 0.5, 0.5, calibration)))
+
+
+def test_where_a_passage_stands_says_which_answer_is_best_and_not_how_sure_it_is() -> None:
+    hits = [hit(0, "x", dense=0.5), hit(1, "y", dense=0.5)]
+    readings = [reading("York", 0.5), reading("Leeds", 0.6)]
+    plain = candidates(hits, readings, PLAIN)
+    assert [one.reading.text for one in plain] == ["Leeds", "York"]
+    placed = candidates(hits, readings, PLAIN.model_copy(update={"place": 3.0}))
+    assert [one.reading.text for one in placed] == ["York", "Leeds"]
+    assert {one.reading.text: one.confidence for one in placed} == {one.reading.text: one.confidence for one in plain}
+    sure = candidates(hits, [reading("York", 0.5), reading("Leeds", 0.95)], PLAIN.model_copy(update={"place": 3.0}))
+    assert sure[0].reading.text == "Leeds"
+    told = answer(ASKED, None, 0.0, placed, hits)
+    assert (told.answer, told.confidence) == ("York", pytest.approx(0.5))
+    unsure = candidates(hits, [reading("York", 0.4), reading("Leeds", 0.6)], PLAIN.model_copy(update={"place": 3.0}))
+    told = answer(ASKED, None, 0.0, unsure, hits)
+    assert (told.answer, told.confidence) == ("Leeds", pytest.approx(0.6)), "York is below the threshold"
+    assert [source.answer for source in told.sources] == ["Leeds", "York"]
 
 
 def test_certain_readings_have_finite_odds() -> None:
-    assert span_confidence(1.0, None, 0.0, PLAIN) == pytest.approx(1.0, abs=1e-5)
-    assert span_confidence(0.0, None, 0.0, PLAIN) == pytest.approx(0.0, abs=1e-5)
+    assert logistic(span_odds(reading("", 1.0), None, 0.0, PLAIN)) == pytest.approx(1.0, abs=1e-5)
+    assert logistic(span_odds(reading("", 0.0), None, 0.0, PLAIN)) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_without_vectors_a_faq_entry_answers_its_own_question_alone() -> None:
