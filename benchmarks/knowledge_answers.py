@@ -194,15 +194,15 @@ def _weights(rows: np.ndarray, right: np.ndarray) -> tuple[float, list[float]]:
     then."""
     weights = [0.0] * rows.shape[1]
     used = list(range(rows.shape[1]))
-    while True:
+    while used:
         model = LogisticRegression(C=100.0).fit(rows[:, used], right)
         found = [float(value) for value in model.coef_[0]]
         if min(found) >= 0:
-            break
+            for column, value in zip(used, found, strict=True):
+                weights[column] = value
+            return float(model.intercept_[0]), weights
         used.pop(int(np.argmin(found)))
-    for column, value in zip(used, found, strict=True):
-        weights[column] = value
-    return float(model.intercept_[0]), weights
+    return log_odds(float(right.mean())), weights
 
 
 def _tried(one: Answered, calibration: Calibration) -> Tried:

@@ -203,8 +203,9 @@ Evidence = Literal["", "reader", "reranker", "similarity"]
 class KnowledgeAnswer(Frozen):
     """`kind` says where the answer comes from: a `span` of a passage, a `faq` entry, `written` by a model from the passages, or
     `none`: nothing that the base holds is sure enough. `confidence` is the share of answers with as high a score that were
-    right where it was measured. Of a writer nothing like that is known: there it says how sure it is that the passages answer
-    the question, from `evidence`, and nothing of whether the text is true to them."""
+    right where it was fitted: on questions that a base answers, and some that it says nothing of. Of a writer nothing like that
+    is known: there it says how sure it is that the passages answer the question, from `evidence`, and nothing of whether the
+    text is true to them."""
 
     kind: Literal["span", "faq", "written", "none"]
     answer: str = ""

@@ -30,8 +30,8 @@ class Candidate:
 
 
 def candidates(hits: Sequence[Hit], readings: Sequence[Reading], calibration: Calibration) -> list[Candidate]:
-    """Every passage in which something was found, best first: the surest, where `hits` are equally good, and else by what
-    finding says of them as well. Equal ones stay in the order in which they were found."""
+    """Every passage in which something was found, best first: by how sure it is and by the place of its passage among `hits`,
+    so the first need not be the surest. Equal ones stay in the order in which they were found."""
     said = [plain(reading.text) for reading in readings]
     found: list[tuple[float, Candidate]] = []
     for i, (hit, reading) in enumerate(zip(hits, readings, strict=True)):
@@ -97,10 +97,8 @@ class Asked:
 
 
 def answer(asked: Asked, faq: Hit | None, faq_sure: float, found: Sequence[Candidate], hits: Sequence[Hit]) -> KnowledgeAnswer:
-    """The FAQ entry if it is at least as sure as the best span; that span; or none if neither reaches the threshold. The best
-    is the first of `found` that does."""
-    sure = [candidate for candidate in found if candidate.confidence >= asked.threshold]
-    best = sure[0].confidence if sure else 0.0
+    """The FAQ entry if it is at least as sure as the best span; that span; or none if neither reaches the threshold."""
+    best = found[0].confidence if found else 0.0
     made = partial(
         KnowledgeAnswer,
         language=asked.language,
@@ -112,13 +110,11 @@ def answer(asked: Asked, faq: Hit | None, faq_sure: float, found: Sequence[Candi
         rest = [span_source(candidate) for candidate in found]
         sources = (_faq_source(faq, faq_sure), *rest)
         return made(kind="faq", answer=faq.passage.text, confidence=faq_sure, sources=sources)
-    if sure:
-        others = [candidate for candidate in found if candidate is not sure[0]]
-        sources = tuple(span_source(candidate) for candidate in (sure[0], *others))
-        return made(kind="span", answer=sure[0].reading.text, confidence=best, sources=sources)
+    if found and best >= asked.threshold:
+        sources = tuple(span_source(candidate) for candidate in found)
+        return made(kind="span", answer=found[0].reading.text, confidence=best, sources=sources)
     near = tuple(near_source(hit) for hit in hits)
-    surest = max([candidate.confidence for candidate in found] + ([faq_sure] if faq is not None else []), default=0.0)
-    return made(kind="none", confidence=surest, sources=near)
+    return made(kind="none", confidence=max(best, faq_sure if faq is not None else 0.0), sources=near)
 
 
 def span_source(candidate: Candidate) -> Source:

@@ -26,7 +26,7 @@ def apply_zeros(model: TaskModel[Any, Any, Any], config: PruneConfig, context: O
     dense = shrunk(model, {})
     dense.module.load_state_dict({k: v.clone() for k, v in model.module.state_dict().items()}, assign=True)
     before = score(model, context)
-    weights = {name: m.weight for name, m in model.module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    weights = _prunable(model.module)
     masks = by_magnitude(weights, config.sparsity) if config.kind == "magnitude" else two_of_four(weights)
     if not masks:
         raise UnsupportedError("prune: the model has no layer whose inputs come in fours; use kind 'structured'")
@@ -54,6 +54,16 @@ def apply_zeros(model: TaskModel[Any, Any, Any], config: PruneConfig, context: O
             **facts,
         },
     )
+
+
+def _prunable(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of linear layers and convolutions, by the names of these; a head that is never trained stays as it is, since
+    nothing could learn to do without what was taken out. (Merging an adapter freezes layers, too, but not for good.)"""
+    return {
+        name: part.weight
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear | nn.Conv2d) and (part.weight.requires_grad or not name.startswith("head."))
+    }
 
 
 def by_magnitude(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:

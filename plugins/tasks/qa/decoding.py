@@ -17,7 +17,7 @@ from taskloom.plugins.tasks.qa.spans import IMPOSSIBLE
 KEPT_SPANS = 65_536
 """How many of a context's spans are looked at for answers at first. More are where these are near-duplicates of too few."""
 VOTERS = 50
-"""The likeliest spans, which say of each other how much of it is in the answer."""
+"""The likeliest spans, which say of each other how much of it is in the answer; fewer than are kept."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def read_answers(pieces: Sequence[Piece], null: float, context: str, params: QaP
     One softmax runs over all spans of all windows and the null. A span that several windows hold counts once, with its best
     logit.
     """
-    most = max(KEPT_SPANS, VOTERS)
+    most = KEPT_SPANS
     while True:
         best = _best_spans(pieces, len(context) + 1, most)
         total = torch.stack([best.log_sum, torch.tensor(null, dtype=torch.float64)]).logsumexp(0)

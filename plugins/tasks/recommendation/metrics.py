@@ -18,6 +18,7 @@ from taskloom.plugins.tasks.recommendation.baselines import Scorer, baselines
 from taskloom.plugins.tasks.recommendation.interactions import Examples
 from taskloom.plugins.tasks.recommendation.model import RecommendationModel
 from taskloom.plugins.tasks.recommendation.schema import (
+    MAX_WORDS,
     HeldOut,
     RecommendationInput,
     RecommendationOutput,
@@ -261,15 +262,15 @@ class _Newcomers:
         return tuple(table)
 
     def in_words(self) -> Floats:
-        """Recall@10 [users] where `SAID` items are told by their texts alone, which the encoder has to read: a text is no title
-        that could be looked up."""
+        """Recall@10 [users] where `SAID` items are told by their texts alone, which the encoder has to read: 0 where all that
+        they have are titles, since these would be looked up."""
         model = self._predictor.model
         assert isinstance(model, RecommendationModel)
-        items = model.catalogue.items
-        asked = [
-            RecommendationInput(likes=tuple(items[self._rows.number[item]].text() for item in few)) for few in self._few(SAID)
-        ]
-        return self._judged(asked).recall_10
+        catalogue = model.catalogue
+        texts = [[catalogue.items[self._rows.number[item]].text()[:MAX_WORDS] for item in few] for few in self._few(SAID)]
+        told = [tuple(text for text in few if catalogue.titled(text) is None) for few in texts]
+        found = self._judged([RecommendationInput(likes=few) for few in told])
+        return np.where([bool(few) for few in told], found.recall_10, 0.0)
 
     def _few(self, count: int) -> list[list[str]]:
         return [history[:: max(1, len(history) // count)][:count] for history in self._histories]

@@ -83,7 +83,8 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
     """A recommender. `build` makes a new one to train, `load` reads an artifact's; `with_items` and `without_items` give a
     model of the same towers with other items.
 
-    Its encoder is never trained. A model in training has `learning`, which `settle` ends: it makes the vectors.
+    Its encoder is not trained with it; optimizers may train that later, and that alone. A model in training has `learning`,
+    which `settle` ends: it makes the vectors.
     """
 
     saved: SavedRecommender

@@ -13,6 +13,7 @@ from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, SavedEncoder
 
 MAX_HISTORY = 10_000
 MAX_LIKES = 64
+MAX_WORDS = 10_000
 MAX_FEATURES = 64
 MAX_TOP_K = 1_000
 
@@ -26,7 +27,7 @@ def _visible(text: str) -> str:
 Id = Annotated[str, Field(strict=True, min_length=1, max_length=200)]
 """An item's or a user's name in the caller's own books."""
 
-Words = Annotated[str, Field(strict=True, max_length=10_000), AfterValidator(_visible)]
+Words = Annotated[str, Field(strict=True, max_length=MAX_WORDS), AfterValidator(_visible)]
 Value = Annotated[str, Field(strict=True, max_length=200)]
 Wanted = Value | tuple[Value, ...]
 

@@ -119,9 +119,10 @@ def test_params_limit_what_is_returned(reader: QaModel) -> None:
     three = ask(reader, "where?", LONG, QaParams(top_k=3, no_answer_threshold=1.0))
     assert len(three.answers) == 3
     scores = [answer.score for answer in three.answers]
-    assert scores == sorted(scores, reverse=True)
-    cut = ask(reader, "where?", LONG, QaParams(top_k=3, threshold=scores[1], no_answer_threshold=1.0))
-    assert len(cut.answers) == 2
+    cut = ask(reader, "where?", LONG, QaParams(top_k=3, threshold=max(scores), no_answer_threshold=1.0))
+    assert cut.answers
+    assert all(answer.score >= max(scores) for answer in cut.answers)
+    assert not ask(reader, "where?", LONG, QaParams(threshold=1.0, no_answer_threshold=1.0)).answers
     short = ask(reader, "where?", LONG, QaParams(top_k=5, max_answer_tokens=2, no_answer_threshold=1.0))
     assert all(len(answer.text.split()) <= 2 for answer in short.answers)
 

@@ -186,6 +186,15 @@ def test_the_report_has_its_tables(
 def test_chinese_rows_are_grouped_by_their_own_words_and_characters() -> None:
     asked = ["他为什么来？", "会议什么时候开始？", "首都是哪里，什么样？", "這本書是誰寫的？", "有多高？", "请说明原因。"]
     assert [question_word(question) for question in asked] == ["为什么", "什么时候", "哪", "谁", "多少", "other"]
+    asked = [
+        "许多大学在哪里？",
+        "几内亚的首都是哪里？",
+        "茶几是谁的？",
+        "几乎什么地方都有的是什么？",
+        "有几个会员国？",
+        "何地出产？",
+    ]
+    assert [question_word(question) for question in asked] == ["哪", "哪", "谁", "什么", "多少", "哪"]
     context = "总部设在美国纽约，现有193个会员国，工作语言有六种。"
     assert answer_length(row(context, "美国纽约")) == "1-5 characters"
     assert answer_length(row(context, context)) == "21-40 characters"

@@ -36,7 +36,7 @@ from taskloom.server.knowledge.answering import logistic
 from taskloom.server.knowledge.desk import KnowledgeDesk
 
 DIMENSIONS = 64
-PLAIN = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=0.0, place=0.0, answerable=0.0)
+PLAIN = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=0.0)
 LANGUAGES = {"en": LanguageModels(embedding="words-en", reader="numbers-en", calibration=PLAIN)}
 
 
@@ -379,7 +379,7 @@ async def test_where_an_embedding_model_is_not_served_its_language_is_found_by_w
 async def test_how_sure_an_answer_is_depends_on_the_language_of_its_question(tmp_path: Path, engine: Engine) -> None:
     trusted = LanguageModels(
         reader="numbers-zh",
-        calibration=Calibration(intercept=2.0, reader=0.0, dense=0.0, agreement=0.0, place=0.0, answerable=0.0),
+        calibration=Calibration(intercept=2.0, reader=0.0, dense=0.0, agreement=0.0),
     )
     desk = make_desk(tmp_path, engine, languages={**LANGUAGES, "zh": trusted})
     await desk.create("north", BaseSpec(base="rivers"))

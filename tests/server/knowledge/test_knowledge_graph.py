@@ -29,7 +29,7 @@ from taskloom.server.knowledge.desk import KnowledgeDesk
 from taskloom.server.knowledge.intake import MOST_PAIRS, pairs
 from taskloom.server.knowledge.wanted import models_wanted
 
-PLAIN = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=0.0, place=0.0, answerable=0.0)
+PLAIN = Calibration(intercept=0.0, reader=1.0, dense=0.0, agreement=0.0)
 LANGUAGES = {"en": LanguageModels(reader="numbers", entities="names", relations="verbs@3", calibration=PLAIN)}
 NAME = re.compile(r"\b[A-Z]\w+(?: [A-Z]\w+)*")
 TAKES = {"numbers": ("question", "context"), "tells": ("document",)}

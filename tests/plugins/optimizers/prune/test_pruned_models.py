@@ -226,6 +226,16 @@ def test_a_recommender_is_timed_where_it_reads_words(tiny_bert: str, tmp_path: P
     assert facts["timed_on"] == "training rows"
 
 
+def test_zeros_leave_the_towers_of_a_recommender_alone(tiny_bert: str, tmp_path: Path) -> None:
+    """Its items' vectors were made with them."""
+    model, rows = recommender(tiny_bert)
+    before = {name: weight.clone() for name, weight in model.module.head.state_dict().items()}
+    chain = optimized(tmp_path, "recommendation", model, rows, {**QUICK, "kind": "magnitude", "epochs": 1})
+    after = chain.model.module.head.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert chain.steps[0].facts["zeros"] > 0
+
+
 def test_whole_layers_go_first(tiny_bert: str, tmp_path: Path) -> None:
     model, rows = classifier(tiny_bert)
     facts = optimized(tmp_path, "classification", model, rows, {**PARAMETERS, "layers": 1, "share": 0.78}).steps[0].facts
