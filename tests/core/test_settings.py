@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from taskloom.core.errors import ConfigError
-from taskloom.core.settings import CHINESE, Calibration, load_settings
+from taskloom.core.settings import CHINESE, ENGLISH, Calibration, load_settings
 
 
 def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_what_is_said_of_a_language_leaves_the_rest_as_it_is(tmp_path: Path, mon
     assert set(found) == {"en", "zh", "de"}
     assert (found["zh"].embedding, found["zh"].reader, found["zh"].calibration) == ("mine", "qa-zh", CHINESE)
     assert (found["de"].embedding, found["de"].reader, found["de"].calibration) == ("", "liest", Calibration())
-    assert found["en"].reader == "qa-en"
+    assert (found["en"].reader, found["en"].calibration) == ("qa-en", ENGLISH)
     file.write_text("[knowledge.languages.zh.calibration]\nintercept = -0.5\n", encoding="utf-8")
     changed = load_settings(file).knowledge.languages["zh"]
     assert changed.reader == "qa-zh"

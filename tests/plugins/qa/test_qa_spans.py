@@ -204,10 +204,8 @@ def test_answers_are_the_same_in_pieces_and_with_few_spans_kept(
     places = [torch.tensor([[2 * t, 2 * t + 2] for t in range(w * step, w * step + 7)]) for w in range(windows)]
     logits = torch.randn(7 * windows, 2, generator=generator) * 3
     lengths, inside = torch.full((windows,), 7), torch.rand(7 * windows, generator=generator) > -1
-    offsets, params = (
-        torch.cat(places),
-        QaParams(top_k=top_k, threshold=threshold, max_answer_tokens=width, no_answer_threshold=1.0),
-    )
+    offsets = torch.cat(places)
+    params = QaParams(top_k=top_k, threshold=threshold, max_answer_tokens=width, no_answer_threshold=1.0)
     pieces = [
         Piece(
             offsets[at : at + 7 * grouped],

@@ -116,7 +116,9 @@ def test_a_split_is_the_same_again_and_leaks_nothing(world: Any, tmp_path: Path)
         assert {*example.input.history, *example.target.warm, *example.target.cold} == set(whole.input.history)
 
 
-def test_evaluation_prints_the_model_beside_simpler_methods(world: Any, trained: Any, predictor: Any, tmp_path: Path) -> None:
+def test_evaluation_prints_the_model_beside_simpler_methods(
+    world: Any, predictor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = list(read_examples(world.choices))
     split(rows, tmp_path, per_user=2, at_least=5, cold_share=0.1)
     # Nameless, since the model knows these users' whole histories and recommends nothing of them again.
@@ -137,6 +139,9 @@ def test_evaluation_prints_the_model_beside_simpler_methods(world: Any, trained:
     deaf = RecommendationTask().evaluate(_deaf(predictor), held)
     assert deaf.metrics["recall@10"] == result.metrics["recall@10"], "a history is not read"
     assert deaf.metrics["words_recall@10"] < result.metrics["words_recall@10"]
+    monkeypatch.setattr(type(predictor.model.catalogue), "titled", lambda *_: 0)
+    looked_up = RecommendationTask().evaluate(predictor, held)
+    assert looked_up.metrics["words_recall@10"] == 0, "a title that is looked up is not read"
 
 
 def _deaf(predictor: Any) -> Any:

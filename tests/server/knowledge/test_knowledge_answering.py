@@ -104,6 +104,16 @@ def test_where_a_passage_stands_says_which_answer_is_best_and_not_how_sure_it_is
     assert (told.kind, told.confidence) == ("none", pytest.approx(0.4)), "it is the best one that must reach the threshold"
 
 
+def test_a_readers_doubt_that_there_is_an_answer_makes_it_less_sure() -> None:
+    calibration = Calibration(intercept=0.0, reader=0.0, answerable=1.0)
+    doubts = [Reading("York", 0, 4, 0.3, 0.2), Reading("Leeds", 0, 5, 0.6, 0.9)]
+    found = candidates([hit(0, "x"), hit(1, "y")], doubts, calibration)
+    assert [(one.reading.text, one.confidence) for one in found] == [
+        ("York", pytest.approx(0.8)),
+        ("Leeds", pytest.approx(0.1)),
+    ]
+
+
 def test_certain_readings_have_finite_odds() -> None:
     assert logistic(span_odds(reading("", 1.0), None, 0.0, PLAIN)) == pytest.approx(1.0, abs=1e-5)
     assert logistic(span_odds(reading("", 0.0), None, 0.0, PLAIN)) == pytest.approx(0.0, abs=1e-5)

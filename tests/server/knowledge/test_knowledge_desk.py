@@ -377,10 +377,7 @@ async def test_where_an_embedding_model_is_not_served_its_language_is_found_by_w
 
 
 async def test_how_sure_an_answer_is_depends_on_the_language_of_its_question(tmp_path: Path, engine: Engine) -> None:
-    trusted = LanguageModels(
-        reader="numbers-zh",
-        calibration=Calibration(intercept=2.0, reader=0.0, dense=0.0, agreement=0.0),
-    )
+    trusted = LanguageModels(reader="numbers-zh", calibration=Calibration(intercept=2.0, reader=0.0, dense=0.0, agreement=0.0))
     desk = make_desk(tmp_path, engine, languages={**LANGUAGES, "zh": trusted})
     await desk.create("north", BaseSpec(base="rivers"))
     await desk.upsert("north", "rivers", documents(document("jiang", "长江(Yangtze)全长6300公里。", language="zh")))
