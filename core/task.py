@@ -122,6 +122,10 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     streams: bool = False
     """Whether this model writes its answers piece by piece, by `stream`; its task must say so too."""
 
+    rows_apart: bool = True
+    """Whether the loss of a batch is the mean of its rows' own: one that takes too much memory is then run in parts. False
+    where a row is compared with the others of its batch."""
+
     @property
     def graph(self) -> Graph | None:
         """The part of `forward` that a runtime may run by an engine of its own, as the model is now; None where there is no

@@ -1,16 +1,18 @@
 """What a pretrained backbone is worth: recipes trained from it and from random weights of the same shape, on the same rows.
 
     python benchmarks/pretraining/compare.py models/recipes/{ner-zh,topic-zh}.toml [--backbone .../models/backbone-zh/1]
-        [--backbone .../other-backbone] [--seeds 3] [--set epochs=5]
+        [--backbone .../other-backbone] [--seeds 3] [--rows 2000] [--set epochs=5]
 
 Every backbone is trained whole (`adapter = false`): random weights under an adapter learn next to nothing. A line is printed
-for each training, then a table: the recipe's primary metric on its evaluation file, mean and range over the seeds.
+for each training, then a table: the recipe's primary metric on its evaluation file, mean and range over the seeds. With
+`--rows` a training has so many of the recipe's rows, drawn anew for each seed, the same ones for each backbone.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -44,7 +46,7 @@ def main() -> None:
                 need_files(recipe)
                 for name, backbone in [*((name, name) for name in arguments.backbone), (RANDOM, str(start))]:
                     changes = (*arguments.set, f"backbone={backbone!r}", "adapter=false")
-                    score = _trained(registry, recipe, changes, seed, Path(folder) / "work")
+                    score = _trained(registry, recipe, changes, seed, work=Path(folder) / "work", most=arguments.rows)
                     print(f"{recipe.name}, seed {seed}, from {name}: {score:.4f}", flush=True)
                     found[recipe.name, name].append(score)
     print(f"\n| recipe | from | mean of {arguments.seeds} | lowest to highest |\n| --- | --- | --- | --- |")
@@ -60,10 +62,12 @@ def _save_random(backbone: str, folder: Path, seed: int) -> None:
     save_backbone(made, folder)
 
 
-def _trained(registry: Registry, recipe: Recipe, changes: tuple[str, ...], seed: int, work: Path) -> float:
+def _trained(registry: Registry, recipe: Recipe, changes: tuple[str, ...], seed: int, *, work: Path, most: int) -> float:
     task = registry.tasks.get(recipe.task)
     [config] = train_configs(task.TrainConfig, recipe, changes, seed)
     rows, _ = read_files(task, recipe.data.train)
+    if 0 < most < len(rows):
+        rows = random.Random(seed).sample(list(rows), most)
     unseen, _ = read_files(task, recipe.data.evaluation)
     trained = task.train(config, rows, (), TrainRun(work_folder=work, resume=False, show_progress=False))
     result = task.evaluate(Predictor(task, trained.model, InMemory(trained.model)), unseen)
@@ -75,6 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("recipes", nargs="+", type=Path)
     parser.add_argument("--backbone", action="append", help="by name or folder; may be repeated (default: backbone-zh)")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=0, help="to train on; 0: all that the recipe has")
     parser.add_argument("--set", action="append", default=[], help="a setting of the recipes' [config], as in taskloom train")
     found = parser.parse_args()
     found.backbone = found.backbone or ["backbone-zh"]

@@ -1,10 +1,12 @@
-"""Pairs to train a re-ranker or an embedding model on, from questions that annotators asked about paragraphs (files in
-SQuAD's form).
+"""Pairs to train a re-ranker, an embedding model or a reader on, from questions that annotators asked about paragraphs
+(files in SQuAD's form).
 
     python benchmarks/retrieval/pairs.py --data squadshifts/train.json --out pairs [--embedding embed-en --home FOLDER]
     taskloom train benchmarks/retrieval/rank-en.toml
 
     python benchmarks/retrieval/pairs.py --data cmrc2018/train.json drcd/train.json --out pairs --for embedding --negatives 1
+
+    python benchmarks/retrieval/pairs.py --data squadshifts/train.json --out pairs --for reading --dev-share 0
 
 A question and a passage of its paragraph that holds an answer are `relevant`. `irrelevant` are hard negatives: the
 passages of other paragraphs that search ranks highest, by words (BM25) and, with `--embedding`, by meaning, turn by turn; those
@@ -14,6 +16,9 @@ from any paragraph.
 
 `--for embedding` writes a row for each question: its passage, and as negatives besides these the passage of its own paragraph
 that has most of its words and no answer.
+
+`--for reading` writes one of a question's hard negatives, drawn at random, as a question without an answer: a reader learns
+from them and from the data that they were made of.
 """
 
 from __future__ import annotations
@@ -159,7 +164,15 @@ def embedding_rows(known: Sequence[tuple[KnownQuestion, Pairs]]) -> Iterator[tup
         yield question, {"query": question.question, "positive": found.right.searchable, "negatives": negatives}
 
 
-FORMS: Mapping[str, Form] = {"ranking": ranking_rows, "embedding": embedding_rows}
+def reading_rows(known: Sequence[tuple[KnownQuestion, Pairs]]) -> Iterator[tuple[KnownQuestion, Row]]:
+    draw = random.Random(13)
+    for question, found in known:
+        if found.others:
+            passage = draw.choice(found.others)
+            yield question, {"question": question.question, "context": passage.text, "answers": []}
+
+
+FORMS: Mapping[str, Form] = {"ranking": ranking_rows, "embedding": embedding_rows, "reading": reading_rows}
 
 
 def is_wrong(question: KnownQuestion, passage: Passage) -> bool:

@@ -25,6 +25,23 @@ def batches_of_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
     return found
 
 
+def parts_of(lengths: Sequence[int], most_rows: int, most_length: int | None) -> list[slice]:
+    """Neighbours, at most `most_rows` of them and `most_length` together; what is longer by itself is a part of its own.
+
+    >>> parts_of([3, 3, 3, 9, 1], most_rows=2, most_length=8)
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None), slice(4, 5, None)]
+    """
+    found: list[slice] = []
+    start = total = 0
+    for place, length in enumerate(lengths):
+        too_long = most_length is not None and total + length > most_length
+        if place > start and (place - start == most_rows or too_long):
+            found.append(slice(start, place))
+            start, total = place, 0
+        total += length
+    return [*found, slice(start, len(lengths))] if lengths else []
+
+
 def rate_factor(step: int, total: int, warmup_ratio: float) -> float:
     """Linear warm-up, then half a cosine to 0 (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, eq. 5)."""
     warmup = math.ceil(total * warmup_ratio)

@@ -23,8 +23,12 @@ from taskloom.core.task import Example, TaskModel, TrainRun
 from taskloom.plugins._shared.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from taskloom.plugins._shared.loop_config import LoopConfig
 from taskloom.plugins._shared.progress import TrainingProgress
-from taskloom.plugins._shared.schedule import batches_of_epoch, rate_factor
+from taskloom.plugins._shared.schedule import batches_of_epoch, parts_of, rate_factor
 from taskloom.plugins.runtimes.machine import bf16_instructions
+
+LENGTH_AT_ONCE = 16_384
+"""Tokens that are run in one part of a step's batch, as far as its rows can be parted: what is kept for their gradients takes
+about 100 kB each in a small encoder."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ class _Loop:
         self.module.train()
         began = time.perf_counter()
         for rows in batches[self.batch :]:
-            step_loss = self._run_step([self.examples[i] for i in rows])
+            step_loss = self._run_step(rows)
             self.batch += 1
             units = sum(self.lengths[i] for i in rows)
             progress.advance(self.epoch + 1, self.loss_sum / self.batch, units)
@@ -193,14 +197,15 @@ class _Loop:
         self._save()
         self._tell("epoch", **self.history[-1])
 
-    def _run_step(self, rows: Sequence[Example[Any]]) -> float:
+    def _run_step(self, rows: Sequence[int]) -> float:
         factor = rate_factor(self.step, self.total_steps, self.config.warmup_ratio)
         for group in self.optimizer.param_groups:
             group["lr"] = group["top_rate"] * factor
         size = math.ceil(len(rows) / self.config.accumulation)
+        longest = LENGTH_AT_ONCE if self.model.rows_apart else None
         step_loss = 0.0
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
+        for place in parts_of([self.lengths[i] for i in rows], size, longest):
+            part = [self.examples[i] for i in rows[place]]
             batch = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.model.collate(part).items()}
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
                 loss = self.model.loss(batch) * (len(part) / len(rows))

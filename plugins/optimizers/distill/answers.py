@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,28 @@ Rows = Mapping[str, tuple[Tensor, Tensor]]
 """By name: `values` [M, ...] of some rows, and `sizes`, how many of the M belong to each row."""
 
 
+def as_kept(values: Tensor) -> Tensor:
+    """In half precision, on the CPU."""
+    return values.cpu().float().clamp(-LARGEST, LARGEST).half().contiguous()
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A file that is open for reading, and where in its `values` each row's end, by name."""
+
+    stream: Any
+    ends: Mapping[str, Tensor]
+
+
 class AnswerFile:
     """Answers to rows by their number, in half precision, in safetensors files of `SHARD_ROWS` rows each. Files of another
-    `fingerprint`, or that can't be read, are made again."""
+    `fingerprint`, or that can't be read, are made again. They are read row by row when these are asked for."""
 
     def __init__(self, folder: Path, rows: int, fingerprint: str) -> None:
         self.folder = folder
         self.rows = rows
         self.fingerprint = fingerprint
-        self._shards: list[dict[str, Tensor]] = []
+        self._shards: list[_Shard] = []
 
     def fill(self, answer: Callable[[Sequence[int]], Rows]) -> int:
         """Makes the files that are missing, by asking for the rows of each; returns how many were made."""
@@ -49,16 +63,14 @@ class AnswerFile:
 
     def of(self, rows: Sequence[int]) -> Rows:
         """The answers to some rows, one after the other."""
-        names = [name.removeprefix("values/") for name in self._shards[0] if name.startswith("values/")]
-        return {name: self._gathered(name, rows) for name in names}
+        return {name: self._gathered(name, rows) for name in self._shards[0].ends}
 
     def _gathered(self, name: str, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         parts, sizes = [], []
         for row in rows:
             shard = self._shards[row // SHARD_ROWS]
-            ends, place = shard[f"ends/{name}"], row % SHARD_ROWS
-            start, end = int(ends[place]), int(ends[place + 1])
-            parts.append(shard[f"values/{name}"][start:end])
+            start, end = shard.ends[name][row % SHARD_ROWS : row % SHARD_ROWS + 2].tolist()
+            parts.append(shard.stream.get_slice(f"values/{name}")[start:end])
             sizes.append(end - start)
         return torch.cat(parts).float(), torch.tensor(sizes)
 
@@ -67,23 +79,23 @@ class AnswerFile:
 
         tensors: dict[str, Tensor] = {}
         for name, (values, sizes) in found.items():
-            tensors[f"values/{name}"] = values.cpu().float().clamp(-LARGEST, LARGEST).half().contiguous()
+            tensors[f"values/{name}"] = as_kept(values)
             tensors[f"ends/{name}"] = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cpu().cumsum(0)])
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         save_file(tensors, aside, metadata={"fingerprint": self.fingerprint, "names": json.dumps(sorted(found))})
         os.replace(aside, path)
 
-    def _read(self, path: Path) -> dict[str, Tensor] | None:
+    def _read(self, path: Path) -> _Shard | None:
         from safetensors import SafetensorError, safe_open
 
         if not path.is_file():
             return None
         try:
-            with safe_open(path, framework="pt") as stream:
-                told: Mapping[str, Any] = stream.metadata() or {}
-                if told.get("fingerprint") != self.fingerprint:
-                    return None
-                return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
+            stream = safe_open(path, framework="pt")
+            told: Mapping[str, Any] = stream.metadata() or {}
+            if told.get("fingerprint") != self.fingerprint:
+                return None
+            return _Shard(stream, {name: stream.get_tensor(f"ends/{name}") for name in json.loads(told["names"])})
         except (SafetensorError, OSError) as exc:
             log.warning("%s can't be read (%s); it is made again", path.name, exc)
             return None

@@ -73,7 +73,15 @@ def distill(model: TaskModel[Any, Any, Any], config: DistillConfig, context: Opt
     reading = reading_of(model, panel, context.train, some_untold=len(taught.train) > len(context.train))
     watching = watched_places(model, panel, reading, config)
     compared, left_out = compared_targets(watching, panel, reading, context)
-    asked = Teacher(model, watching.teachers, reading, taught.train, _together(panel, compared, config))
+    params = context.task.Params()
+    asked = Teacher(
+        model,
+        watching.teachers,
+        reading,
+        taught.train,
+        say_together=_together(panel, compared, config),
+        length=lambda row: context.task.cost(row.input, params),
+    )
     fingerprint = " ".join([tuning_fingerprint(model, taught, config), *panel.digests])
     told = asked.keep_answers(context.run.work_folder / "answers", fingerprint, config.cache_gb * 1e9)
     learner = Learner(watching.student, asked, config, watching.weights)

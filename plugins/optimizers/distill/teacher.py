@@ -15,8 +15,10 @@ from torch import Tensor
 from taskloom.core.anatomy import SoftTarget
 from taskloom.core.errors import UnsupportedError
 from taskloom.core.task import Batch, Example, TaskModel
+from taskloom.plugins._shared.schedule import parts_of
+from taskloom.plugins._shared.training import LENGTH_AT_ONCE
 from taskloom.plugins._shared.tuning import on_device
-from taskloom.plugins.optimizers.distill.answers import AnswerFile, Rows
+from taskloom.plugins.optimizers.distill.answers import AnswerFile, Rows, as_kept
 from taskloom.plugins.optimizers.distill.lessons import read_lesson
 from taskloom.plugins.optimizers.distill.panel import Panel
 from taskloom.plugins.optimizers.distill.watching import TARGET, Watched
@@ -84,6 +86,7 @@ def _reads_untold_alike(model: TaskModel[Any, Any, Any], rows: Sequence[Example[
 
 class Teacher:
     """What the teachers say to a student, together. `rows` are all that they may be asked about; they are known by identity.
+    `length` says how long one is, in tokens.
 
     If the student always reads a row alike, answers are kept on disk by row, as long as they take at most `cache_bytes`. A
     student that draws at random what it reads (a window of a long text) gets answers to the very batch that it has drawn.
@@ -95,7 +98,9 @@ class Teacher:
         watched: Sequence[Watched],
         reading: Reading,
         rows: Sequence[Example[Any]],
+        *,
         say_together: SayTogether,
+        length: Callable[[Example[Any]], int],
     ) -> None:
         self._student = student
         self.watched = watched
@@ -104,19 +109,21 @@ class Teacher:
         self._answers: AnswerFile | None = None
         self._reading = reading
         self._say_together = say_together
+        self._length = length
 
     def keep_answers(self, folder: Path, fingerprint: str, cache_bytes: float) -> dict[str, Any]:
         """Writes the answers to all rows, if they can be kept; returns what was done, for the facts."""
         if not self._reading.repeatable:
             return {"answers": "asked in each step: rows are read at random places"}
-        first = self._asked(range(min(ASKED_AT_ONCE, len(self.rows))))
-        if first is None:
+        some = range(0, len(self.rows), max(1, len(self.rows) // ASKED_AT_ONCE))
+        asked = self._asked_in_parts(some)
+        if asked is None:
             return {"answers": "asked in each step: they can't be told apart by row"}
-        size = sum(2 * values.numel() for values, _ in first.values()) * len(self.rows) / min(ASKED_AT_ONCE, len(self.rows))
+        size = sum(values.nbytes for values, _ in asked.values()) * len(self.rows) / len(some)
         if size > cache_bytes:
             return {"answers": f"asked in each step: on disk they would take {size / 1e9:.1f} GB"}
         kept = AnswerFile(folder, len(self.rows), fingerprint)
-        made = kept.fill(self._asked_in_parts)
+        made = kept.fill(self._asked_again)
         log.info("the teacher's answers to %d rows are on disk (%d files made)", len(self.rows), made)
         self._answers = kept
         return {"answers": "kept on disk", "answers_bytes": int(size)}
@@ -131,16 +138,22 @@ class Teacher:
         said = (answers_to(watched, how, examples, batch) for watched, how in zip(self.watched, self._reading.how, strict=True))
         return self._say_together(list(said))
 
-    def _asked_in_parts(self, numbers: Sequence[int]) -> Rows:
+    def _asked_again(self, numbers: Sequence[int]) -> Rows:
+        found = self._asked_in_parts(numbers)
+        assert found is not None, "these rows differ in kind from those that were asked first"
+        return found
+
+    def _asked_in_parts(self, numbers: Sequence[int]) -> Rows | None:
         parts: list[Rows] = []
-        for start in range(0, len(numbers), ASKED_AT_ONCE):
-            part = self._asked(numbers[start : start + ASKED_AT_ONCE])
-            assert part is not None, "a later part differs in kind from the first"
+        for place in parts_of([self._length(self.rows[i]) for i in numbers], ASKED_AT_ONCE, LENGTH_AT_ONCE):
+            part = self._asked(numbers[place])
+            if part is None:
+                return None
             parts.append(part)
         return {name: (torch.cat([p[name][0] for p in parts]), torch.cat([p[name][1] for p in parts])) for name in parts[0]}
 
     def _asked(self, numbers: Sequence[int]) -> Rows | None:
-        """Answers to some rows with what belongs to each; None if that can't be told."""
+        """Answers to some rows with what belongs to each, as they are kept; None if that can't be told."""
         examples = [self.rows[i] for i in numbers]
         seen = self._seen(examples, read_lesson(self._student, examples))
         states = any(not name.startswith(TARGET) for name in seen)
@@ -153,7 +166,7 @@ class Teacher:
                 sizes = tokens
             if len(sizes) != len(examples) or int(sizes.sum()) != len(target.values):
                 return None
-            found[name] = (target.values.cpu(), sizes.cpu())
+            found[name] = (as_kept(target.values), sizes.cpu())
         return found
 
 

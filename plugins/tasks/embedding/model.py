@@ -38,6 +38,7 @@ class EmbeddingModel(EncoderTaskModel[EmbeddingInput, EmbeddingOutput, Embedding
     """
 
     saved: SavedEmbedder
+    rows_apart = False
 
     @classmethod
     def build(

@@ -88,6 +88,7 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
     """
 
     saved: SavedRecommender
+    rows_apart = False
 
     def __init__(
         self,
