@@ -91,7 +91,7 @@ class AnswerFile:
         if not path.is_file():
             return None
         try:
-            stream = safe_open(path, framework="pt")
+            stream: Any = safe_open(path, framework="pt")
             told: Mapping[str, Any] = stream.metadata() or {}
             if told.get("fingerprint") != self.fingerprint:
                 return None
