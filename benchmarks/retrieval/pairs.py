@@ -17,8 +17,8 @@ from any paragraph.
 `--for embedding` writes a row for each question: its passage, and as negatives besides these the passage of its own paragraph
 that has most of its words and no answer.
 
-`--for reading` writes one of a question's hard negatives, drawn at random, as a question without an answer: a reader learns
-from them and from the data that they were made of.
+`--for reading` writes two rows for each question: its passage with the answer, and one of the hard negatives, drawn at
+random, without any.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -37,8 +38,9 @@ import taskloom.sdk
 from taskloom.core.digest import sha256_hex
 from taskloom.core.knowledge import Document, Embedded, Hit, KnowledgeBase, Mode, Passage, Query, View
 from taskloom.core.knowledge_figures import KnownQuestion
+from taskloom.plugins._shared.squad import squad_questions
 from taskloom.plugins.retrieval.config import KnowledgeConfig
-from taskloom.plugins.retrieval.evaluation import is_right, read_questions
+from taskloom.plugins.retrieval.evaluation import is_right
 from taskloom.plugins.retrieval.plugin import FaissRetriever
 from taskloom.server.knowledge.models import RELEVANT
 
@@ -48,14 +50,22 @@ POSITIVE_DEPTH = 20
 
 Embed = Callable[[Sequence[str], str], Sequence[Any]]
 """`embed(texts, kind)`: float32 vectors [D] of length 1."""
+
+
+class MarkedQuestion(KnownQuestion):
+    """With the place in its context, in code points, where each of its answers was marked."""
+
+    starts: tuple[int, ...] = ()
+
+
 Row = Mapping[str, Any]
-Form = Callable[[Sequence[tuple[KnownQuestion, "Pairs"]]], Iterator[tuple[KnownQuestion, Row]]]
+Form = Callable[[Sequence[tuple[MarkedQuestion, "Pairs"]]], Iterator[tuple[MarkedQuestion, Row]]]
 """The rows of questions, as a task's training reads them."""
 
 
 def main() -> None:
     asked = _arguments()
-    questions = [question for path in asked.data for question in read_questions(path) if question.answers]
+    questions = [question for path in asked.data for question in marked_questions(path)]
     drawn = random.Random(13).sample(questions, min(asked.questions or len(questions), len(questions)))
     form = FORMS[asked.form]
     if not asked.embedding:
@@ -73,10 +83,20 @@ def main() -> None:
     print(", ".join(f"{name}: {count} rows" for name, count in rows.items()))
 
 
+def marked_questions(path: Path) -> Iterator[MarkedQuestion]:
+    """Those questions of a file in SQuAD's form that have answers."""
+    for asked in squad_questions(path):
+        marked = {} if asked.raw.get("is_impossible") else {a["text"]: a["answer_start"] for a in asked.raw["answers"]}
+        if marked:
+            yield MarkedQuestion(
+                question=asked.question, context=asked.context, answers=tuple(marked), starts=tuple(marked.values())
+            )
+
+
 def write_pairs(
     folder: Path,
-    questions: Sequence[KnownQuestion],
-    drawn: Sequence[KnownQuestion],
+    questions: Sequence[MarkedQuestion],
+    drawn: Sequence[MarkedQuestion],
     embed: Embed | None = None,
     *,
     negatives: int,
@@ -100,7 +120,7 @@ def write_pairs(
 
 
 @contextmanager
-def filled(folder: Path, questions: Sequence[KnownQuestion], embed: Embed | None) -> Iterator[View]:
+def filled(folder: Path, questions: Sequence[MarkedQuestion], embed: Embed | None) -> Iterator[View]:
     """A knowledge base of the questions' paragraphs, each a document under its digest."""
     with closing(FaissRetriever().create(folder, KnowledgeConfig())) as base:
         _fill(base, questions, embed)
@@ -108,7 +128,7 @@ def filled(folder: Path, questions: Sequence[KnownQuestion], embed: Embed | None
             yield view
 
 
-def _fill(base: KnowledgeBase, questions: Sequence[KnownQuestion], embed: Embed | None) -> None:
+def _fill(base: KnowledgeBase, questions: Sequence[MarkedQuestion], embed: Embed | None) -> None:
     contexts = list(dict.fromkeys(question.context for question in questions))
     for start in range(0, len(contexts), BATCH):
         documents = [
@@ -129,7 +149,7 @@ class Pairs(NamedTuple):
     own: Sequence[Passage]
 
 
-def found_pairs(view: View, question: KnownQuestion, embed: Embed | None, negatives: int) -> Pairs | None:
+def found_pairs(view: View, question: MarkedQuestion, embed: Embed | None, negatives: int) -> Pairs | None:
     """None where no passage holds the whole of an answer."""
     own = _found(view, question, "sparse", POSITIVE_DEPTH, where={"context": context_id(question.context)})
     right = next((hit.passage for hit in own if is_right(question, hit.passage)), None)
@@ -146,7 +166,7 @@ def found_pairs(view: View, question: KnownQuestion, embed: Embed | None, negati
     return Pairs(right, list(islice(wrong.values(), negatives)), beside[:1])
 
 
-def ranking_rows(known: Sequence[tuple[KnownQuestion, Pairs]]) -> Iterator[tuple[KnownQuestion, Row]]:
+def ranking_rows(known: Sequence[tuple[MarkedQuestion, Pairs]]) -> Iterator[tuple[MarkedQuestion, Row]]:
     """The relevant pair first. A passage of the same paragraph is about the same, so none of these is called irrelevant."""
     for question, found in known:
         yield question, _row(question, found.right, RELEVANT)
@@ -154,7 +174,7 @@ def ranking_rows(known: Sequence[tuple[KnownQuestion, Pairs]]) -> Iterator[tuple
             yield question, _row(question, passage, f"ir{RELEVANT}")
 
 
-def embedding_rows(known: Sequence[tuple[KnownQuestion, Pairs]]) -> Iterator[tuple[KnownQuestion, Row]]:
+def embedding_rows(known: Sequence[tuple[MarkedQuestion, Pairs]]) -> Iterator[tuple[MarkedQuestion, Row]]:
     right: dict[str, set[str]] = {}
     for question, found in known:
         right.setdefault(question.question, set()).add(found.right.searchable)
@@ -164,35 +184,47 @@ def embedding_rows(known: Sequence[tuple[KnownQuestion, Pairs]]) -> Iterator[tup
         yield question, {"query": question.question, "positive": found.right.searchable, "negatives": negatives}
 
 
-def reading_rows(known: Sequence[tuple[KnownQuestion, Pairs]]) -> Iterator[tuple[KnownQuestion, Row]]:
+def reading_rows(known: Sequence[tuple[MarkedQuestion, Pairs]]) -> Iterator[tuple[MarkedQuestion, Row]]:
     draw = random.Random(13)
     for question, found in known:
-        if found.others:
-            passage = draw.choice(found.others)
-            yield question, {"question": question.question, "context": passage.text, "answers": []}
+        marked = answer_in(question, found.right)
+        if found.others and marked:
+            yield question, {"question": question.question, "context": found.right.text, "answers": [marked]}
+            wrong = draw.choice(found.others)
+            yield question, {"question": question.question, "context": wrong.text, "answers": []}
+
+
+def answer_in(question: MarkedQuestion, passage: Passage) -> Row | None:
+    """The first of a question's answers that stands in the passage, at the place nearest to where it was marked: cleaning a
+    context moves places a little."""
+    for answer, start in zip(question.answers, question.starts, strict=True):
+        places = [match.start() for match in re.finditer(re.escape(answer), passage.text)]
+        if places:
+            return {"text": answer, "answer_start": min(places, key=lambda place: abs(passage.start + place - start))}
+    return None
 
 
 FORMS: Mapping[str, Form] = {"ranking": ranking_rows, "embedding": embedding_rows, "reading": reading_rows}
 
 
-def is_wrong(question: KnownQuestion, passage: Passage) -> bool:
+def is_wrong(question: MarkedQuestion, passage: Passage) -> bool:
     """Whether a passage is of another paragraph and holds no answer."""
     return passage.document_id != context_id(question.context) and not _holds_answer(question, passage)
 
 
-def _holds_answer(question: KnownQuestion, passage: Passage) -> bool:
+def _holds_answer(question: MarkedQuestion, passage: Passage) -> bool:
     text = passage.text.casefold()
     return any(answer.casefold() in text for answer in question.answers)
 
 
 def _found(
-    view: View, question: KnownQuestion, mode: Mode, limit: int, *, vector: Any = None, where: Mapping[str, str] | None = None
+    view: View, question: MarkedQuestion, mode: Mode, limit: int, *, vector: Any = None, where: Mapping[str, str] | None = None
 ) -> list[Hit]:
     vectors = {} if vector is None else {SPACE: vector}
     return view.search(Query(text=question.question, vectors=vectors, limit=limit, where=where, mode=mode))
 
 
-def _row(question: KnownQuestion, passage: Passage, label: str) -> Row:
+def _row(question: MarkedQuestion, passage: Passage, label: str) -> Row:
     return {"text": question.question, "text_pair": passage.readable, "label": label}
 
 

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from small_knowledge import drawn_vector
 
-from taskloom.plugins.retrieval.evaluation import read_questions
-
 ROOT = Path(__file__).parents[3]
 SQUAD = ROOT / "tests" / "data" / "squadshifts-sample.json"
 
@@ -42,7 +40,7 @@ def blanks_apart(text: str) -> str:
 def test_negatives_are_hard_hold_no_answer_and_are_of_other_paragraphs(
     script: ModuleType, tmp_path: Path, embedded: Any
 ) -> None:
-    questions = [question for question in read_questions(SQUAD) if question.answers]
+    questions = list(script.marked_questions(SQUAD))
     counts = script.write_pairs(tmp_path, questions, questions, embedded, negatives=3, dev_share=0.3)
     rows = {
         name: list(map(json.loads, (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())) for name in counts
@@ -68,7 +66,7 @@ def test_negatives_are_hard_hold_no_answer_and_are_of_other_paragraphs(
 def test_an_embedding_model_learns_from_the_passages_of_the_same_paragraph_too(script: ModuleType, tmp_path: Path) -> None:
     from taskloom.plugins.tasks.embedding.reading import read_examples
 
-    questions = [question for question in read_questions(SQUAD) if question.answers]
+    questions = list(script.marked_questions(SQUAD))
     script.write_pairs(tmp_path, questions, questions, negatives=1, dev_share=0.0, form=script.embedding_rows)
     asked = {question.question: question for question in questions}
     beside = 0
@@ -81,6 +79,25 @@ def test_an_embedding_model_learns_from_the_passages_of_the_same_paragraph_too(s
         assert not any(answer.casefold() in text.casefold() for answer in known.answers for text in row.target.negatives)
         beside += sum(blanks_apart(text) in context for text in row.target.negatives)
     assert 0 < beside < len(rows) + 1
+
+
+def test_a_reader_learns_from_a_passage_with_the_answer_and_from_one_without(script: ModuleType, tmp_path: Path) -> None:
+    from taskloom.plugins.tasks.qa.reading import read_examples
+
+    questions = list(script.marked_questions(SQUAD))
+    script.write_pairs(tmp_path, questions, questions, negatives=3, dev_share=0.0, form=script.reading_rows)
+    asked = {question.question: question for question in questions}
+    rows = list(read_examples(tmp_path / "train.jsonl"))
+    assert len(rows) > len(questions)
+    for right, wrong in zip(rows[::2], rows[1::2], strict=True):
+        assert right.input.question == wrong.input.question
+        known = asked[right.input.question]
+        [answer] = right.target.answers
+        before = blanks_apart(known.context[: known.starts[known.answers.index(answer.text)]])
+        passage = blanks_apart(right.input.context[: answer.start])
+        assert before.endswith(passage[-20:]), "the place that was marked, not another of the same words"
+        assert wrong.target.answers == ()
+        assert not any(text.casefold() in wrong.input.context.casefold() for text in known.answers)
 
 
 def test_the_recipe_can_be_read_and_names_what_the_script_writes() -> None:
