@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,12 @@ from optimizer_steps import Steps
 
 from taskloom.core.errors import ConfigError, UnsupportedError
 from taskloom.core.optimizing import StepRequest
+from taskloom.core.task import Example
+from taskloom.plugins._shared.training import LENGTH_AT_ONCE
+from taskloom.plugins.optimizers.distill.teacher import ASKED_AT_ONCE, Reading, Teacher, run_watched
+from taskloom.plugins.optimizers.distill.watching import Views, Watched, watchable_layers
 from taskloom.plugins.tasks.classification.model import ClassificationModel
+from taskloom.plugins.tasks.classification.schema import ClassificationInput
 
 FAST: dict[str, Any] = {
     "layers": 1,
@@ -104,6 +109,39 @@ def test_kept_answers_are_what_the_teacher_says(steps: Callable[..., Steps]) -> 
     one, other = (logits(chain.model, steps("x").held) for chain in (kept, asked))
     assert torch.allclose(one, other, atol=0.05)
     assert kept.steps[0].facts["history"][0]["loss"] == pytest.approx(asked.steps[0].facts["history"][0]["loss"], rel=1e-2)
+
+
+def test_what_answers_take_is_told_by_rows_from_all_over_the_data(classifier: ClassificationModel, tmp_path: Path) -> None:
+    """The long ones may come last: whether they fit is known before they are asked for, and asking takes one part at a time."""
+    texts = ["card", *["where is my card " * 12] * 2]
+    rows = [
+        Example(input=ClassificationInput(text=text), target="one", path="", line=i)
+        for text in texts
+        for i in range(2 * ASKED_AT_ONCE)
+    ]
+    views = Views({"hidden/0": watchable_layers(classifier)[0]})
+    together = lambda said: dict(said[0])  # noqa: E731
+    watched, reading = [Watched(classifier, views)], Reading(repeatable=True, how=("alike",))
+    asked: list[int] = []
+
+    class Counted(Teacher):
+        def _asked(self, numbers: Sequence[int]) -> Any:
+            asked.append(len(numbers))
+            return super()._asked(numbers)
+
+    def length(row: Example[Any]) -> int:
+        return LENGTH_AT_ONCE // 4 if len(row.input.text) > 10 else 1
+
+    teacher = Counted(classifier, watched, reading, rows, say_together=together, length=length)
+    told = teacher.keep_answers(tmp_path / "answers", "f", 1e9)
+    taken = sum(path.stat().st_size for path in (tmp_path / "answers").iterdir())
+    assert told["answers_bytes"] == pytest.approx(taken, rel=0.1)
+    assert max(asked[-len(rows) // 4 :]) == ASKED_AT_ONCE, "short ones together"
+    assert asked[-1] == 4
+    batch = classifier.collate(rows[:1] + rows[-1:])
+    kept, now = teacher.say([rows[0], rows[-1]], batch), run_watched(watched[0], batch)
+    for name, values in kept.items():
+        torch.testing.assert_close(values, now[name].values, rtol=2e-3, atol=2e-3)
 
 
 def test_what_makes_no_sense_is_refused_with_the_reason(steps: Callable[..., Steps]) -> None:
