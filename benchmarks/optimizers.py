@@ -265,8 +265,8 @@ def _short(files: list[Path], subject: Subject, home: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for path in files:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        short = [line for line in lines if len(json.loads(line)["document"]) <= subject.longest]
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        short = [f"{line}\n" for line in lines if len(json.loads(line)["document"]) <= subject.longest]
         found.append(folder / f"{path.parent.name}-{path.name}")
         found[-1].write_text("".join(short), encoding="utf-8")
     return found

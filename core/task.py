@@ -122,9 +122,9 @@ class TaskModel(ABC, Generic[In, Out, Par]):
     streams: bool = False
     """Whether this model writes its answers piece by piece, by `stream`; its task must say so too."""
 
-    rows_apart: bool = True
-    """Whether the loss of a batch is the mean of its rows' own: one that takes too much memory is then run in parts. False
-    where a row is compared with the others of its batch."""
+    splits_batches: bool = False
+    """Whether a training may run a batch that takes much memory in micro-batches: the loss of a batch is, or nearly is, the
+    mean of its rows' own, and no row is compared with others or normalized by them."""
 
     @property
     def graph(self) -> Graph | None:

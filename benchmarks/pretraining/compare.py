@@ -64,7 +64,9 @@ def _save_random(backbone: str, folder: Path, seed: int) -> None:
 
 def _trained(registry: Registry, recipe: Recipe, changes: tuple[str, ...], seed: int, *, work: Path, most: int) -> float:
     task = registry.tasks.get(recipe.task)
-    [config] = train_configs(task.TrainConfig, recipe, changes, seed)
+    config, *later = train_configs(task.TrainConfig, recipe, changes, seed)
+    if later:
+        raise SystemExit(f"{recipe.name} is trained in stages; compare.py takes recipes of one")
     rows, _ = read_files(task, recipe.data.train)
     if 0 < most < len(rows):
         rows = random.Random(seed).sample(list(rows), most)

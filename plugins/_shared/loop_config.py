@@ -16,8 +16,8 @@ class LoopConfig(Frozen):
     batch_size: int = Field(default=32, ge=1)
     """Examples per optimizer step."""
     accumulation: int = Field(default=1, ge=1)
-    """Parts that a step's batch is run in, one after the other, where memory is short; the gradient is the same. Long texts are
-    parted without it."""
+    """Micro-batches that a step's batch is run in, one after the other, where memory is short: the gradient is the same where
+    a loss is the mean over rows. Batches of long documents are split without it."""
     learning_rate: float = Field(default=5e-4, gt=0)
     head_learning_rate: float = Field(default=5e-3, gt=0)
     """For the task layer, which starts from little and has further to go."""

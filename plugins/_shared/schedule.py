@@ -25,10 +25,10 @@ def batches_of_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
     return found
 
 
-def parts_of(lengths: Sequence[int], most_rows: int, most_length: int | None) -> list[slice]:
-    """Neighbours, at most `most_rows` of them and `most_length` together; what is longer by itself is a part of its own.
+def micro_batches(lengths: Sequence[int], most_rows: int, most_length: int | None) -> list[slice]:
+    """Slices of neighbours, at most `most_rows` of them and `most_length` together; what is longer by itself is alone in one.
 
-    >>> parts_of([3, 3, 3, 9, 1], most_rows=2, most_length=8)
+    >>> micro_batches([3, 3, 3, 9, 1], most_rows=2, most_length=8)
     [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None), slice(4, 5, None)]
     """
     found: list[slice] = []

@@ -23,12 +23,12 @@ from taskloom.core.task import Example, TaskModel, TrainRun
 from taskloom.plugins._shared.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from taskloom.plugins._shared.loop_config import LoopConfig
 from taskloom.plugins._shared.progress import TrainingProgress
-from taskloom.plugins._shared.schedule import batches_of_epoch, parts_of, rate_factor
+from taskloom.plugins._shared.schedule import batches_of_epoch, micro_batches, rate_factor
 from taskloom.plugins.runtimes.machine import bf16_instructions
 
-LENGTH_AT_ONCE = 16_384
-"""Tokens that are run in one part of a step's batch, as far as its rows can be parted: what is kept for their gradients takes
-about 100 kB each in a small encoder."""
+MICRO_BATCH_LENGTH = 16_384
+"""Estimated tokens of a micro-batch, where a model may be trained in such: what is kept for the gradient takes about 100 kB of
+each in a small encoder."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,13 @@ def fit(
 ) -> FitResult:
     """Trains `model` in place; at the end it has the best weights that `validation` saw, or the last ones without it.
 
-    `length` groups examples of like size into a batch. `is_head` says which parameters (by name) take the head's learning
-    rate. `fingerprint` identifies settings and data: a checkpoint with the same one in `run.work_folder` is gone on from, and
-    the result is then the same as without the interruption, on the same machine with as many threads. A checkpoint with the
-    final weights stays there: the same training again gives them at once, and another's `run.start` may name the folder.
-    `prepare` sets the first weights of a training that neither goes on nor has a start. Raises `ConfigError` if the loss is no
-    longer a number, and if the start is no finished training of a model with the same parameters.
+    `length`, an estimate in tokens, groups examples of like size into a batch, and bounds the micro-batches of one. `is_head`
+    says which parameters (by name) take the head's learning rate. `fingerprint` identifies settings and data: a checkpoint
+    with the same one in `run.work_folder` is gone on from, and the result is then the same as without the interruption, on the
+    same machine with as many threads. A checkpoint with the final weights stays there: the same training again gives them at
+    once, and another's `run.start` may name the folder. `prepare` sets the first weights of a training that neither goes on nor
+    has a start. Raises `ConfigError` if the loss is no longer a number, and if the start is no finished training of a model
+    with the same parameters.
     """
     if not examples:
         raise ConfigError("there are no rows to train on")
@@ -202,9 +203,9 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["top_rate"] * factor
         size = math.ceil(len(rows) / self.config.accumulation)
-        longest = LENGTH_AT_ONCE if self.model.rows_apart else None
+        longest = MICRO_BATCH_LENGTH if self.model.splits_batches else None
         step_loss = 0.0
-        for place in parts_of([self.lengths[i] for i in rows], size, longest):
+        for place in micro_batches([self.lengths[i] for i in rows], size, longest):
             part = [self.examples[i] for i in rows[place]]
             batch = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.model.collate(part).items()}
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):

@@ -30,7 +30,7 @@ def as_kept(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Shard:
-    """A file that is open for reading, and where in its `values` each row's end, by name."""
+    """A file that is open for reading, and where each row's values end in it, by name."""
 
     stream: Any
     ends: Mapping[str, Tensor]
@@ -38,7 +38,7 @@ class _Shard:
 
 class AnswerFile:
     """Answers to rows by their number, in half precision, in safetensors files of `SHARD_ROWS` rows each. Files of another
-    `fingerprint`, or that can't be read, are made again. They are read row by row when these are asked for."""
+    `fingerprint`, or that can't be read, are made again. Rows are read when they are asked for."""
 
     def __init__(self, folder: Path, rows: int, fingerprint: str) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class AnswerFile:
         self._shards: list[_Shard] = []
 
     def fill(self, answer: Callable[[Sequence[int]], Rows]) -> int:
-        """Makes the files that are missing, by asking for the rows of each; returns how many were made."""
+        """Makes the files that are missing, by asking for the rows of each, `as_kept`; returns how many were made."""
         self.folder.mkdir(parents=True, exist_ok=True)
         made = 0
         for number, first in enumerate(range(0, self.rows, SHARD_ROWS)):
@@ -79,7 +79,7 @@ class AnswerFile:
 
         tensors: dict[str, Tensor] = {}
         for name, (values, sizes) in found.items():
-            tensors[f"values/{name}"] = as_kept(values)
+            tensors[f"values/{name}"] = values
             tensors[f"ends/{name}"] = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cpu().cumsum(0)])
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         save_file(tensors, aside, metadata={"fingerprint": self.fingerprint, "names": json.dumps(sorted(found))})

@@ -14,8 +14,9 @@ from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import file_label
 from taskloom.core.errors import UnsupportedError
 from taskloom.core.optimizer import OptimizeContext, Optimized
-from taskloom.core.task import TaskModel
-from taskloom.plugins._shared.training import pick_device, seed_everything
+from taskloom.core.task import Example, TaskModel
+from taskloom.plugins._shared.schedule import micro_batches
+from taskloom.plugins._shared.training import MICRO_BATCH_LENGTH, pick_device, seed_everything
 from taskloom.plugins._shared.tuning import tune, tuning_fingerprint
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
@@ -29,6 +30,7 @@ from taskloom.plugins.optimizers.distill.teacher import Reading, Teacher, answer
 from taskloom.plugins.optimizers.distill.watching import HIDDEN, RELATION, TARGET, Views, Watched, projections, watchable_layers
 
 CHECKED_ROWS = 32
+"""Rows that something is tried on; fewer of long ones."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def compared_targets(
     Vectors of another model than the chain's parent, or of several, lie in spaces of their own and are left out, unless they
     are the answer itself and of one teacher: then the student learns its space. Raises `UnsupportedError` if not even the first
     of the targets, the answer itself, can be compared."""
-    rows = context.train[:CHECKED_ROWS]
+    rows = few_rows(watching.student.model, context)
     with torch.random.fork_rng():
         batch = read_lesson(watching.student.model, rows)
         own = _targets(run_watched(watching.student, batch))
@@ -212,6 +214,13 @@ def compared_targets(
     return frozenset(found), left_out
 
 
+def few_rows(model: TaskModel[Any, Any, Any], context: OptimizeContext) -> Sequence[Example[Any]]:
+    """Some rows to try something on, at most a micro-batch where the model may be given such."""
+    params, rows = context.task.Params(), context.train[:CHECKED_ROWS]
+    longest = MICRO_BATCH_LENGTH if model.splits_batches else None
+    return rows[micro_batches([context.task.cost(row.input, params) for row in rows], CHECKED_ROWS, longest)[0]]
+
+
 def _targets(seen: Mapping[str, SoftTarget]) -> dict[str, SoftTarget]:
     return {name: target for name, target in seen.items() if name.startswith(TARGET)}
 
@@ -234,7 +243,7 @@ def check_reached(learner: Learner, context: OptimizeContext) -> None:
     of it would not learn to do without them."""
     with torch.random.fork_rng():
         learner.module.train()
-        loss = learner.loss(learner.collate(context.train[:CHECKED_ROWS]))
+        loss = learner.loss(learner.collate(few_rows(learner, context)))
         if loss.requires_grad:
             torch.autograd.backward(loss)
     layers = watchable_layers(learner.student)

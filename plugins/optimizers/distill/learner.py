@@ -42,7 +42,7 @@ class Learner(TaskModel[Any, Any, Any]):
     def __init__(self, watched: Watched, teacher: Teacher, config: DistillConfig, weights: Weights) -> None:
         self.student = watched.model
         self.module = self.student.module
-        self.rows_apart = self.student.rows_apart
+        self.splits_batches = self.student.splits_batches
         self._watched = watched
         self._teacher = teacher
         self._config = config

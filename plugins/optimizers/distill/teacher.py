@@ -15,8 +15,8 @@ from torch import Tensor
 from taskloom.core.anatomy import SoftTarget
 from taskloom.core.errors import UnsupportedError
 from taskloom.core.task import Batch, Example, TaskModel
-from taskloom.plugins._shared.schedule import parts_of
-from taskloom.plugins._shared.training import LENGTH_AT_ONCE
+from taskloom.plugins._shared.schedule import micro_batches
+from taskloom.plugins._shared.training import MICRO_BATCH_LENGTH
 from taskloom.plugins._shared.tuning import on_device
 from taskloom.plugins.optimizers.distill.answers import AnswerFile, Rows, as_kept
 from taskloom.plugins.optimizers.distill.lessons import read_lesson
@@ -145,7 +145,7 @@ class Teacher:
 
     def _asked_in_parts(self, numbers: Sequence[int]) -> Rows | None:
         parts: list[Rows] = []
-        for place in parts_of([self._length(self.rows[i]) for i in numbers], ASKED_AT_ONCE, LENGTH_AT_ONCE):
+        for place in micro_batches([self._length(self.rows[i]) for i in numbers], ASKED_AT_ONCE, MICRO_BATCH_LENGTH):
             part = self._asked(numbers[place])
             if part is None:
                 return None

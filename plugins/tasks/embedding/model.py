@@ -38,7 +38,6 @@ class EmbeddingModel(EncoderTaskModel[EmbeddingInput, EmbeddingOutput, Embedding
     """
 
     saved: SavedEmbedder
-    rows_apart = False
 
     @classmethod
     def build(

@@ -46,6 +46,7 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
     model with its head. `training` belongs to `collate` and is not saved."""
 
     saved: SavedQa
+    splits_batches = True
 
     def __init__(self, parts: EncoderParts, head: nn.Module, saved: SavedQa) -> None:
         super().__init__(parts, head, saved)

@@ -88,7 +88,6 @@ class RecommendationModel(EncoderTaskModel[RecommendationInput, RecommendationOu
     """
 
     saved: SavedRecommender
-    rows_apart = False
 
     def __init__(
         self,

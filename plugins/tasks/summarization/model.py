@@ -62,6 +62,7 @@ class SentenceChooser(EncoderTaskModel[SummarizationInput, SummarizationOutput, 
     """
 
     saved: SavedChooser
+    splits_batches = True
     judge: Judge | None = None
     states: KnownStates | None = None
     temperature: float = 0.1

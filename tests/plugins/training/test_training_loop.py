@@ -19,7 +19,7 @@ from taskloom.core.task import Example, TaskModel, TrainRun
 from taskloom.plugins._shared.checkpoints import CHECKPOINT
 from taskloom.plugins._shared.loop_config import LoopConfig
 from taskloom.plugins._shared.schedule import batches_of_epoch, rate_factor
-from taskloom.plugins._shared.training import LENGTH_AT_ONCE, FitResult, Validation, fit
+from taskloom.plugins._shared.training import MICRO_BATCH_LENGTH, FitResult, Validation, fit
 
 
 class LineModel(TaskModel[Any, Any, Any]):
@@ -208,30 +208,30 @@ def test_a_checkpoint_of_other_settings_or_a_torn_one_is_not_gone_on_from(
     assert weights(again) == weights(whole)
 
 
-def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
+def test_micro_batches_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
     one, _ = train(tmp_path / "one", LineModel(dropout=0), epochs=1)
     parts, _ = train(tmp_path / "parts", LineModel(dropout=0), epochs=1, accumulation=3)
     for name, tensor in one.module.state_dict().items():
         torch.testing.assert_close(parts.module.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_of_long_rows_is_run_in_parts_where_they_can_be_parted(tmp_path: Path) -> None:
+def test_a_batch_of_long_rows_is_run_in_micro_batches_where_that_may_be(tmp_path: Path) -> None:
     class Counted(LineModel):
-        def __init__(self, rows_apart: bool) -> None:
+        def __init__(self, splits_batches: bool) -> None:
             super().__init__(dropout=0)
-            self.rows_apart, self.sizes = rows_apart, set[int]()
+            self.splits_batches, self.sizes = splits_batches, set[int]()
 
         def collate(self, examples: Sequence[Example[Any]]) -> Mapping[str, Any]:
             self.sizes.add(len(examples))
             return super().collate(examples)
 
-    parted, whole = Counted(True), Counted(False)
-    train(tmp_path / "parted", parted, epochs=1, length=LENGTH_AT_ONCE // 3)
-    train(tmp_path / "whole", whole, epochs=1, length=LENGTH_AT_ONCE // 3)
-    assert max(parted.sizes) == 3
+    split, whole = Counted(True), Counted(False)
+    train(tmp_path / "split", split, epochs=1, length=MICRO_BATCH_LENGTH // 3)
+    train(tmp_path / "whole", whole, epochs=1, length=MICRO_BATCH_LENGTH // 3)
+    assert max(split.sizes) == 3
     assert max(whole.sizes) == SETTINGS["batch_size"]
     for name, tensor in whole.module.state_dict().items():
-        torch.testing.assert_close(parted.module.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(split.module.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_training_stops_early_and_keeps_the_best_weights(tmp_path: Path) -> None:
