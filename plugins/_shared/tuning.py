@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.optimizer import OptimizeContext
 from taskloom.core.predictor import Predictor
 from taskloom.core.runtime import ExecutionPlan
-from taskloom.core.task import Batch, Outputs, TaskModel
+from taskloom.core.task import Batch, Example, Outputs, TaskModel
 from taskloom.plugins._shared.datasets import rows_digest
 from taskloom.plugins._shared.loop_config import TuneConfig
 from taskloom.plugins._shared.norms import calibrate_norms
@@ -49,14 +49,12 @@ def tune(
     """Trains `learner` on `context.train`; `model`, which is `learner` or the model inside of it, is what is judged after each
     epoch by the task's primary metric on `context.validation`. It ends with its best weights, on the CPU, in evaluation
     mode. An interrupted one goes on where it was."""
-    task = context.task
-    defaults = task.Params()
     result = fit(
         learner,
         context.train,
         config,
         context.run,
-        length=lambda example: task.cost(example.input, defaults),
+        length=row_length(context),
         fingerprint=fingerprint,
         validation=_validation(model, context) if context.validation else None,
         is_head=lambda name: name.startswith("head."),
@@ -64,6 +62,12 @@ def tune(
     calibrate_norms(model, context.train)
     model.module.to("cpu").eval()
     return result
+
+
+def row_length(context: OptimizeContext) -> Callable[[Example[Any]], int]:
+    """How long a row is, as its task says what a request costs that asks for nothing special."""
+    task, params = context.task, context.task.Params()
+    return lambda row: task.cost(row.input, params)
 
 
 def _validation(model: TaskModel[Any, Any, Any], context: OptimizeContext) -> Validation:

@@ -17,7 +17,7 @@ from taskloom.core.optimizer import OptimizeContext, Optimized
 from taskloom.core.task import Example, TaskModel
 from taskloom.plugins._shared.schedule import micro_batches
 from taskloom.plugins._shared.training import MICRO_BATCH_LENGTH, pick_device, seed_everything
-from taskloom.plugins._shared.tuning import tune, tuning_fingerprint
+from taskloom.plugins._shared.tuning import row_length, tune, tuning_fingerprint
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
 from taskloom.plugins.optimizers.distill.config import DistillConfig
@@ -75,14 +75,13 @@ def distill(model: TaskModel[Any, Any, Any], config: DistillConfig, context: Opt
     reading = reading_of(model, panel, context.train, some_untold=len(taught.train) > len(context.train))
     watching = watched_places(model, panel, reading, config)
     compared, left_out = compared_targets(watching, panel, reading, context)
-    params = context.task.Params()
     asked = Teacher(
         model,
         watching.teachers,
         reading,
         taught.train,
         say_together=_together(panel, compared, config),
-        length=lambda row: context.task.cost(row.input, params),
+        length=row_length(context),
     )
     fingerprint = " ".join([tuning_fingerprint(model, taught, config), *panel.digests])
     told = asked.keep_answers(context.run.work_folder / "answers", fingerprint, config.cache_gb * 1e9)
@@ -216,9 +215,9 @@ def compared_targets(
 
 def few_rows(model: TaskModel[Any, Any, Any], context: OptimizeContext) -> Sequence[Example[Any]]:
     """Some rows to try something on, at most a micro-batch where the model may be given such."""
-    params, rows = context.task.Params(), context.train[:CHECKED_ROWS]
+    rows = context.train[:CHECKED_ROWS]
     longest = MICRO_BATCH_LENGTH if model.splits_batches else None
-    return rows[micro_batches([context.task.cost(row.input, params) for row in rows], CHECKED_ROWS, longest)[0]]
+    return rows[micro_batches(list(map(row_length(context), rows)), CHECKED_ROWS, longest)[0]]
 
 
 def _targets(seen: Mapping[str, SoftTarget]) -> dict[str, SoftTarget]:

@@ -9,9 +9,10 @@ import torch
 
 from taskloom.core.digest import canonical_json, sha256_hex
 from taskloom.core.optimizer import OptimizeContext, Optimized
-from taskloom.core.task import Example, TaskModel
+from taskloom.core.task import TaskModel
 from taskloom.plugins._shared.loop_config import LoopConfig
 from taskloom.plugins._shared.training import Validation, fit, seed_everything
+from taskloom.plugins._shared.tuning import row_length
 from taskloom.plugins.backbones.task_model import EncoderTaskModel
 from taskloom.plugins.optimizers.prune.config import PruneConfig
 
@@ -36,11 +37,6 @@ def recover(model: TaskModel[Any, Any, Any], config: PruneConfig, context: Optim
     _thaw(model)
     weights = {name: tensor.detach().clone() for name, tensor in model.module.state_dict().items()}
     seed_everything(config.seed)
-    params = context.task.Params()
-
-    def length(example: Example[Any]) -> int:
-        return context.task.cost(example.input, params)
-
     loop = LoopConfig(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -56,7 +52,7 @@ def recover(model: TaskModel[Any, Any, Any], config: PruneConfig, context: Optim
         context.train,
         loop,
         context.run,
-        length=length,
+        length=row_length(context),
         fingerprint=sha256_hex(canonical_json([config.model_dump(mode="json"), identity])),
         validation=Validation(lambda: score(model, context), spec.name, spec.higher_is_better),
     )
