@@ -15,6 +15,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, create_engine, event, inspect
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import QueuePool
 
 from taskloom.core.errors import ConfigError, NotFoundError
 
@@ -74,7 +75,9 @@ class Database:
                 connection.execute(f"PRAGMA {pragma}")
             return connection
 
-        engine = create_engine(URL.create("sqlite"), creator=connect)
+        # The URL names no file, so that SQLAlchemy would take it for a database in memory, whose pool closes connections that
+        # other threads are using.
+        engine = create_engine(URL.create("sqlite"), creator=connect, poolclass=QueuePool)
         event.listen(engine, "begin", _begin)
         return engine
 
