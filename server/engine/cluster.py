@@ -47,6 +47,10 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+MESSAGES = {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1)}
+"""Ray's own limit of 4 MiB for what goes to a replica is less than one request may have (`server.max_message_bytes`) when its
+bytes are text, and a batch has many. Read by the gateway and by replicas."""
+
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Off, Ray takes 127.0.0.1 for its node's address, and its servers listen there alone; `_node_ip_address="127.0.0.1"` is
 replaced by an outward address otherwise. Read when Ray is first imported."""
@@ -90,7 +94,7 @@ class RayCluster:
     # -- in the thread ----------------------------------------------------------------------------------------------------
 
     def _start_private(self) -> None:
-        os.environ.update(_QUIET | _LOOPBACK)
+        os.environ.update(_QUIET | MESSAGES | _LOOPBACK)
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = _own_token(self._settings.home / TOKEN_FILE)
         self._folder = _short_folder()
@@ -115,7 +119,7 @@ class RayCluster:
             self._start_serve()
 
     def _join(self) -> None:
-        os.environ.update(_QUIET)
+        os.environ.update(_QUIET | MESSAGES)
         import ray
 
         ray.init(address=self._settings.ray.address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)

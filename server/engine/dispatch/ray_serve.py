@@ -17,7 +17,7 @@ from taskloom.core.ports import BatchResult, PartSink, WorkItem
 from taskloom.core.predictor import choose_runtime
 from taskloom.core.registry import Registry
 from taskloom.core.settings import PoolSettings
-from taskloom.server.engine.cluster import RayCluster
+from taskloom.server.engine.cluster import MESSAGES, RayCluster
 from taskloom.server.engine.replica import Replica, SentBatch, pack_items, unpack_result
 from taskloom.server.engine.spec import ModelVersion, ReplicaSpec
 
@@ -99,6 +99,8 @@ class RayDispatcher:
                 log.error("the replica code of pool %s failed", self._spec.pool, exc_info=exc)
                 raise InternalError("the replica failed on the whole batch; its log says why") from exc
             except (ray_errors.RayError, grpc.aio.AioRpcError) as exc:
+                if isinstance(exc, grpc.aio.AioRpcError) and exc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise InternalError("a batch was larger than Ray carries; no replica has seen it") from exc
                 raise ReplicaLostError(f"a replica of pool {self._spec.pool!r} died ({type(exc).__name__})") from exc
             except BaseException:  # nobody waits for it any more: it was cancelled, or what it tells is not taken
                 response.cancel()
@@ -241,7 +243,7 @@ def _environment(spec: ReplicaSpec, registry: Registry) -> dict[str, str]:
     """What the replica's process must find in its environment before any library is imported: thread counts (Ray would set
     one thread for each whole CPU), what the runtime wants, then what the operator says."""
     config = spec.settings.runtime
-    environment = {"OMP_NUM_THREADS": str(config.threads)}
+    environment = {"OMP_NUM_THREADS": str(config.threads), **MESSAGES}
     with contextlib.suppress(MissingDependencyError):  # this process only dispatches, and need not be able to run models
         environment.update(choose_runtime(registry, config.runtime).environment(config))
     return environment | dict(spec.settings.environment)

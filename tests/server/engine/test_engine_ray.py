@@ -125,6 +125,13 @@ async def test_a_batch_goes_to_a_replica_and_comes_back_with_every_answer(served
     assert served.engine.health()[""] is True
 
 
+async def test_what_the_gateway_takes_a_replica_takes_too(served: Served) -> None:
+    """Ray's own limit is 4 MiB for a whole batch."""
+    calls = [call("solo-echo", letter * 3_000_000) for letter in "abc"]
+    results = await asyncio.gather(*(served.engine.infer(c) for c in calls))
+    assert [(r.output["text"][0], len(r.output["text"])) for r in results] == [(c, 3_000_000) for c in "abc"]
+
+
 async def test_batches_leave_from_the_loop_that_the_engine_runs_in(served: Served) -> None:
     await served.engine.infer(call("pair-echo", "x"))
     handles = [pool.dispatcher._handle for pool in served.engine._pools.values()]  # type: ignore[attr-defined]
