@@ -44,8 +44,9 @@ from taskloom.server.engine.entries import SUSPECT_ATTEMPTS, Answer, Batch, Entr
 
 log = logging.getLogger(__name__)
 
-PRIORITY_STEP_S = 1.0
-"""How much earlier an item counts as having arrived for each step of its priority."""
+PRIORITY_STEP_S = 0.1
+"""How much earlier an item counts as having arrived for each step of its priority. The highest of 100 is so ten seconds ahead:
+a stream of such can't keep what has none waiting until its deadline, which is a minute if nobody says otherwise."""
 
 _DRAIN_MEMORY = 0.8
 _RETRY_AFTER_S = (0.1, 30.0)
@@ -290,6 +291,8 @@ class Scheduler:
     def _landed(self, batch: Batch) -> None:
         self._in_flight.discard(batch)
         self._streaming -= batch.stream
+        if any(entry.batch is batch and not entry.future.done() for entry in batch.entries):
+            self._retry(batch, ReplicaLostError("the dispatch of the batch was cancelled from elsewhere"))
         self.wake()
 
     async def _fly(self, batch: Batch) -> None:

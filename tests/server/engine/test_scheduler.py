@@ -56,6 +56,22 @@ def test_what_arrives_together_while_a_replica_is_idle_leaves_together_at_once()
     run_virtual(main())
 
 
+def test_a_batch_whose_dispatch_is_cancelled_from_elsewhere_is_tried_again() -> None:
+    class Fickle(FakeDispatcher):
+        async def behave(self, ids: list[str]) -> None:
+            if len(self.batches) == 1:
+                raise asyncio.CancelledError
+
+    async def main() -> None:
+        dispatcher = Fickle()
+        tasks = [ask(scheduler(dispatcher), "a")]
+        async with asyncio.timeout(10):
+            assert await outcomes(tasks) == ["a"]
+        assert dispatcher.batches == [["a"], ["a"]]
+
+    run_virtual(main())
+
+
 def test_batches_keep_to_the_budget_in_order_and_a_giant_goes_alone() -> None:
     async def main() -> None:
         dispatcher = FakeDispatcher()
