@@ -16,6 +16,7 @@ from grpc import aio
 from taskloom.core.errors import (
     DeadlineExceededError,
     InvalidInputError,
+    RequestCancelledError,
     TaskloomError,
     UnavailableError,
     UnsupportedError,
@@ -59,7 +60,7 @@ from taskloom.sdk.requests import (
 from taskloom.sdk.results import ItemResult, TaskResult
 from taskloom.sdk.retries import Attempts, RetryPolicy
 from taskloom.sdk.streams import Outstanding
-from taskloom.sdk.text_streams import AsyncTextSource, AsyncTextStream, ended_early, piece_from_message
+from taskloom.sdk.text_streams import AsyncTextSource, AsyncTextStream, ended_early, piece_from_message, was_cancelled
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -367,6 +368,10 @@ class AsyncClient(AsyncKnowledgeCalls):
         except grpc.RpcError as exc:
             self._answered = self._answered or not made_by_grpc(exc)
             raise self._connection.explain(exc, request_id, timeout_s) from exc
+        except asyncio.CancelledError:
+            if self._closed and not was_cancelled():
+                raise RequestCancelledError("the AsyncClient was closed before the answer was there") from None
+            raise
         self._answered = True
         return reply
 

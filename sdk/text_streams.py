@@ -48,6 +48,12 @@ def piece_from_message(reply: pb.InferStreamResponse) -> str | InferResult:
     return result_from_message(reply.response)
 
 
+def was_cancelled() -> bool:
+    """Whether the task that runs is being cancelled, rather than what it waited for."""
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())
+
+
 def ended_early() -> UnavailableError:
     """For a stream that ends without the answer."""
     return UnavailableError("the server ended the stream before the whole answer had come; ask again")
@@ -208,8 +214,7 @@ class AsyncTextStream(AsyncIterator[str], Generic[W]):
         try:
             return await self._source.read()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._closed and not (task is not None and task.cancelling()):
+            if self._closed and not was_cancelled():
                 raise RequestCancelledError("the stream was closed") from None
             await self.close()
             raise

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from itertools import count
 
 import pytest
 
-from taskloom.core.errors import OverloadedError, ReplicaLostError, UnauthenticatedError
+from taskloom.core.errors import OverloadedError, ReplicaLostError, RequestCancelledError, UnauthenticatedError
 from taskloom.sdk import AsyncClient, DeadlineExceededError, InvalidInputError, RetryPolicy, UnavailableError
 
 
@@ -101,6 +102,18 @@ async def test_cancelling_the_task_cancels_the_call(client, gateway):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_closing_the_client_is_no_cancellation_of_who_waits(address, gateway):
+    begun = threading.Event()
+    gateway.behave = lambda request: begun.set() or time.sleep(0.5)
+    client = AsyncClient(address, api_key="k-secret")
+    waiting = asyncio.create_task(client.classify("x", model="m"))
+    await asyncio.to_thread(begun.wait, 5)
+    await client.close()
+    with pytest.raises(RequestCancelledError, match="closed"):
+        await waiting
+    assert not waiting.cancelled()
 
 
 async def test_models_describe_and_ready(client):
