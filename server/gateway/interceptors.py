@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
 import grpc
 
-from taskloom.core.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
+from taskloom.core.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    OverloadedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from taskloom.core.types import Principal
 from taskloom.core.wire.status import REQUEST_ID_KEY
 from taskloom.server.auth.policy import RULES, Rule, check_role
@@ -16,7 +24,14 @@ from taskloom.server.gateway.caller import CALLER, Caller
 from taskloom.server.gateway.failures import abort
 from taskloom.server.service import InferenceService
 
+KEYLESS_WAIT_S = 5.0
+"""How long the message of a call that needs no key may take to come."""
+KEYLESS_AT_ONCE = 128
+"""How many such calls may be under way. Whoever holds them takes no place from those who have a key: there is room for twice as
+many above `max_concurrent_requests`."""
+
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
+END: object = grpc.aio.EOF  # type: ignore[attr-defined] # the stubs lack it
 Handler = Any
 """A `grpc.RpcMethodHandler`, which is generic for type checkers alone."""
 
@@ -39,6 +54,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] #
         self._service = service
         self._rules = rules
         self._closed = False
+        self._keyless = 0
         self.arrivals = 0
         """How many RPCs have come, refused ones included."""
 
@@ -54,7 +70,29 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] #
             await self._admit(handler_call_details, caller)
         except Exception as error:
             return _refusal(error)
-        return await continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
+        return handler if caller.authenticate is not None or handler is None else self._promptly(handler)
+
+    def _promptly(self, handler: Handler) -> Handler:
+        """A unary handler for callers without a key, as one that reads: gRPC itself waits for a message for ever, and anybody
+        could hold all the places that there are by never sending one."""
+
+        async def answer(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            if self._keyless >= KEYLESS_AT_ONCE:
+                return await abort(context, OverloadedError("too many calls without a key are under way"), "")
+            self._keyless += 1
+            try:
+                async with asyncio.timeout(KEYLESS_WAIT_S):
+                    request = await context.read()
+            except TimeoutError:
+                return await abort(context, DeadlineExceededError("the request did not come in time"), "")
+            finally:
+                self._keyless -= 1
+            if request is END:
+                return await abort(context, InvalidInputError("the call came without a message"), "")
+            return await handler.unary_unary(request, context)
+
+        return grpc.stream_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
     async def _admit(self, details: grpc.HandlerCallDetails, caller: Caller) -> None:
         authorization: str | bytes | None = None

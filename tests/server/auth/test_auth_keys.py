@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -177,11 +178,22 @@ async def test_guesses_do_not_push_good_keys_out_or_fill_the_memory(tmp_path: Pa
     await front.authenticate(secret)
     for i in range(40):
         with pytest.raises(UnauthenticatedError):
-            await front.authenticate(f"guess{i}")
+            await front.authenticate(f"tl_{i:010d}_{'x' * 43}")
     asked = store.asked
+    with pytest.raises(UnauthenticatedError):
+        await front.authenticate("no key at all")
     await front.authenticate(secret)
     assert store.asked == asked
     assert len(front._bad) == 8
+    store.close()
+
+
+async def test_keys_are_looked_up_by_many_threads_at_a_time(tmp_path: Path) -> None:
+    store = KeyStore(home=tmp_path)
+    secrets = [store.create(f"k{i}")[0] for i in range(40)]
+    with ThreadPoolExecutor(40) as threads:
+        names = list(threads.map(lambda secret: [store.authenticate(secret).name for _ in range(20)], secrets))
+    assert names == [[f"k{i}"] * 20 for i in range(40)]
     store.close()
 
 

@@ -15,6 +15,7 @@ from taskloom.core.ports import AuditEntry
 from taskloom.core.settings import ServerSettings, TlsSettings
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.server.auth import policy
+from taskloom.server.gateway import interceptors
 from taskloom.server.gateway import server as server_module
 from taskloom.server.gateway.server import Gateway, check_exposure
 
@@ -82,6 +83,8 @@ async def test_a_key_may_use_only_its_models_and_learns_of_no_others(running: Ru
     assert [model.name for model in listed.models] == ["intent-en", "intent-zh"]
     code, _ = await failure(stub.DescribeModel(pb.DescribeModelRequest(model="secret-model"), metadata=bearer("key-en")))
     assert code is Code.PERMISSION_DENIED
+    entry = running.audit.entries[-1]
+    assert (entry.code, entry.model, entry.facts["method"]) == ("permission_denied", "secret-model", "DescribeModel")
     described = await stub.DescribeModel(pb.DescribeModelRequest(model="intent-en"), metadata=bearer("key-en"))
     assert described.model.name == "intent-en"
 
@@ -169,6 +172,20 @@ async def test_health_needs_no_key_and_tells_when_requests_are_welcome() -> None
             answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         assert (await failure(health.Check(health_pb2.HealthCheckRequest(service="none"))))[0] is Code.NOT_FOUND
+
+
+async def test_calls_without_a_key_hold_no_place(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC waits for ever for the message of a call."""
+    monkeypatch.setattr(interceptors, "KEYLESS_WAIT_S", 0.2)
+    monkeypatch.setattr(interceptors, "KEYLESS_AT_ONCE", 3)
+    channel = running.channel()
+    silent = [channel.stream_unary("/grpc.health.v1.Health/Check")() for _ in range(8)]
+    codes = [await call.code() for call in silent]
+    assert sorted(code.name for code in codes) == ["DEADLINE_EXCEEDED"] * 3 + ["RESOURCE_EXHAUSTED"] * 5
+    empty = channel.stream_unary("/grpc.health.v1.Health/Check")()
+    await empty.done_writing()
+    assert await empty.code() is Code.INVALID_ARGUMENT
+    await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
