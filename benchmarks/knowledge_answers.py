@@ -39,6 +39,7 @@ from taskloom.plugins.retrieval.evaluation import (
     search_places,
     threshold_for,
 )
+from taskloom.sdk.cli.predict import parse_params
 from taskloom.server.knowledge.answering import Candidate, candidates, log_odds
 from taskloom.server.knowledge.models import Reading
 
@@ -92,7 +93,7 @@ def main() -> None:
     served = [name for name in (models.reader, *(one.embedding for one in languages.values())) if name]
     with taskloom.sdk.local(served, home=asked.home, timeout_s=600) as client:
         if BASE not in [info.base for info in client.knowledge_bases()]:
-            client.create_knowledge(BASE)
+            client.create_knowledge(BASE, config=parse_params(asked.config, "--config"))
         base = client.knowledge(BASE)
         for start in range(0, len(documents), BATCH):
             base.upsert(documents[start : start + BATCH], timeout_s=3600)
@@ -240,6 +241,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--distractor-paragraphs", type=int, default=2000)
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--unanswerable", type=int, default=200, help="questions of paragraphs that are left out")
+    parser.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="a setting of the base; repeatable")
     parser.add_argument("--home", type=Path, required=True)
     return parser.parse_args()
 

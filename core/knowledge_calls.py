@@ -4,7 +4,7 @@ Protocol of what stands behind it."""
 from __future__ import annotations
 
 import string
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Annotated, Literal, Protocol
 
 from pydantic import AfterValidator, Field
@@ -238,6 +238,9 @@ class KnowledgeEngine(Protocol):
 
     async def bases(self, tenant: str) -> Sequence[BaseInfo]:
         """Those that the tenant may ask: its own and the shared ones."""
+
+    async def names(self, tenant: str) -> Collection[str]:
+        """Their names alone, which costs little: none is opened."""
 
     async def drop(self, tenant: str, base: str) -> None: ...
 

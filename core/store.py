@@ -102,9 +102,9 @@ class ModelStore:
     @staticmethod
     def _versions(root: Path, model: str) -> list[str]:
         folder = root / model
-        if not re.match(NAME_PATTERN, model) or not folder.is_dir():
+        if not re.fullmatch(NAME_PATTERN, model) or not folder.is_dir():
             return []
-        return [f.name for f in folder.iterdir() if re.match(NAME_PATTERN, f.name) and (f / MANIFEST).is_file()]
+        return [f.name for f in folder.iterdir() if re.fullmatch(NAME_PATTERN, f.name) and (f / MANIFEST).is_file()]
 
     @staticmethod
     def _table(root: Path, model: str) -> AliasTable:
@@ -164,7 +164,7 @@ class ModelStore:
     def set_alias(self, model: str, alias: str, version: str, reason: str = "") -> AliasMove:
         """Points `alias` at a version that exists."""
         target = self.resolve(ModelRef(name=model, version=version)).manifest.version
-        if alias.isdecimal() or not re.match(NAME_PATTERN, alias):
+        if alias.isdecimal() or not re.fullmatch(NAME_PATTERN, alias):
             raise InvalidInputError(f"{alias!r} can't be an alias: a number is a version; use a word such as 'production'")
         with self._locked(model):
             return self._move(model, {alias: target}, reason)[0]

@@ -43,7 +43,7 @@ class RequestRecord:
             principal=self.principal.name,
             tenant=self.principal.tenant,
             key_id=self.principal.key_id,
-            model=self.model,
+            model=_storable(self.model),
             version=self.version,
             task=self.task,
             time_s=time.time(),
@@ -85,6 +85,11 @@ class SentParts:
     def payload(self) -> Mapping[str, Any] | None:
         """None if nothing has left."""
         return {"partial": "".join(self._texts)} if self._texts else None
+
+
+def _storable(name: str) -> str:
+    """A name as a log can hold it: callers may ask for anything, a zero byte included."""
+    return name if name.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
 def asked(call: InferCall) -> Mapping[str, Any]:

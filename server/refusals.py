@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 
 from taskloom.core.errors import TaskloomError
-from taskloom.core.ports import AuditLog
+from taskloom.core.ports import AuditEntry, AuditLog
 from taskloom.server.records import RequestRecord
 
 log = logging.getLogger(__name__)
@@ -16,12 +16,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Window:
-    """The refusals of one key for one reason. `first` has a record of its own; `more` followed it."""
+    """The refusals of one key for one reason. `first` has a record of its own, which `recorded` writes; `more` followed it."""
 
     first: RequestRecord
     code: str
     started_s: float
     timer: asyncio.TimerHandle
+    recorded: asyncio.Task[object]
     more: int = 0
 
 
@@ -39,18 +40,37 @@ class RefusalLog:
     async def record(self, record: RequestRecord, code: str) -> None:
         """Returns when the refusal is recorded or counted; raises `AuditUnavailableError` if it can't be recorded."""
         key = (record.principal.key_id or record.principal.name, _service(record), code)
-        if window := self._windows.get(key):
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = self._begin(key, record)
+        else:
             window.more += 1
-            return
-        timer = asyncio.get_running_loop().call_later(self._window_s, self._end, key)
-        self._windows[key] = _Window(record, code, time.time(), timer)
-        await self._audit.append(record.entry("failed", code=code))
+        await asyncio.shield(window.recorded)  # those that are counted stand on the first one's record
 
     async def close(self) -> None:
         """Ends every window now and waits for the records."""
+        recorded = [window.recorded for window in self._windows.values()]
         for key in list(self._windows):
             self._end(key)
-        await asyncio.gather(*self._writing)
+        await asyncio.gather(*self._writing, *recorded, return_exceptions=True)
+
+    def _begin(self, key: tuple[str, str, str], record: RequestRecord) -> _Window:
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._window_s, self._end, key)
+        recorded = loop.create_task(self._append(record.entry("failed", code=key[2])))
+        window = _Window(record, key[2], time.time(), timer, recorded)
+        recorded.add_done_callback(lambda _: self._recorded(key, window))
+        return window
+
+    async def _append(self, entry: AuditEntry) -> None:
+        await self._audit.append(entry)
+
+    def _recorded(self, key: tuple[str, str, str], window: _Window) -> None:
+        """Without the first one's record there is nothing to count under: the next refusal tries again."""
+        failed = window.recorded.cancelled() or window.recorded.exception() is not None
+        if failed and self._windows.get(key) is window:
+            del self._windows[key]
+            window.timer.cancel()
 
     def _end(self, key: tuple[str, str, str]) -> None:
         window = self._windows.pop(key)

@@ -163,7 +163,7 @@ class SqlAuditLog:
         ready: list[tuple[asyncio.Future[Any], Prepared]] = []
         for entry, future in jobs:
             assert isinstance(entry, AuditEntry)
-            prepared = self._writer.prepare(entry)
+            prepared = self._prepare(entry)
             if isinstance(prepared, Prepared):
                 ready.append((future, prepared))
             else:
@@ -173,6 +173,12 @@ class SqlAuditLog:
         settle(outcomes)
         if ready:
             self._after_commit(len(ready))
+
+    def _prepare(self, entry: AuditEntry) -> Prepared | TaskloomError:
+        try:
+            return self._writer.prepare(entry)
+        except Exception as exc:  # one entry that nobody foresaw must not end the thread that all wait for
+            return unavailable(exc)
 
     def _write(self, batch: Sequence[Prepared]) -> Sequence[AuditReceipt | TaskloomError]:
         try:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
-from taskloom.core.errors import InvalidInputError, TaskloomError, UnauthenticatedError, UnavailableError
+from taskloom.core.errors import (
+    InvalidInputError,
+    PermissionDeniedError,
+    TaskloomError,
+    ThrottledError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from taskloom.core.ports import PartSink
-from taskloom.core.types import ErrorInfo, ModelRef
+from taskloom.core.types import ErrorInfo, ModelRef, Principal
 from taskloom.core.wire import codec
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.core.wire.gen import inference_pb2_grpc as pb_grpc
@@ -26,6 +33,7 @@ STREAM_CONCURRENCY = 128
 
 END: object = grpc.aio.EOF  # type: ignore[attr-defined] # the stubs lack it
 Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
 
 
 class InferenceServicer(pb_grpc.InferenceServicer):
@@ -56,12 +64,24 @@ class InferenceServicer(pb_grpc.InferenceServicer):
             raise ended
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
-        infos = self._service.models(CALLER.get().identity())
+        infos = await self._looked("ListModels", "", self._service.models)
         return pb.ListModelsResponse(models=[codec.model_to_message(info) for info in infos])
 
     async def DescribeModel(self, request: pb.DescribeModelRequest, context: Context) -> pb.DescribeModelResponse:  # noqa: N802
         ref = ModelRef.parse(f"{request.model}@{request.version}" if request.version else request.model)
-        return codec.description_to_message(self._service.describe(CALLER.get().identity(), ref))
+        found = await self._looked("DescribeModel", ref.name, lambda principal: self._service.describe(principal, ref))
+        return codec.description_to_message(found)
+
+    async def _looked(self, method: str, model: str, look: Callable[[Principal], T]) -> T:
+        """What a look at the models shows. It asks nothing of them, and only that it was refused is on record."""
+        caller = CALLER.get()
+        principal = caller.identity()
+        try:
+            return look(principal)
+        except (PermissionDeniedError, ThrottledError) as error:
+            facts = {**caller.facts, "method": method}
+            await self._service.record_refusal(principal, error, caller.request_id, model, facts=facts, counted=True)
+            raise
 
     def _deadline(self, context: Context) -> float:
         return deadline_of(context, self._default_timeout_s)

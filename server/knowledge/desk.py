@@ -12,7 +12,7 @@ import asyncio
 import logging
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -132,6 +132,9 @@ class KnowledgeDesk:
             except TaskloomError as error:
                 log.warning("knowledge base %s of tenant %s is left out: %s", place.spec.base, place.tenant, error)
         return found
+
+    async def names(self, tenant: str) -> Collection[str]:
+        return {place.spec.base for place in await self._in_thread(self._folders.visible, tenant)}
 
     async def drop(self, tenant: str, base: str) -> None:
         await _finished(self._dropped(await self._opened(tenant, base, own=True)))

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from taskloom.core.errors import NotFoundError, TaskloomError, unknown_name
+from taskloom.core.errors import NotFoundError, PermissionDeniedError, TaskloomError, ThrottledError, unknown_name
 from taskloom.core.knowledge import Document, VersionInfo
 from taskloom.core.knowledge_calls import (
     AnswerConfig,
@@ -220,25 +220,30 @@ class KnowledgeService:
 
     async def bases(self, asker: Asker) -> list[BaseInfo]:
         """Those that the principal may use."""
-        left_s = self._looked(asker)
+        left_s = await self._looked(asker, "list")
         found = await within(left_s, self._engine.bases(asker.principal.tenant), _LATE)
         return [info for info in found if self._admission.access.allows(asker.principal, model_of(info.base))]
 
     async def stats(self, asker: Asker, base: str) -> BaseInfo:
-        left_s = self._looked(asker, base)
+        left_s = await self._looked(asker, "stats", base)
         return await self._seen(asker, base, within(left_s, self._engine.stats(asker.principal.tenant, base), _LATE))
 
     async def versions(self, asker: Asker, base: str) -> Sequence[VersionInfo]:
-        left_s = self._looked(asker, base)
+        left_s = await self._looked(asker, "versions", base)
         return await self._seen(asker, base, within(left_s, self._engine.versions(asker.principal.tenant, base), _LATE))
 
-    def _looked(self, asker: Asker, base: str | None = None) -> float:
-        """The seconds that are left for a look."""
-        self._admission.admit_look(asker.principal)
-        check_role(asker.principal, _LOOK, "look at knowledge bases")
-        if base is not None:
-            self._admission.access.check(asker.principal, model_of(base))
-        return self._admission.deadline(asker.deadline_s)[1]
+    async def _looked(self, asker: Asker, verb: str, base: str = "") -> float:
+        """The seconds that are left for a look. It changes nothing and answers nothing, and only that it was refused is on
+        record."""
+        try:
+            self._admission.admit_look(asker.principal)
+            check_role(asker.principal, _LOOK, "look at knowledge bases")
+            if base:
+                self._admission.access.check(asker.principal, model_of(base))
+            return self._admission.deadline(asker.deadline_s)[1]
+        except (PermissionDeniedError, ThrottledError) as error:
+            await self.record_refusal(asker, verb, base, error)
+            raise
 
     # -- records ----------------------------------------------------------------------------------------------------------
 
@@ -280,7 +285,7 @@ class KnowledgeService:
         try:
             return await work
         except NotFoundError as error:
-            names = {info.base for info in await self._engine.bases(asker.principal.tenant)}
+            names = await self._engine.names(asker.principal.tenant)
             if base in names:
                 raise  # a version or a document of it
             visible = {name for name in names if self._admission.access.allows(asker.principal, model_of(name))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 from taskloom.core.errors import (
@@ -121,6 +121,9 @@ class MemoryKnowledge:
 
     async def bases(self, tenant: str) -> Sequence[BaseInfo]:
         return [base.info() for base in self._seen(tenant)]
+
+    async def names(self, tenant: str) -> Collection[str]:
+        return [base.spec.base for base in self._seen(tenant)]
 
     async def drop(self, tenant: str, base: str) -> None:
         self.base(tenant, base, change=True)

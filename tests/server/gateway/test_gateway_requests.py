@@ -186,6 +186,26 @@ async def test_no_error_leaves_without_its_record_either(running: Running) -> No
         assert error.code == "audit_unavailable"
 
 
+async def test_refusals_that_share_a_record_wait_for_it(running: Running) -> None:
+    """Whether they come while it is written, or after it could not be."""
+    stub = running.stub()
+    empty = pb.InferRequest(model="intent-en")
+    running.audit.fails_on.add("failed")
+    calls = [stub.Infer(empty, metadata=bearer()) for _ in range(3)]
+    codes = [(await failure(call))[1].code for call in calls]
+    codes.append((await failure(stub.Infer(empty, metadata=bearer())))[1].code)
+    assert codes == ["audit_unavailable"] * 4
+    running.audit.fails_on.clear()
+    assert (await failure(stub.Infer(empty, metadata=bearer())))[1].code == "invalid_input"
+    assert running.audit.codes() == ["invalid_input"]
+
+
+async def test_a_name_that_no_log_can_hold_is_recorded_without_what_it_can_not_hold(running: Running) -> None:
+    code, error = await failure(running.stub().Infer(ask(model="intent\0en"), metadata=bearer()))
+    assert (code, error.code) == (Code.INVALID_ARGUMENT, "invalid_input")
+    assert [entry.model for entry in running.audit.entries] == ["intent\ufffden"]
+
+
 # -- idempotency ----------------------------------------------------------------------------------------------------------
 
 
