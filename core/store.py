@@ -91,7 +91,14 @@ class ModelStore:
         for root in self.roots:
             folder = root / ref.name / version
             if version in versions and (folder / MANIFEST).is_file():
-                return Artifact.open(folder, tuple(sorted(a for a, v in aliases.items() if v == version)), self.roots)
+                named = tuple(sorted(alias for alias, target in aliases.items() if target == version))
+                artifact = Artifact.open(folder, named, self.roots)
+                if artifact.name != f"{ref.name}@{version}":
+                    raise ArtifactError(
+                        f"the folder of {ref.name}@{version} holds {artifact.name}: it was copied or renamed by hand; "
+                        f"publish it under its own name"
+                    )
+                return artifact
         raise unknown_name(f"version of {ref.name}", ref.version, [*versions, *aliases])
 
     def artifacts(self) -> Iterator[Artifact]:

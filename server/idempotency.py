@@ -30,18 +30,28 @@ class _Answer:
     digest: bytes
     result: InferResult
     expires_s: float
+    size: int
 
 
 class IdempotentRuns:
-    """Runs by key, and answers for `ttl_s` seconds, at most `max_answers` of them, the oldest given up first.
+    """Runs by key, and answers for `ttl_s` seconds, at most `max_answers` of them and `max_bytes` of them as JSON, the oldest
+    given up first.
 
     Only answers are kept: after an error, or when the first caller went away, those who had joined run again, one first.
     An answer that was given up early costs a second run, which for inference is harmless.
     """
 
-    def __init__(self, ttl_s: float, max_answers: int = 4096, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        ttl_s: float,
+        max_answers: int = 4096,
+        max_bytes: int = 32 * 1024 * 1024,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._ttl_s = ttl_s
         self._max_answers = max_answers if ttl_s > 0 else 0
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._clock = clock
         self._running: dict[Key, _Run] = {}
         self._answers: OrderedDict[Key, _Answer] = OrderedDict()
@@ -66,7 +76,7 @@ class IdempotentRuns:
         run = self._running[key] = _Run(digest)
         try:
             result = await infer
-            self._keep(key, _Answer(digest, result, self._clock() + self._ttl_s))
+            self._keep(key, digest, result)
             return result
         finally:
             del self._running[key]
@@ -76,19 +86,26 @@ class IdempotentRuns:
     def _find(self, key: Key) -> _Answer | None:
         answer = self._answers.get(key)
         if answer is not None and answer.expires_s <= self._clock():
-            del self._answers[key]
+            self._drop(key)
             return None
         return answer
 
-    def _keep(self, key: Key, answer: _Answer) -> None:
+    def _keep(self, key: Key, digest: bytes, result: InferResult) -> None:
         """Answers stand in the order in which they expire."""
-        self._answers[key] = answer
+        if not self._max_answers:
+            return
         now = self._clock()
+        answer = self._answers[key] = _Answer(digest, result, now + self._ttl_s, len(json.dumps(result.output, default=dict)))
+        self._bytes += answer.size
         while self._answers:
             oldest = next(iter(self._answers))
-            if len(self._answers) <= self._max_answers and self._answers[oldest].expires_s > now:
+            few = len(self._answers) <= self._max_answers and self._bytes <= self._max_bytes
+            if few and self._answers[oldest].expires_s > now:
                 break
-            del self._answers[oldest]
+            self._drop(oldest)
+
+    def _drop(self, key: Key) -> None:
+        self._bytes -= self._answers.pop(key).size
 
 
 def _same(digest: bytes, other: bytes, key: Key) -> None:

@@ -87,6 +87,11 @@ class SentParts:
         return {"partial": "".join(self._texts)} if self._texts else None
 
 
+def left(sent: SentParts | None) -> Mapping[str, Any] | None:
+    """What had left of an answer that did not become whole; None where it was not to come in parts."""
+    return sent.payload() if sent is not None else None
+
+
 def _storable(name: str) -> str:
     """A name as a log can hold it: callers may ask for anything, a zero byte included."""
     return name if name.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in name)

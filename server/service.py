@@ -27,7 +27,7 @@ from taskloom.server.auth.limits import RateLimits
 from taskloom.server.auth.policy import PREDICT, ModelAccess
 from taskloom.server.idempotency import IdempotentRuns, content_digest
 from taskloom.server.ledger import Observer, RequestLedger, as_error
-from taskloom.server.records import NO_FACTS, RequestRecord, SentParts, asked
+from taskloom.server.records import NO_FACTS, RequestRecord, SentParts, asked, left
 
 _CANCELLED_WITHIN_S = 5.0
 _PREDICT_ONLY = frozenset({PREDICT})
@@ -156,10 +156,10 @@ class InferenceService:
             running = self._engine.run(prepared, parts.send if parts is not None else None)
             result = await within(left_s, running, "the deadline passed before the model had answered")
         except asyncio.CancelledError:
-            self.ledger.departed(record, deadline_s, time.perf_counter() - started, _sent(parts))
+            self.ledger.departed(record, deadline_s, time.perf_counter() - started, left(parts))
             raise
         except Exception as exc:
-            raise await self.ledger.failed(record, exc, time.perf_counter() - started, _sent(parts)) from exc
+            raise await self.ledger.failed(record, exc, time.perf_counter() - started, left(parts)) from exc
         total_s = time.perf_counter() - started
         result = result.model_copy(update={"timings": result.timings.model_copy(update={"total_s": total_s})})
         record = replace(record, version=result.version)  # during a roll, another than the one that was accepted may answer
@@ -225,7 +225,3 @@ class InferenceService:
         """Records that a known principal was refused. Refusals that spend no token (`counted`) share records, see
         `refusals`; raises `AuditUnavailableError` if there can be no record."""
         await self.ledger.refused(RequestRecord(principal, request_id, facts, model), error, counted=counted)
-
-
-def _sent(parts: SentParts | None) -> Mapping[str, Any] | None:
-    return parts.payload() if parts is not None else None

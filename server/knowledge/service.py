@@ -37,7 +37,7 @@ from taskloom.server.admission import Admission, within
 from taskloom.server.auth.policy import ADMIN, PREDICT, check_role
 from taskloom.server.knowledge.facts import Tally, graph_told, ids_told, model_of, passages_told, ranking_told
 from taskloom.server.ledger import Payload, RequestLedger
-from taskloom.server.records import NO_FACTS, RequestRecord, SentParts
+from taskloom.server.records import NO_FACTS, RequestRecord, SentParts, left
 
 T = TypeVar("T")
 
@@ -270,11 +270,11 @@ class KnowledgeService:
                 result = await (work if job.makes_base else self._seen(asker, job.base, work))
             except asyncio.CancelledError:
                 took = time.perf_counter() - started
-                self._ledger.departed(_with(record, job.progress()), deadline_s, took, _left(job.sent))
+                self._ledger.departed(_with(record, job.progress()), deadline_s, took, left(job.sent))
                 raise
             except Exception as exc:
                 told = _with(record, job.progress())
-                raise await self._ledger.failed(told, exc, time.perf_counter() - started, _left(job.sent)) from exc
+                raise await self._ledger.failed(told, exc, time.perf_counter() - started, left(job.sent)) from exc
             outcome = job.outcome(result)
             record = _with(record, {**job.progress(), **outcome.facts}, outcome.version)
             await self._ledger.completed(record, time.perf_counter() - started, outcome.payload)
@@ -306,10 +306,6 @@ def _answering(config: AnswerConfig) -> dict[str, Any]:
     """What is set of it."""
     told = config.model_dump(mode="json", exclude_defaults=True)
     return {"answering": told} if told else {}
-
-
-def _left(sent: SentParts | None) -> Payload | None:
-    return sent.payload() if sent is not None else None
 
 
 def _without_none(**fields: Any) -> dict[str, Any]:

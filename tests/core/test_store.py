@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -109,6 +110,13 @@ def test_an_altered_artifact_is_refused(store: ModelStore, change: str) -> None:
         path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}), encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"intent-en|manifest"):
         store.resolve("intent-en@1").verify()
+
+
+def test_a_version_copied_by_hand_is_not_taken_for_another(store: ModelStore) -> None:
+    first = publish(store)
+    shutil.copytree(first.folder, first.folder.with_name("2"))
+    with pytest.raises(ArtifactError, match=r"folder of .*@2 holds .*@1"):
+        store.resolve(f"{first.manifest.model}@2")
 
 
 def test_a_draft_that_fails_leaves_nothing(store: ModelStore) -> None:
