@@ -45,6 +45,7 @@ _QUIET = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # a hung replica does not stop when it is asked to
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # it prints a stack, as of a crash, whenever a server is told to stop
 }
 
 MESSAGES = {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1)}
@@ -104,18 +105,19 @@ class RayCluster:
 
             _hush()
             _forget_token()
-            ray.init(
-                address="local",
-                namespace=NAMESPACE,
-                num_cpus=self._settings.ray.num_cpus or _enough_cpus(self._settings),
-                object_store_memory=self._settings.ray.object_store_bytes,
-                include_dashboard=self._settings.ray.dashboard,
-                dashboard_host="127.0.0.1",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(self._folder),
-            )
+            with _set_apart():
+                ray.init(
+                    address="local",
+                    namespace=NAMESPACE,
+                    num_cpus=self._settings.ray.num_cpus or _enough_cpus(self._settings),
+                    object_store_memory=self._settings.ray.object_store_bytes,
+                    include_dashboard=self._settings.ray.dashboard,
+                    dashboard_host="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(self._folder),
+                )
             self._start_serve()
 
     def _join(self) -> None:
@@ -166,6 +168,26 @@ def _hush() -> None:
     from ray._private import worker
 
     worker._worker_logs_enabled = False
+
+
+@contextlib.contextmanager
+def _set_apart() -> Iterator[None]:
+    """Gives each of the processes that Ray starts meanwhile a session of its own. A signal to this one's group, as a terminal,
+    `timeout` and others send it, would end them too, while this one still needs them to end as it should. What is wrapped is
+    what Ray calls in each child before its program begins; there is no option for it."""
+    from ray._private import utils
+
+    end_with_parent = utils.set_kill_on_parent_death_linux
+
+    def end_with_parent_alone() -> None:
+        os.setsid()
+        end_with_parent()
+
+    utils.set_kill_on_parent_death_linux = end_with_parent_alone
+    try:
+        yield
+    finally:
+        utils.set_kill_on_parent_death_linux = end_with_parent
 
 
 def _forget_token() -> None:

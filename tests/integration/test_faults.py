@@ -52,8 +52,11 @@ def test_sigterm_under_load_answers_every_accepted_call() -> None:
     with running_server(["intent-en"]) as server:
         with under_load(server, callers=8, timeout_s=15) as load:
             wait_until(lambda: load.answered > 50, 60, "load")
-            os.kill(server.pid, signal.SIGTERM)
+            os.killpg(server.pid, signal.SIGTERM)  # to the whole group, as `timeout` and service managers send it
             wait_until(lambda: len(load.failures) == 8, 90, "the end of every caller")
+        log = server.log.read_text(encoding="utf-8")
+        wait_until(lambda: '"stopped"' in server.log.read_text(encoding="utf-8"), 60, f"the end of the server: {log}")
+        assert "SIGTERM received" not in log
         # Callers end because the gateway takes no more, not because an accepted call was dropped.
         assert all(isinstance(failure, UnavailableError) for failure in load.failures), load.failures
         records = server.run("audit", "export", str(server.home / "audit.jsonl")) and _records(server.home / "audit.jsonl")
