@@ -112,13 +112,23 @@ class ErrorInfo(Frozen):
     code: str
     message: str
     retry_after_s: float | None = None
+    field: str = ""
+    """The path of the offending value, where there is one."""
 
     @classmethod
     def of(cls, error: TaskloomError) -> ErrorInfo:
-        return cls(code=error.code, message=error.message, retry_after_s=getattr(error, "retry_after_s", None))
+        return cls(
+            code=error.code,
+            message=error.message,
+            retry_after_s=getattr(error, "retry_after_s", None),
+            field=getattr(error, "field", ""),
+        )
 
     def to_error(self) -> TaskloomError:
-        return error_from_code(self.code, self.message, self.retry_after_s)
+        error = error_from_code(self.code, self.message, self.retry_after_s)
+        if isinstance(error, InvalidInputError):
+            error.field = self.field
+        return error
 
 
 class ModelInfo(Frozen):

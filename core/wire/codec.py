@@ -121,11 +121,13 @@ def result_from_message(message: pb.InferResponse) -> InferResult:
 
 
 def error_to_message(info: ErrorInfo) -> pb.Error:
-    return pb.Error(code=info.code, message=info.message, retry_after_s=info.retry_after_s or 0.0)
+    return pb.Error(code=info.code, message=info.message, retry_after_s=info.retry_after_s or 0.0, field=info.field)
 
 
 def error_from_message(message: pb.Error) -> ErrorInfo:
-    return ErrorInfo(code=message.code, message=message.message, retry_after_s=message.retry_after_s or None)
+    return ErrorInfo(
+        code=message.code, message=message.message, retry_after_s=message.retry_after_s or None, field=message.field
+    )
 
 
 # -- models ---------------------------------------------------------------------------------------------------------------
@@ -217,7 +219,8 @@ def _take(message: Any, kind: str) -> dict[str, Any]:
 
 
 def struct_to_dict(struct: struct_pb2.Struct) -> dict[str, Any]:
-    """JSON data. Numbers are doubles, as in JSON: schemas turn 3.0 into 3 where they ask for an integer."""
+    """JSON data. On the wire all numbers are doubles; one without a fraction is read as an integer, as JSON writes it, so that
+    offsets can be counted with."""
     return {key: _from_value(value) for key, value in struct.fields.items()}
 
 
@@ -229,6 +232,9 @@ def _from_value(value: struct_pb2.Value) -> Any:
         return [_from_value(item) for item in value.list_value.values]
     if kind is None or kind == "null_value":
         return None
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() else number
     return getattr(value, kind)
 
 

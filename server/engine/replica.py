@@ -24,7 +24,7 @@ from taskloom.server.memory import settle_memory
 from taskloom.server.parts import PartBuffer, StopSign
 
 SentItem = tuple[str, str, Mapping[str, Any], Mapping[str, Any], int]
-SentError = tuple[str, str, float | None]
+SentError = tuple[str, str, float | None, str]
 SentResult = tuple[str, Mapping[str, Any] | None, SentError | None]
 SentBatch = tuple[float, list[SentResult]]
 
@@ -42,10 +42,7 @@ def unpack_items(sent: Sequence[SentItem]) -> list[WorkItem]:
 
 
 def pack_result(result: BatchResult) -> SentBatch:
-    return result.compute_s, [
-        (r.version, r.output, None if r.error is None else (r.error.code, r.error.message, r.error.retry_after_s))
-        for r in result.results
-    ]
+    return result.compute_s, [(r.version, r.output, None if r.error is None else _sent(r.error)) for r in result.results]
 
 
 def unpack_result(sent: SentBatch) -> BatchResult:
@@ -53,8 +50,12 @@ def unpack_result(sent: SentBatch) -> BatchResult:
     return BatchResult([WorkResult(version, output, _error(error)) for version, output, error in results], compute_s)
 
 
+def _sent(error: ErrorInfo) -> SentError:
+    return error.code, error.message, error.retry_after_s, error.field
+
+
 def _error(sent: SentError | None) -> ErrorInfo | None:
-    return None if sent is None else ErrorInfo(code=sent[0], message=sent[1], retry_after_s=sent[2])
+    return None if sent is None else ErrorInfo(code=sent[0], message=sent[1], retry_after_s=sent[2], field=sent[3])
 
 
 class Watchdog:

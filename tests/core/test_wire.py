@@ -17,7 +17,7 @@ from taskloom.core.errors import (
     TaskloomError,
     UnavailableError,
 )
-from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef, Timings
+from taskloom.core.types import ErrorInfo, InferCall, InferResult, ModelDescription, ModelInfo, ModelRef, Timings
 from taskloom.core.wire import codec, status
 from taskloom.core.wire.gen import inference_pb2 as pb
 
@@ -75,6 +75,24 @@ def test_data_that_is_no_json_is_a_typed_error(value: Any) -> None:
         with pytest.raises(InvalidInputError, match="no JSON data") as caught:
             codec.request_to_message(call)
         assert caught.value.field == field
+
+
+def test_offsets_of_a_task_without_a_message_of_its_own_are_integers() -> None:
+    output = {"found": [{"start": 7, "end": 13, "score": 0.5}], "depth": [1, -2.0, 1e300, True, None]}
+    result = InferResult(request_id="r", model="m", version="1", task="keywords", output=output)
+    read = codec.result_from_message(codec.result_to_message(result, "")).output
+    (found,) = read["found"]
+    assert "0123456[MASK]ef"[found["start"] : found["end"]] == "[MASK]"
+    assert [type(value) for value in found.values()] == [type(output["found"][0][name]) for name in found]
+    assert read["depth"] == [1, -2, 1e300, True, None]
+    assert read["depth"][3] is True
+
+
+def test_an_error_keeps_the_field_that_it_is_about() -> None:
+    info = ErrorInfo.of(InvalidInputError("no words", field="input.text"))
+    crossed = codec.error_from_message(codec.error_to_message(info)).to_error()
+    assert (crossed.message, crossed.field) == ("no words", "input.text")
+    assert codec.error_from_message(codec.error_to_message(ErrorInfo.of(OverloadedError("full", 2.0)))).retry_after_s == 2
 
 
 def test_data_that_does_not_fit_its_message_is_a_typed_error() -> None:
