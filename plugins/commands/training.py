@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskloom.core.errors import ConfigError, UnsupportedError
+from taskloom.core.errors import ConfigError, DataError, UnsupportedError
 from taskloom.plugins.commands import CliContext
 from taskloom.plugins.commands.recipe import Recipe, need_files, train_configs
 
@@ -204,6 +204,7 @@ def _train_and_publish(cli: CliContext, training: Training, order: Order) -> Art
 
     threads = torch.get_num_threads()
     recipe, task = training.recipe, training.task
+    refuse_known_rows(recipe.data.evaluation, training.data(), recipe.name)
     unseen, unseen_counts = read_files(task, recipe.data.evaluation)
     folders = training.folders(cli.settings.home / "training")
     stages = _stages(cli, training, order, folders)
@@ -246,6 +247,21 @@ def _train_and_publish(cli: CliContext, training: Training, order: Order) -> Art
     return artifact
 
 
+def refuse_known_rows(files: Sequence[Path], data: Sequence[DataInfo], name: str) -> None:
+    """Raises `DataError` for an evaluation file that is among the training data: figures from it would say nothing."""
+    from taskloom.core.artifact import file_digest
+
+    known = {info.sha256: info for info in data}
+    for path in files:
+        info = known.get(file_digest(path).sha256)
+        if info is not None:
+            raise DataError(
+                f"{path} can't be evaluated on: {info.via or name} is trained on it ({info.name}); give rows that no training "
+                "has seen",
+                path=str(path),
+            )
+
+
 def _stages(cli: CliContext, training: Training, order: Order, folders: Sequence[Path]) -> list[Trained[Any, Any, Any]]:
     """What each stage gave, from the weights of the one before."""
     from taskloom.core.task import TrainRun
@@ -280,4 +296,7 @@ def read_files(task: TaskPlugin[Any, Any, Any], paths: Sequence[Path]) -> tuple[
     from taskloom.plugins._shared.datasets import joined_rows
 
     parts = [task.rows(path) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        if not len(part):
+            raise DataError(f"{path} has no rows", path=str(path))
     return joined_rows(parts), [len(part) for part in parts]

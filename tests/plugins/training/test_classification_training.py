@@ -364,9 +364,17 @@ def test_an_unknown_label_in_evaluation_data_names_its_line(context: Context, re
         context.store.resolve("tiny")
 
 
-def test_the_published_model_answers_through_a_predictor(context: Context, recipe: Path, tmp_path: Path) -> None:
+def test_rows_that_are_trained_on_tell_nothing_and_are_refused(context: Context, recipe: Path, tmp_path: Path) -> None:
     for name in ("rows.jsonl", "unseen.jsonl"):
         write_rows(tmp_path / name, card_or_order())
+    with pytest.raises(DataError, match=r"unseen\.jsonl can't be evaluated on: tiny is trained on it \(rows\.jsonl\)"):
+        run(train_command, context, recipe)
+    assert context.store.models() == []
+
+
+def test_the_published_model_answers_through_a_predictor(context: Context, recipe: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", card_or_order())
+    write_rows(tmp_path / "unseen.jsonl", card_or_order(12))
     run(train_command, context, recipe)
     predictor = load_predictor(context.registry, context.store.resolve("tiny"))
     output: Mapping[str, Any] = predictor.predict_one(ClassificationInput(text="where is my card")).model_dump()

@@ -62,7 +62,7 @@ licence = "MIT"
 
 [backbone.data]
 train = "law.txt"
-evaluation = "general.txt"
+evaluation = "unread.txt"
 licence = "CC BY"
 
 [backbone.config]
@@ -79,7 +79,7 @@ name = "backbone-general"
 
 [backbone.backbone.data]
 train = "general.txt"
-evaluation = "law.txt"
+evaluation = "unread.txt"
 
 [backbone.backbone.config]
 train_length = 32
@@ -113,9 +113,10 @@ class Context:
 def lay_out(folder: Path) -> Path:
     """The recipe and its files."""
     folder.mkdir(parents=True, exist_ok=True)
-    documents = SAMPLE.read_text(encoding="utf-8").split("\n\n")[:12]
+    documents = SAMPLE.read_text(encoding="utf-8").split("\n\n")[:14]
     (folder / "general.txt").write_text("\n\n".join(documents[:6]), encoding="utf-8")
-    (folder / "law.txt").write_text("\n\n".join(documents[6:]), encoding="utf-8")
+    (folder / "law.txt").write_text("\n\n".join(documents[6:12]), encoding="utf-8")
+    (folder / "unread.txt").write_text("\n\n".join(documents[12:]), encoding="utf-8")
     for name, count in (("rows.jsonl", 6), ("unseen.jsonl", 2)):
         rows = [{"text": text, "label": label} for text, label in (("列车在车站", "train"), ("法院的判决", "law"))] * count
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -304,7 +305,7 @@ def test_files_of_the_inner_recipe_lie_beside_it_or_where_they_are_said_to(tmp_p
     assert rest == ("epochs=2",)
     assert recipe.backbone is not None
     assert recipe.backbone.data.train == (Path("a.txt"), Path("b.txt"))
-    assert recipe.backbone.data.evaluation == (tmp_path / "general.txt",)
+    assert recipe.backbone.data.evaluation == (tmp_path / "unread.txt",)
     assert recipe.backbone.backbone is not None
     assert recipe.backbone.backbone.data.train == (tmp_path / "general.txt",)
 
