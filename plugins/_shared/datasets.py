@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from taskloom.core.task import Example
 T = TypeVar("T")
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
 FORMATS = ("jsonl", "csv", "tsv")
 LIST_SEPARATOR = "|"
 """Between the values of one field, in formats that have no lists."""
@@ -45,6 +47,7 @@ def bad_row(path: str, line: int, problem: str) -> DataError:
 
 def read_rows(path: Path, *, columns: Sequence[str], required: Sequence[str] = ()) -> Iterator[Row]:
     """The rows of a `.jsonl`, `.csv` or `.tsv` file in UTF-8, with or without a byte-order mark; blank lines are passed over.
+    In TSV a line is a row; quotes around a whole field, doubled inside, are taken off, and any others are characters as any.
 
     `columns` are the names that a row may have, `required` those that it must have. Raises `DataError` with the path, the
     line and what was expected for a file that can't be read and for the first bad row.
@@ -54,7 +57,7 @@ def read_rows(path: Path, *, columns: Sequence[str], required: Sequence[str] = (
     if path.suffix == ".jsonl":
         rows = _json_rows(path)
     elif path.suffix in DELIMITERS:
-        rows = _table_rows(path, DELIMITERS[path.suffix], columns, required)
+        rows = _table_rows(path, _csv_fields(path) if path.suffix == ".csv" else _tsv_fields(path), columns, required)
     else:
         raise DataError(f"{path} has an unknown format; use a file that ends in .jsonl, .csv or .tsv", path=str(path))
     empty = True
@@ -93,24 +96,41 @@ def _json_rows(path: Path) -> Iterator[Row]:
         yield Row(values, str(path), number)
 
 
-def _table_rows(path: Path, delimiter: str, columns: Sequence[str], required: Sequence[str]) -> Iterator[Row]:
-    reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
+def _csv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each row, and the line that it begins in (RFC 4180)."""
+    reader = csv.reader(_lines(path), strict=True)
     started = 1
-    header: list[str] | None = None
     try:
         for fields in reader:
-            line, started = started, reader.line_num + 1
-            if not fields:
-                continue
-            if header is None:
-                header = [name.strip() for name in fields]
-                _check_header(header, path, line, columns, required)
-                continue
-            if len(fields) != len(header):
-                raise bad_row(str(path), line, f"{len(fields)} fields where the header has {len(header)}: {', '.join(header)}")
-            yield Row({name: value for name, value in zip(header, fields, strict=True) if value != ""}, str(path), line)
+            yield started, fields
+            started = reader.line_num + 1
     except csv.Error as exc:
-        raise bad_row(str(path), started, f"not valid {path.suffix[1:].upper()}: {exc}") from exc
+        open_quote = "; a quote at the beginning of a field is not closed" if "end of data" in str(exc) else ""
+        raise bad_row(str(path), started, f"not valid CSV: {exc}{open_quote}") from exc
+
+
+def _tsv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """As `_csv_fields`. Whoever writes TSV often writes no quotes, and texts begin with some."""
+    for number, line in enumerate(_lines(path), start=1):
+        whole = line.rstrip("\r\n")
+        fields = whole.split("\t") if whole else []
+        yield number, [field[1:-1].replace('""', '"') if QUOTED.fullmatch(field) else field for field in fields]
+
+
+def _table_rows(
+    path: Path, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str], required: Sequence[str]
+) -> Iterator[Row]:
+    header: list[str] | None = None
+    for line, fields in rows:
+        if not fields:
+            continue
+        if header is None:
+            header = [name.strip() for name in fields]
+            _check_header(header, path, line, columns, required)
+            continue
+        if len(fields) != len(header):
+            raise bad_row(str(path), line, f"{len(fields)} fields where the header has {len(header)}: {', '.join(header)}")
+        yield Row({name: value for name, value in zip(header, fields, strict=True) if value != ""}, str(path), line)
 
 
 def _check_header(header: list[str], path: Path, line: int, columns: Sequence[str], required: Sequence[str]) -> None:

@@ -42,12 +42,14 @@ Rows = Sequence[Example[ClassificationInput]]
 
 def read_examples(path: Path) -> Iterator[Example[ClassificationInput]]:
     """Rows with `text`, perhaps `text_pair`, and either `label` (one; the target is a string) or `labels` (any number; the
-    target is a tuple: a list in JSONL, separated by `|` in CSV and TSV)."""
+    target is a tuple: a list in JSONL, separated by `|` in CSV and TSV). Blanks around labels don't count."""
     kind = ""
     for row in read_rows(path, columns=COLUMNS, required=("text",)):
         if "label" in row.values and "labels" in row.values:
             raise row.error("has both `label` and `labels`; use `label` for one label per text, `labels` for several")
         found = "label" if "label" in row.values else "labels"
+        if kind == "label" and found == "labels" and "labels" not in row.values:
+            raise row.error("`label` is missing or empty")
         target = _one_label(row) if found == "label" else _several_labels(row)
         if kind and found != kind:
             raise row.error(f"has `{found}` where earlier rows have `{kind}`; use one of them throughout")
@@ -65,7 +67,7 @@ def _one_label(row: Row) -> str:
     label = row.values["label"]
     if not isinstance(label, str) or not label.strip():
         raise row.error(f"`label` is {label!r}; expected a non-empty string")
-    return label
+    return label.strip()
 
 
 def _several_labels(row: Row) -> tuple[str, ...]:
@@ -76,9 +78,9 @@ def _several_labels(row: Row) -> tuple[str, ...]:
         labels = [part.strip() for part in labels.split(LIST_SEPARATOR)]
     elif labels is None:
         labels = []
-    if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
+    if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
         raise row.error(f"`labels` is {labels!r}; expected a list of non-empty strings")
-    return tuple(dict.fromkeys(labels))
+    return tuple(dict.fromkeys(label.strip() for label in labels))
 
 
 def train(

@@ -40,6 +40,18 @@ def test_json_lines_and_tab_separated_rows_give_the_same_examples(tmp_path: Path
     assert [e.target for e in read_examples(table)] == [("a", "b"), ()]
 
 
+def test_quotes_in_a_tab_separated_file_take_no_other_row_in(tmp_path: Path) -> None:
+    rows = ['"好吃"，推荐\t好评', '"open\t差评', 'end"\t好评', '"a ""quoted"" field"\t差评', '"\t 好评　']
+    found = list(read_examples(write(tmp_path / "d.tsv", "\n".join(["text\tlabel", *rows]))))
+    assert [(e.input.text, e.target, e.line) for e in found] == [
+        ('"好吃"，推荐', "好评", 2),
+        ('"open', "差评", 3),
+        ('end"', "好评", 4),
+        ('a "quoted" field', "差评", 5),
+        ('"', "好评", 6),
+    ]
+
+
 BAD = [
     ("d.jsonl", '{"text": "x", "label": "a"}\n{"text": "x"\n', 2, "not JSON"),
     ("d.jsonl", '{"text": "x", "label": "a"}\n[1]\n', 2, "expected a JSON object"),
@@ -53,7 +65,9 @@ BAD = [
     ("d.csv", "text,category\nx,a\n", 1, "unknown column 'category'"),
     ("d.csv", "label\na\n", 1, "'text' is missing"),
     ("d.csv", "text,label\nx,a\n\nx,a,b\n", 4, "3 fields"),
-    ("d.csv", 'text,label\nx,a\n"open,a\n', 3, "not valid CSV"),
+    ("d.csv", 'text,label\nx,a\n"open,a\n', 3, "a quote at the beginning of a field is not closed"),
+    ("d.csv", "text,label\nx,a\ny,\n", 3, "`label` is missing or empty"),
+    ("d.jsonl", '{"text": "x", "labels": ["a", " "]}\n', 1, "non-empty strings"),
 ]
 
 
