@@ -28,8 +28,9 @@ CONLL = (".conll", ".bio", ".iob")
 
 def read_examples(path: Path) -> Iterator[Example[NerInput]]:
     """Rows of a `.jsonl` file, with `text` and `entities` (objects with `start`, `end` and `label`) or with `tokens` and
-    `tags` (BIO, BIOES or their kin), or sentences of a `.conll`, `.bio` or `.iob` file. Tokens are joined by a blank, but
-    for letters of scripts without blanks. Raises `DataError` with the path and line of the first bad row."""
+    `tags` (BIO, BIOES or their kin), or sentences of a `.conll`, `.bio` or `.iob` file. Tokens stand in the `text` of the row
+    if it has one, else they are put together (`_put_together`). Raises `DataError` with the path and line of the first bad
+    row."""
     if path.suffix in CONLL:
         yield from _conll_examples(path)
         return
@@ -60,6 +61,8 @@ def _annotation(row: Row, text: str, entity: Any) -> Annotation:
     start, end, label = entity.get("start"), entity.get("end"), entity.get("label")
     if not (type(start) is int and type(end) is int and isinstance(label, str) and label):
         raise row.error(f"entity {entity!r} needs `start` and `end` (code points) and `label`")
+    if start >= end:
+        raise row.error(f"entity {start} to {end} has no characters; `end` is the place behind its last one")
     if not 0 <= start < end <= len(text):
         raise row.error(f"entity {start} to {end} lies outside the text, which has {len(text)} characters")
     covered = entity.get("text", text[start:end])
@@ -83,21 +86,49 @@ def _joined(row: Row, tokens: Sequence[str], tags: Sequence[str], given: Any = N
     """The example of tokens and their tags; `given` is the text that the row says they make."""
     if len(tokens) != len(tags):
         raise row.error(f"{len(tokens)} tokens but {len(tags)} tags")
-    pieces, places, at = [], [], 0
-    for token, before in zip(tokens, ["", *tokens], strict=False):
-        blank = "" if not before or (unspaced(before[-1]) and unspaced(token[0])) else " "
-        pieces += [blank, token]
-        places.append((at + len(blank), at + len(blank) + len(token)))
-        at = places[-1][1]
-    text = "".join(pieces)
-    if given is not None and given != text:
-        raise row.error("`text` is not its tokens joined; leave `text` out, or give `entities` with their places in it")
+    text, places = _put_together(tokens) if given is None else (given, _found_in(given, tokens))
+    if places is None:
+        raise row.error(
+            "`text` is not its tokens with nothing but blanks between them; leave `text` out, or give `entities` with their "
+            "places in it"
+        )
     try:
         spans = read_leniently(tags)
     except UnsupportedError as exc:
         raise row.error(str(exc)) from exc
     target = tuple((places[span.start][0], places[span.end - 1][1], span.label) for span in spans)
     return Example(input=_input(row, text), target=target, path=row.path, line=row.line)
+
+
+def _put_together(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """A text of tokens, and where they are in it. There is a blank between two words, and none beside a letter or a mark of a
+    script without blanks. Where each token is a character of a text in such a script, there is none at all."""
+    characters = all(len(token) == 1 for token in tokens) and any(unspaced(token) for token in tokens)
+    pieces, places, at = [], [], 0
+    for token, before in zip(tokens, ["", *tokens], strict=False):
+        blank = "" if characters or not before or (_tight(before[-1]) and _tight(token[0])) else " "
+        pieces += [blank, token]
+        places.append((at + len(blank), at + len(blank) + len(token)))
+        at = places[-1][1]
+    return "".join(pieces), places
+
+
+def _tight(character: str) -> bool:
+    return unspaced(character) or "\u3000" <= character <= "\u303f" or "\uff01" <= character <= "\uff65"
+
+
+def _found_in(text: Any, tokens: Sequence[str]) -> list[tuple[int, int]] | None:
+    """Where the tokens are in a text that has nothing else but blanks; None if it isn't so."""
+    places: list[tuple[int, int]] = []
+    at = 0
+    for token in tokens if isinstance(text, str) else ():
+        while at < len(text) and text[at].isspace() and not text.startswith(token, at):
+            at += 1
+        if not text.startswith(token, at):
+            return None
+        places.append((at, at + len(token)))
+        at += len(token)
+    return places if isinstance(text, str) and not text[at:].strip() else None
 
 
 def _input(row: Row, text: Any) -> NerInput:

@@ -37,6 +37,33 @@ def test_entities_tags_and_columns_give_the_same_examples(tmp_path: Path) -> Non
     assert {rows[0].target for rows in found} == {target}
 
 
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (list("1986年1月，在ABC公司；"), "1986年1月，在ABC公司；"),
+        (["我", "用", "iPhone", "15", "，", "很", "好", "。"], "我用 iPhone 15 ，很好。"),
+        (["I", "a", "m"], "I a m"),
+    ],
+)
+def test_tokens_become_the_text_that_they_were_cut_from(tmp_path: Path, tokens: list[str], text: str) -> None:
+    tags = ["B-X", *["O"] * (len(tokens) - 2), "B-X"]
+    (row,) = read_examples(write(tmp_path / "a.jsonl", {"tokens": tokens, "tags": tags}))
+    assert row.input.text == text
+    assert row.target == ((0, len(tokens[0]), "X"), (len(text) - len(tokens[-1]), len(text), "X"))
+
+
+def test_tokens_are_found_in_the_text_that_a_row_has(tmp_path: Path) -> None:
+    rows = [
+        {"tokens": list("AB银行"), "tags": ["B-ORG", "I-ORG", "I-ORG", "I-ORG"], "text": "AB银行"},
+        {"tokens": ["in", "Berlin", "!"], "tags": ["O", "B-LOC", "O"], "text": " in  Berlin! "},
+    ]
+    found = list(read_examples(write(tmp_path / "a.jsonl", *rows)))
+    assert [(row.input.text, row.target) for row in found] == [
+        ("AB银行", ((0, 4, "ORG"),)),
+        (" in  Berlin! ", ((5, 11, "LOC"),)),
+    ]
+
+
 def test_nested_entities_and_rows_without_any_are_kept(tmp_path: Path) -> None:
     inner = {"start": 14, "end": 20, "label": "LOC", "text": "Berlin"}
     outer = {"start": 0, "end": 20, "label": "ORG"}
@@ -61,7 +88,7 @@ GOOD = {"text": "in Berlin", "entities": [{"start": 3, "end": 9, "label": "LOC"}
     ("row", "told"),
     [
         ({"text": "in Berlin", "entities": [{"start": 3, "end": 10, "label": "LOC"}]}, "outside the text, which has 9"),
-        ({"text": "in Berlin", "entities": [{"start": 3, "end": 3, "label": "LOC"}]}, "outside"),
+        ({"text": "in Berlin", "entities": [{"start": 3, "end": 3, "label": "LOC"}]}, "has no characters"),
         ({"text": "in Berlin", "entities": [{"start": 3, "end": 9}]}, "needs `start` and `end`"),
         ({"text": "in Berlin", "entities": [{"start": True, "end": 9, "label": "LOC"}]}, "needs `start`"),
         (
@@ -77,7 +104,7 @@ GOOD = {"text": "in Berlin", "entities": [{"start": 3, "end": 9, "label": "LOC"}
         ({"tokens": ["in", "Berlin"], "tags": ["O", "LOC"]}, "'LOC' is no tag"),
         ({"tokens": [], "tags": []}, "`tokens`"),
         ({"tokens": ["in"]}, "`tags`"),
-        ({"tokens": ["in", "Berlin"], "tags": ["O", "O"], "text": "in  Berlin"}, "not its tokens joined"),
+        ({"tokens": ["in", "Berlin"], "tags": ["O", "O"], "text": "in East Berlin"}, "not its tokens with nothing but blanks"),
         ({"text": "x", "entites": []}, "unknown field 'entites'"),
     ],
 )
