@@ -67,9 +67,9 @@ def predict(
     a file takes bare paths.
 
     Lines of --input are JSON objects as the model's input schema says (`taskloom models show MODEL --json`), or strings; where
-    that asks for bytes they may name a file: {"image": "@shirt.png"}. The output has one line for each, in the same order:
-    {"output": ...} or {"error": ...}. A run that was interrupted goes on where its output ends. Exit status 5 says that some
-    rows failed.
+    that asks for bytes they may name a file: {"image": "@shirt.png"}. The output has one line for each, but for blank ones, in
+    the same order: {"output": ...} or {"error": ...}. A run that was interrupted goes on where its output ends. Exit status 5
+    says that some rows failed.
     """
     from taskloom.sdk.cli.inputs import InputForm
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import sys
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from taskloom.core.errors import DataError, DeadlineExceededError, InvalidInputError, TaskloomError
 from taskloom.sdk.cli.failures import ExitCode, exit_code_for
@@ -110,7 +111,7 @@ def _same_model(line: bytes, path: Path, model: str) -> None:
         raise DataError(f"{path} holds {whose}; name another --output, or overwrite it with --restart", str(path), 1)
 
 
-def skip(lines: Iterator[tuple[int, str]], count: int, target: Path | None) -> None:
+def skip(lines: Iterator[tuple[int, bytes]], count: int, target: Path | None) -> None:
     for done in range(count):
         if next(lines, None) is None:
             raise DataError(
@@ -123,23 +124,24 @@ def skip(lines: Iterator[tuple[int, str]], count: int, target: Path | None) -> N
 def answers(
     client: SyncCalls,
     model: str,
-    lines: Iterator[tuple[int, str]],
+    lines: Iterator[tuple[int, bytes]],
     source: Path,
     *,
     form: InputForm,
     options: dict[str, Any],
 ) -> Iterator[ItemResult]:
-    """One item per line, in order; a line that is not JSON, or that names a file that is not there, is an item with an
-    error."""
+    """One item per line, in order; a line that is not JSON in UTF-8, or that names a file that is not there, is an item with
+    an error."""
     waiting: deque[TaskloomError | None] = deque()
     folder = Path() if str(source) == _STDIO else source.parent
 
     def inputs() -> Iterator[Any]:
         for number, line in lines:
             try:
-                value = form.read_row(json.loads(line), folder)
+                value = form.read_row(json.loads(line.decode()), folder)
             except ValueError as exc:
-                waiting.append(DataError(f"line {number} of {source} is not JSON: {exc}", str(source), number))
+                form_asked = "UTF-8" if isinstance(exc, UnicodeDecodeError) else "JSON"
+                waiting.append(DataError(f"line {number} of {source} is not {form_asked}: {exc}", str(source), number))
                 continue
             except InvalidInputError as exc:
                 waiting.append(exc)
@@ -166,24 +168,22 @@ def _stop_if_pointless(error: TaskloomError | None, rows: int, to_file: bool) ->
         raise error
 
 
-def _nonblank(stream: IO[str]) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in enumerate(stream, 1) if line.strip())
+def _nonblank(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    lines = ((number, line.removeprefix(BOM_UTF8) if number == 1 else line) for number, line in enumerate(stream, 1))
+    return ((number, line) for number, line in lines if line.strip())
 
 
 @contextmanager
-def _opened(source: Path) -> Iterator[IO[str]]:
+def _opened(source: Path) -> Iterator[BinaryIO]:
     if str(source) == _STDIO:
-        yield sys.stdin
+        yield sys.stdin.buffer
         return
     try:
-        stream = source.open(encoding="utf-8-sig")
+        stream = source.open("rb")
     except OSError as exc:
         raise DataError(f"{source} can't be read: {exc.strerror}", str(source)) from exc
     with stream:
-        try:
-            yield stream
-        except UnicodeDecodeError as exc:
-            raise DataError(f"{source} is not UTF-8: {exc}", str(source)) from exc
+        yield stream
 
 
 @contextmanager

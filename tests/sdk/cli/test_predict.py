@@ -56,15 +56,16 @@ def test_a_file_keeps_order_and_errors(ask, gateway, tmp_path):
 
     gateway.behave = behave
     source = write(tmp_path / "in.jsonl", ["x" * n for n in range(1, 9)])
-    source.write_text(source.read_text() + "{torn\n\n")
+    source.write_bytes(b"\xef\xbb\xbf" + source.read_bytes() + b'{torn\n\n{"text": "\xb2\xbb"}\n')
     target = tmp_path / "out.jsonl"
     result = ask("--input", str(source), "--output", str(target), "--json")
     assert result.exit_code == 5
-    assert json.loads(result.stdout) == {"rows": 9, "failed": 2, "resumed": 0, "output": str(target)}
+    assert json.loads(result.stdout) == {"rows": 10, "failed": 3, "resumed": 0, "output": str(target)}
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert rows[2]["error"]["message"] == "three"
     assert rows[8]["error"]["code"] == "data"
     assert "line 9" in rows[8]["error"]["message"]
+    assert f"line 11 of {source} is not UTF-8" in rows[9]["error"]["message"]
     assert [round(r["output"]["labels"][0]["score"] * 100) for r in rows if "output" in r] == [1, 2, 4, 5, 6, 7, 8]
 
 
