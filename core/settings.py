@@ -8,9 +8,10 @@ The file is the first of: the path that was asked for, `$TASKLOOM_CONFIG`, `./ta
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -26,6 +27,7 @@ from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.types import NAME_PATTERN, PRODUCTION, Frozen, Name
 
 CONFIG_NAME = "taskloom.toml"
+ENV_PREFIX = "TASKLOOM_"
 
 
 class TlsSettings(Frozen):
@@ -280,7 +282,7 @@ class Settings(BaseSettings):
     """Every setting. Instances are frozen and handed down; nothing reads the environment later."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TASKLOOM_",
+        env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -303,7 +305,10 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _expanded(cls, home: Path) -> Path:
-        return home.expanduser()
+        home = home.expanduser()
+        if home.exists() and not home.is_dir():
+            raise ValueError(f"{home} is no folder")
+        return home
 
     @model_validator(mode="after")
     def _pools_exist(self) -> Settings:
@@ -356,12 +361,50 @@ def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | Non
     except (ValidationError, SettingsError, ValueError) as exc:
         source = f"{file}, " if file else ""
         raise ConfigError(f"settings can't be used ({source}environment, flags): {_problems(exc)}") from exc
+    _refuse_unknown_variables()
     return found
+
+
+def _refuse_unknown_variables() -> None:
+    """The environment holds names that are not ours as well; those that look as if they were meant for a section are taken for
+    misspelt."""
+    for name in os.environ:
+        section, _, rest = name.removeprefix(ENV_PREFIX).partition("__")
+        if not name.startswith(ENV_PREFIX) or section.lower() in Settings.model_fields:
+            continue
+        begins = next((field for field in Settings.model_fields if section.lower().startswith(f"{field}_")), "")
+        close = get_close_matches(section.lower(), Settings.model_fields, n=1)
+        if rest and not begins:
+            meant = f"; did you mean {ENV_PREFIX}{close[0].upper()}__{rest}?" if close else ""
+            raise ConfigError(f"{name} in the environment names no section of the settings{meant}")
+        if begins:
+            tail = section[len(begins) + 1 :]
+            raise ConfigError(f"{name} in the environment is no setting; did you mean {ENV_PREFIX}{begins.upper()}__{tail}?")
 
 
 def _problems(exc: Exception) -> str:
     if not isinstance(exc, ValidationError):
         return str(exc)
-    return "; ".join(
-        f"{'.'.join(str(part) for part in e['loc']) or 'settings'}: {e['msg']}" for e in exc.errors(include_url=False)
-    )
+    return "; ".join(_problem(error) for error in exc.errors(include_url=False))
+
+
+def _problem(error: Any) -> str:
+    where = [str(part) for part in error["loc"]]
+    if error["type"] == "extra_forbidden":
+        return f"{'.'.join(where)} is unknown{_did_you_mean(where)}"
+    return f"{'.'.join(where) or 'settings'}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _did_you_mean(where: Sequence[str]) -> str:
+    """Of the names that stand beside an unknown one."""
+    section: Any = Settings
+    for part in where[:-1]:
+        section = section.model_fields[part].annotation if hasattr(section, "model_fields") else _of(section)
+    known = (section if hasattr(section, "model_fields") else _of(section)).model_fields
+    close = get_close_matches(where[-1], known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known)}"
+
+
+def _of(kind: Any) -> Any:
+    """The settings that a mapping holds, or that may be None."""
+    return next(found for found in get_args(kind) if hasattr(found, "model_fields"))

@@ -23,6 +23,8 @@ _SERVING = b"\x08\x01"
 """Field 1, varint 1: HealthCheckResponse.SERVING. The generated messages come with the server extra only."""
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
+_MAY_SPEAK_TLS = "; one that speaks TLS needs ca_certificate= (--ca-certificate)"
+"""gRPC does not tell a server that hangs up, because it was greeted without TLS, from one that isn't there."""
 
 
 def is_serving(reply: bytes) -> bool:
@@ -104,7 +106,7 @@ class Connection:
         reason = "connection refused" if refused else details or "no connection"
         return (
             f"no gateway answers at {self.address} ({reason}); start one with `taskloom serve`, or name another with "
-            f"address= or TASKLOOM_ADDRESS"
+            f"address= or TASKLOOM_ADDRESS{'' if self.secure else _MAY_SPEAK_TLS}"
         )
 
 

@@ -19,6 +19,7 @@ from taskloom.core.hookspecs import RequestEvent
 from taskloom.core.knowledge_calls import KnowledgeEngine
 from taskloom.core.loader import load_registry
 from taskloom.core.ports import AuditEntry, AuditLog, InferenceEngine
+from taskloom.core.preflight import check_settings
 from taskloom.core.registry import Registry
 from taskloom.core.settings import Settings
 from taskloom.core.store import open_store
@@ -27,7 +28,7 @@ from taskloom.server.audit import open_log
 from taskloom.server.auth.keys import Authenticator, KeyStore, open_keys
 from taskloom.server.engine.engine import Engine
 from taskloom.server.gateway.caller import current_request_id
-from taskloom.server.gateway.server import Gateway, check_exposure, join_address
+from taskloom.server.gateway.server import Gateway, join_address
 from taskloom.server.knowledge.service import KnowledgeService
 from taskloom.server.ledger import Observer
 from taskloom.server.memory import settle_memory
@@ -89,15 +90,16 @@ async def _start(
     """Everything that opens puts its end on `closing`; it closes from the last to the first: the gateway drains, then late
     records are written, the models go, and the audit log ends with its checkpoint."""
     began = time.perf_counter()
-    check_exposure(settings.server, settings.tls)
-    registry = registry or load_registry()
+    registry, store = registry or load_registry(), open_store(settings.models_folder)
+    check_settings(settings, registry, store)
+    _make_home(settings.home)
     keys, first_key = await asyncio.to_thread(_open_keys, settings)
     closing.callback(keys.close)
     audit = await asyncio.to_thread(open_log, settings)
     closing.push_async_callback(audit.close)
     if first_key is not None:
         await _record_first_key(audit, keys, first_key, settings)
-    engine = Engine.from_settings(settings, registry, store=open_store(settings.models_folder))
+    engine = Engine.from_settings(settings, registry, store=store)
     closing.push_async_callback(engine.close)
     bases = open_bases(settings, registry, engine)
     if bases is not None:
@@ -137,6 +139,15 @@ def open_bases(settings: Settings, registry: Registry, engine: InferenceEngine) 
         return None
     found: KnowledgeEngine | None = registry.hooks.hook.open_knowledge(settings=settings, registry=registry, engine=engine)
     return found
+
+
+def _make_home(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as exc:
+        raise ConfigError(
+            f"the home folder {home} can't be made ({exc.strerror}); set TASKLOOM_HOME, or give --home, a folder of yours"
+        ) from exc
 
 
 def _open_keys(settings: Settings) -> tuple[KeyStore, AuditEntry | None]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskloom.core.errors import ConfigError
 from taskloom.sdk.cli.endpoint import json_option
 
 if TYPE_CHECKING:
@@ -36,13 +35,13 @@ def config() -> None:
 @json_option
 @click.pass_obj
 def check(cli: CliContext) -> None:
-    """Exit status 0 if the settings can be used; otherwise says what is wrong with which."""
+    """Exit status 0 if the settings can be used; otherwise says what is wrong with which. Databases, ports and Ray are not
+    asked: `taskloom doctor` does."""
+    from taskloom.core.preflight import check_settings
+
     file = _file(cli)
     settings = cli.settings
-    for name in ("certificate", "key", "client_ca"):
-        path: Path | None = getattr(settings.tls, name)
-        if path is not None and not path.is_file():
-            raise ConfigError(f"tls.{name} is {path}, and there is no such file ({_origin(('tls', name), cli, _read(file))})")
+    check_settings(settings, cli.registry, cli.store)
     cli.show(
         {"ok": True, "file": str(file) if file else None, "home": str(settings.home)},
         lambda: f"settings are in order; file: {file or 'none'}; home: {settings.home}",

@@ -7,6 +7,7 @@ import platform
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -149,8 +150,12 @@ def _gpu(_: CliContext) -> Iterator[Finding]:
 def _state(context: CliContext) -> Iterator[Finding]:
     home = context.settings.home
     nearest = next(folder for folder in (home, *home.parents) if folder.exists())
-    writable = os.access(nearest, os.W_OK)
     free = shutil.disk_usage(nearest).free / GIB
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            writable = True
+    except OSError:
+        writable = False
     if not writable:
         yield Finding(
             name="state", state="problem", found=f"{home} can't be written", remedy="set TASKLOOM_HOME to a folder of yours"

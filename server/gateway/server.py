@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +11,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from taskloom.core.errors import ConfigError
+from taskloom.core.preflight import check_exposure
 from taskloom.core.settings import ServerSettings, TlsSettings
 from taskloom.core.wire.gen import inference_pb2_grpc, knowledge_pb2_grpc
 from taskloom.server.gateway.inference import SERVICE, InferenceServicer
@@ -157,21 +156,3 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
 
 def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def check_exposure(settings: ServerSettings, tls: TlsSettings) -> None:
-    """Raises `ConfigError` if keys and texts would cross a network unencrypted without anybody having asked for it."""
-    if tls.enabled or settings.insecure_public or _is_loopback(settings.host):
-        return
-    raise ConfigError(
-        f"server.host is {settings.host!r}, which other machines can reach, and there is no TLS: set tls.certificate and "
-        "tls.key, or listen on 127.0.0.1, or set server.insecure_public=true if the network itself encrypts"
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
-    except OSError as exc:
-        raise ConfigError(f"server.host is {host!r}, which is no address of this machine: {exc.strerror}") from exc
-    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)

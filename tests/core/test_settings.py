@@ -58,7 +58,9 @@ def test_a_tilde_in_the_home_means_the_users_own_folder(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[server]\nprot = 1", "server.prot"),
+        ("[server]\nprot = 1", "server.prot is unknown; did you mean 'port'?"),
+        ("[pools.default.batch]\nxyz = 1", "pools.default.batch.xyz is unknown; there are: max_cost, "),
+        ("[pools.default.autoscale]\nmin_replicas = 1\nmax_replicas = 2\ndelay = 1", "autoscale.delay is unknown"),
         ("[server]\nport = 99999", "server.port"),
         ("[models.intent-en]\npool = 'gpu'", "models.intent-en.pool"),
         ("[pools.default.autoscale]\nmin_replicas = 5\nmax_replicas = 2", "pools.default.autoscale"),
@@ -75,6 +77,20 @@ def test_a_bad_setting_is_named_with_its_file(tmp_path: Path, text: str, named: 
         load_settings(file)
     assert named in str(caught.value)
     assert "taskloom.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["TASKLOOM_SERVR__PORT", "TASKLOOM_SERVER_PORT"])
+def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "5")
+    monkeypatch.setenv("TASKLOOM_OF_SOMEBODY_ELSE", "5")
+    with pytest.raises(ConfigError, match=f"^{name} .* did you mean TASKLOOM_SERVER__PORT"):
+        load_settings()
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    with pytest.raises(ConfigError, match="is no folder"):
+        load_settings(overrides={"home": tmp_path / "home"})
 
 
 def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:

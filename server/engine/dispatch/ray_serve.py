@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from taskloom.core.errors import InternalError, MissingDependencyError, ReplicaLostError, UnavailableError
+from taskloom.core.errors import ConfigError, InternalError, MissingDependencyError, ReplicaLostError, UnavailableError
 from taskloom.core.ports import BatchResult, PartSink, WorkItem
 from taskloom.core.predictor import choose_runtime
 from taskloom.core.registry import Registry
@@ -51,6 +51,8 @@ class RayDispatcher:
         self._poller: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        if self._cluster.private:
+            await self._cluster.run(self._check_gpus)
         await self._deploy(self._spec)
         application = await self._cluster.run(self._find)
         self._handle = application.options(**TRANSPORT)  # here, not in the thread: its router runs in the loop that makes it
@@ -142,6 +144,14 @@ class RayDispatcher:
                     f"{_reason(status) if status is not None else 'Ray Serve does not know it'}"
                 )
             await asyncio.sleep(0.1)
+
+    def _check_gpus(self) -> None:
+        """What a private cluster has not got it will never have; Ray would wait for it."""
+        import ray
+
+        there, wanted = float(ray.cluster_resources().get("GPU", 0.0)), self._spec.settings.num_gpus
+        if wanted > there:
+            raise ConfigError(f"pools.{self._spec.pool}.num_gpus is {wanted:g}, and Ray finds {there:g} GPUs on this machine")
 
     def _send_deployment(self, spec: ReplicaSpec, environment: Mapping[str, str]) -> None:
         from ray import serve

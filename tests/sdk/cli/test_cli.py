@@ -239,6 +239,25 @@ def test_config_says_where_each_setting_came_from_and_hides_secrets(home, monkey
     assert json.loads(run("config", "check", "--json").stdout)["ok"] is True
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[server]\nhost = '0.0.0.0'", "there is no TLS"),
+        ("[models.intnt-en]", "did you mean 'intent-en'"),
+        ("[models.intent-en]\nversion = '77'", "no version of intent-en named '77'"),
+        ("[knowledge]\nretriever = 'fais'", "did you mean 'faiss'"),
+        ("[pools.default.runtime]\nruntime = 'torhc'", "did you mean 'torch'"),
+        ("[tls]\ncertificate = 'a.pem'\nkey = 'b.pem'", "tls.certificate is a.pem, and there is no such file"),
+        ("[tls]\ncertificate = 'taskloom.toml'\nkey = 'taskloom.toml'", "can't be used together"),
+    ],
+)
+def test_settings_that_a_server_would_refuse_are_refused_by_the_check(home, tmp_path, text, told):
+    (tmp_path / "taskloom.toml").write_text(text)
+    result = run("config", "check", "--json")
+    assert result.exit_code == 1
+    assert told in json.loads(result.stderr)["error"]["message"]
+
+
 def test_bad_settings_are_an_error_that_names_them(home, tmp_path):
     (tmp_path / "taskloom.toml").write_text("[server]\nport = 'x'\nprot = 1\n")
     result = run("config", "check", "--json")

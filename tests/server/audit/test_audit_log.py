@@ -294,9 +294,10 @@ async def test_a_postgresql_that_restarted_unnoticed_costs_no_append(
 
 
 def test_a_log_that_cannot_be_opened_says_so(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = make_settings()
     (tmp_path / "home").write_text("a file where a folder should be")
     with pytest.raises(AuditUnavailableError, match="opened"):
-        open_log(make_settings())
+        open_log(settings)
 
 
 async def test_secrets_and_records_are_for_their_owner_alone(make_settings: Callable[..., Settings], entry: Entry) -> None:

@@ -12,12 +12,13 @@ from scripted_knowledge import MemoryKnowledge
 
 from taskloom.core.errors import ConfigError
 from taskloom.core.ports import AuditEntry
+from taskloom.core.preflight import check_exposure
 from taskloom.core.settings import ServerSettings, TlsSettings
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.server.auth import policy
 from taskloom.server.gateway import interceptors
 from taskloom.server.gateway import server as server_module
-from taskloom.server.gateway.server import Gateway, check_exposure
+from taskloom.server.gateway.server import Gateway
 
 pytestmark = pytest.mark.integration
 
