@@ -43,7 +43,7 @@ def _load(point: EntryPoint, registry: Registry, manager: pluggy.PluginManager) 
         plugin = point.load()
         if manager.register(plugin, name=owner) is None:
             raise PluginError(f"{owner} is registered twice")
-        _refuse_unknown_hooks(plugin, owner, manager)
+        _check_hooks(plugin, owner, manager)
         return report.model_copy(update={"provides": registry.take(plugin, owner, manager)})
     except (Exception, SystemExit) as exc:
         if plugin is not None and manager.is_registered(plugin):
@@ -55,7 +55,9 @@ def _load(point: EntryPoint, registry: Registry, manager: pluggy.PluginManager) 
         return report.model_copy(update={"error": told})
 
 
-def _refuse_unknown_hooks(plugin: object, owner: str, manager: pluggy.PluginManager) -> None:
+def _check_hooks(plugin: object, owner: str, manager: pluggy.PluginManager) -> None:
+    if not manager.get_hookcallers(plugin):
+        raise PluginError(f"{owner} implements no hook; mark the functions that register what it brings with @hookimpl")
     known = {name for name in dir(hookspecs) if hasattr(getattr(hookspecs, name), f"{GROUP}_spec")}
     for caller in manager.get_hookcallers(plugin) or ():
         if caller.name not in known:

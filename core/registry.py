@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import pluggy
+from pydantic import BaseModel
 
 from taskloom.core.errors import AlreadyExistsError, PluginError, unknown_name
 from taskloom.core.hookspecs import CommandSpec
@@ -14,7 +16,7 @@ from taskloom.core.knowledge import RetrieverPlugin
 from taskloom.core.optimizer import OptimizerPlugin
 from taskloom.core.runtime import RuntimePlugin
 from taskloom.core.task import TaskPlugin
-from taskloom.core.types import Frozen
+from taskloom.core.types import NAME_PATTERN, Frozen
 
 
 class Named(Protocol):
@@ -71,6 +73,24 @@ class PluginReport(Frozen):
     error: str = ""
 
 
+def _check_task(task: TaskPlugin[Any, Any, Any]) -> None:
+    """What would otherwise be found out when the task is first used, or never."""
+    for part in ("Input", "Output", "Params", "TrainConfig"):
+        schema = getattr(task, part, None)
+        if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
+            raise PluginError(f"{part} of task {task.name!r} is {schema!r}; it must be a pydantic model")
+    metrics = [metric.name for metric in task.metrics]
+    if task.primary_metric not in metrics:
+        raise PluginError(
+            f"the primary metric of task {task.name!r} is {task.primary_metric!r}, and its metrics are: {', '.join(metrics)}"
+        )
+    fields = task.Input.model_fields
+    if task.text_field is not None and task.text_field not in fields:
+        raise PluginError(
+            f"the text field of task {task.name!r} is {task.text_field!r}, and its input has: {', '.join(fields)}"
+        )
+
+
 @dataclass
 class Registry:
     """Everything that plugins brought, and how each plugin's loading went."""
@@ -106,6 +126,10 @@ class Registry:
             name = getattr(item, "name", None)
             if not isinstance(name, str) or isinstance(item, type):
                 raise PluginError(f"{owner} registered {item!r} as a {shelf.kind}; it must be an instance with a `name`")
+            if not re.fullmatch(NAME_PATTERN, name):
+                raise PluginError(f"{owner} names a {shelf.kind} {name!r}; names are of the form {NAME_PATTERN}")
+            if isinstance(item, TaskPlugin):
+                _check_task(item)
             if name in shelf or (shelf.kind, name) in seen:
                 taken_by = shelf.owner(name) if name in shelf else owner
                 raise AlreadyExistsError(

@@ -149,7 +149,7 @@ class TaskConformance:
     def test_a_poison_input_fails_alone(
         self, task: TaskPlugin[Any, Any, Any], predictor: Predictor[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        inputs = (self.inputs(task) * 5)[:9]
+        inputs = (self.inputs(task) * 9)[:9]
         poison = inputs[4].model_copy()
         prepare = predictor.model.prepare
 
@@ -194,9 +194,12 @@ class TaskConformance:
             if self.allows(field, value):
                 continue
             example = {**examples_of(task.Input)[0], field: value}
-            with pytest.raises(InvalidInputError) as caught:
+            try:
                 validated(task.Input, example, "input")
-            assert caught.value.field.startswith(f"input.{field}")
+            except InvalidInputError as error:
+                assert error.field.startswith(f"input.{field}")  # noqa: PT017 - the message below is for whoever has none
+            else:
+                pytest.fail(f"{field} takes {value!r}: declare it with Field(strict=True), or say in `allows` that it is right")
 
     @staticmethod
     def _answer_or_typed_error(

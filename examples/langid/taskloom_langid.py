@@ -26,7 +26,8 @@ WEIGHTS = "ngrams.json"
 class LangidInput(Frozen):
     model_config = {"json_schema_extra": {"examples": [{"text": "Where is the station?"}, {"text": "车站在哪里？"}]}}
 
-    text: str = Field(min_length=1, max_length=100_000)
+    text: str = Field(min_length=1, max_length=100_000, strict=True)
+    """Strict, since pydantic takes bytes for a text otherwise."""
 
 
 class LanguageScore(Frozen):
@@ -35,10 +36,14 @@ class LanguageScore(Frozen):
 
 
 class LangidOutput(Frozen):
+    model_config = {"json_schema_extra": {"examples": [{"languages": [{"language": "en", "score": 0.98}]}]}}
+
     languages: tuple[LanguageScore, ...]
 
 
 class LangidParams(Frozen):
+    model_config = {"json_schema_extra": {"examples": [{"top_k": 2}]}}
+
     top_k: int = Field(default=1, ge=1)
 
 

@@ -67,6 +67,44 @@ def test_a_class_instead_of_an_instance_is_reported(modules: Any) -> None:
     assert "instance" in report.error
 
 
+def test_a_plugin_whose_hook_is_not_marked_is_reported(modules: Any) -> None:
+    (report,) = load_registry(modules(plug_u="def register_tasks(register): pass\n")).reports
+    assert "@hookimpl" in report.error
+
+
+TASK = """
+import taskloom.core as taskloom
+from taskloom.core.types import Frozen
+class Text(Frozen):
+    text: str = ""
+class Task(taskloom.TaskPlugin):
+    name, description, Input, Output, Params, TrainConfig = "t", "", Text, Text, Text, Text
+    metrics = (taskloom.MetricSpec(name="accuracy", description=""),)
+    primary_metric, data_formats, text_field = "accuracy", (), "text"
+    cost = read_examples = train = load = evaluate = lambda *_: None
+    {change}
+@taskloom.hookimpl
+def register_tasks(register):
+    register(Task())
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("pass", ""),
+        ("name = 'My Task'", "'My Task'"),
+        ("primary_metric = 'f1'", "'f1', and its metrics are: accuracy"),
+        ("text_field = 'txt'", "'txt', and its input has: text"),
+        ("Params = dict", "Params of task 't'"),
+    ],
+)
+def test_a_task_that_can_not_work_is_reported(modules: Any, change: str, told: str) -> None:
+    registry = load_registry(modules(plug_t=TASK.format(change=change)))
+    assert (len(registry.tasks), bool(registry.reports[0].error)) == ((0, True) if told else (1, False))
+    assert told in registry.reports[0].error
+
+
 def test_a_skipped_plugin_observes_nothing(modules: Any) -> None:
     source = (
         "import taskloom.core as taskloom\n@taskloom.hookimpl\ndef observe_request(event): raise AssertionError\n" + A_CLASS
