@@ -17,7 +17,6 @@ from taskloom.core.errors import DataError, TaskloomError
 from taskloom.core.predictor import Predictor
 from taskloom.core.task import EvaluationResult, Example, Pairing
 from taskloom.plugins._shared.bootstrap import intervals_of, replicates
-from taskloom.plugins._shared.label_figures import draw_confusion, draw_reliability
 
 BINS = 15
 CONFUSIONS_LISTED = 20
@@ -60,6 +59,8 @@ def evaluate_labels(
         tables["confusions"] = confusion_table(judged)
     figures: list[str] = []
     if figures_folder is not None:
+        from taskloom.plugins._shared.label_figures import draw_confusion, draw_reliability  # for whoever only reads rows
+
         figures_folder.mkdir(parents=True, exist_ok=True)
         if judged.single:
             matrix = confusion_matrix(judged.true.argmax(1), judged.given.argmax(1), labels=range(len(judged.labels)))

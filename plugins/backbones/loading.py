@@ -279,8 +279,10 @@ def weights_digest(folder: Path) -> str:
     weights = _weights(folder)
     if not weights:
         raise ArtifactError(
-            f"{folder.name} holds no *.safetensors; other weight formats can run code when they are read and are refused: "
-            "convert it first"
+            f"{folder.name} holds no *.safetensors; other weight formats can run code when they are read and are refused. "
+            "Convert it: from torch import load; from safetensors.torch import save_file; "
+            "w = load('pytorch_model.bin', map_location='cpu', weights_only=True); "
+            "save_file({n: t.clone().contiguous() for n, t in w.items()}, 'model.safetensors', metadata={'format': 'pt'})"
         )
     return _one_digest([(path.name, file_digest(path).sha256) for path in weights])
 

@@ -80,6 +80,8 @@ class _Redaction:
             return self.text(value)
         if isinstance(value, bool) or value is None:
             return value
+        if isinstance(value, float) and not value.is_integer():
+            return value  # a measure: nobody's number has a fraction, and a score has many digits
         if isinstance(value, int | float):
             marked = redact_text(str(value))
             return value if "[" not in marked else marked

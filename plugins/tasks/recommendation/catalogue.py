@@ -219,5 +219,9 @@ def _values(raw: Any, separator: str) -> Any:
     return tuple(raw) if isinstance(raw, list) else raw
 
 
+QUOTES = " \t\u3000\"'“”‘’《》〈〉「」『』"
+"""Written around titles, and no part of them."""
+
+
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold().strip()
+    return unicodedata.normalize("NFKC", text).casefold().strip(QUOTES)

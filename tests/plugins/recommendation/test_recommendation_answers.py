@@ -110,6 +110,7 @@ def test_a_title_among_the_likes_counts_as_the_item_in_any_language(predictor: P
     by_id = ask(predictor, history=["order-3"])
     assert ask(predictor, likes=["The ORDER d"]) == by_id
     assert ask(predictor, likes=["我的order3"]) == by_id
+    assert ask(predictor, likes=["《我的order3》"]) == by_id
     assert "order-3" not in {item.item for item in by_id.items}
 
 
