@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -60,18 +61,23 @@ def verify_log(settings: Settings) -> VerifyResult:
     try:
         folder = keys_folder(settings)
         file = CheckpointFile(checkpoint_folder(settings))
-        return verify(reader, file, load_public_keys(folder), load_hmac_ring(folder))
+        return verify(reader, file, load_public_keys(folder), load_hmac_ring(folder), settings.audit.checkpoint_every)
     finally:
         reader.close()
 
 
 def verify(
-    reader: AuditReader, checkpoints: CheckpointFile, keys: Mapping[str, Ed25519PublicKey], ring: HmacRing
+    reader: AuditReader,
+    checkpoints: CheckpointFile,
+    keys: Mapping[str, Ed25519PublicKey],
+    ring: HmacRing,
+    checkpoint_every: int = 0,
 ) -> VerifyResult:
     """Walks the chain from its first record to the head that was there at the start, a page of records in memory at a time
-    (and the checkpoints, and the ids of open requests)."""
+    (and the checkpoints, and the ids of open requests). Where there is a checkpoint every so many records, a note tells of
+    stretches without one."""
     started = time.perf_counter()
-    walk = _Walk(ring)
+    walk = _Walk(ring, checkpoint_every)
     fault: _Fault | None = None
     try:
         # In this order: what a checkpoint says was in the database before it was written.
@@ -116,6 +122,7 @@ class _Walk:
     """What is known at one point of the chain."""
 
     ring: HmacRing
+    every: int = 0
     checkpoints: Mapping[int, str] = field(default_factory=dict)
     sequence: int = 0
     digest: str = GENESIS
@@ -178,8 +185,17 @@ class _Walk:
             raise _Fault(f"{self.missing} payloads are gone, but only {self.erasures} were erased on record")
 
     def notes(self) -> tuple[str, ...]:
-        unknown = sorted(self.unknown_keys)
-        return (f"payloads could not be checked: HMAC key {', '.join(unknown)} is not here",) if unknown else ()
+        found = []
+        if unknown := sorted(self.unknown_keys):
+            found.append(f"payloads could not be checked: HMAC key {', '.join(unknown)} is not here")
+        places = [0, *sorted(self.checkpoints), self.sequence]
+        start, end = max(pairwise(places), key=lambda pair: pair[1] - pair[0])
+        if self.every and end - start > 2 * self.every:
+            found.append(
+                f"there is no checkpoint from record {start + 1} to {end}, and one is signed every {self.every}: were some "
+                "lost? Keep them apart from the database (audit.checkpoint_folder)"
+            )
+        return tuple(found)
 
 
 def _same_digest(row: Mapping[str, Any]) -> bool:

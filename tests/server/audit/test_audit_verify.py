@@ -166,6 +166,16 @@ async def test_a_forged_checkpoint_is_found(settings: Settings, entry: Entry, ch
     assert "line 2" in found(settings).reason
 
 
+async def test_a_stretch_without_a_checkpoint_is_told(settings: Settings, entry: Entry) -> None:
+    await write(settings, entry)
+    assert verify_log(settings).notes == ()
+    path, _ = checkpoint_lines(settings)
+    path.unlink()
+    result = verify_log(settings)
+    assert (result.verified, result.checkpoints) == (True, 0)
+    assert "no checkpoint from record 1 to 12, and one is signed every 5" in result.notes[0]
+
+
 async def test_a_checkpoint_of_a_stranger_is_found(settings: Settings, entry: Entry, tmp_path: Path) -> None:
     await write(settings, entry)
     stranger = load_signing_key(tmp_path / "elsewhere")

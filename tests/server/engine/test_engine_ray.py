@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -18,10 +19,11 @@ import pytest
 import pytest_asyncio
 from engine_fakes import make_registry, publish
 
-from taskloom.core.errors import DeadlineExceededError, ModelFailedError, TaskloomError
+from taskloom.core.errors import ConfigError, DeadlineExceededError, ModelFailedError, TaskloomError
 from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore
 from taskloom.core.types import InferCall, InferResult, ModelRef
+from taskloom.server.engine.dispatch.ray_serve import RayDispatcher
 from taskloom.server.engine.engine import Engine
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -130,6 +132,15 @@ async def test_what_the_gateway_takes_a_replica_takes_too(served: Served) -> Non
     calls = [call("solo-echo", letter * 3_000_000) for letter in "abc"]
     results = await asyncio.gather(*(served.engine.infer(c) for c in calls))
     assert [(r.output["text"][0], len(r.output["text"])) for r in results] == [(c, 3_000_000) for c in "abc"]
+
+
+async def test_gpus_that_are_not_there_are_not_waited_for(served: Served) -> None:
+    there = served.engine._pools["one"].dispatcher
+    assert isinstance(there, RayDispatcher)
+    settings = there._spec.settings.model_copy(update={"num_gpus": 300.0})
+    dispatcher = RayDispatcher(replace(there._spec, settings=settings), there._cluster, make_registry())
+    with pytest.raises(ConfigError, match=r"pools\.one\.num_gpus is 300, and Ray finds"):
+        await dispatcher.start()
 
 
 async def test_batches_leave_from_the_loop_that_the_engine_runs_in(served: Served) -> None:
