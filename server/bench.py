@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from taskloom.core.event_loop import loop_factory
 from taskloom.core.loader import load_registry
 from taskloom.core.predictor import Predictor, load_predictor, validated
 from taskloom.core.runtime import RuntimeConfig
@@ -147,7 +148,8 @@ def main(path: str, seconds: str, model: str, threads: str = "0") -> None:
         found = measure_limit(model, float(seconds), int(threads))
     else:
         measure = {"local": measure_local, "rayserve": measure_ray_serve}[path]
-        found = asyncio.run(measure(model, float(seconds)))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            found = runner.run(measure(model, float(seconds)))
     print(json.dumps({name: measured.model_dump() for name, measured in found.items()}))
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskloom.core.errors import TaskloomError
+from taskloom.core.event_loop import loop_factory
 
 if TYPE_CHECKING:
     from taskloom.sdk.cli.main import CliContext
@@ -112,8 +113,8 @@ def _child(
 def _gateway(seconds: float, model: str) -> dict[str, dict[str, Any]]:
     from taskloom.sdk.cli.server_process import running_server
 
-    with running_server([model]) as server:
-        return asyncio.run(_call_gateway(server, seconds, model))
+    with running_server([model]) as server, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_call_gateway(server, seconds, model))
 
 
 async def _call_gateway(server: RunningServer, seconds: float, model: str) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import uvloop
 
-from taskloom.server.commands.serve import loop_factory
+from taskloom.core.event_loop import loop_factory
 
 
 def test_it_is_uvloops_where_that_is_installed() -> None:
