@@ -181,7 +181,7 @@ def _set_apart() -> Iterator[None]:
 
     def end_with_parent_alone() -> None:
         os.setsid()
-        end_with_parent()
+        end_with_parent()  # type: ignore[no-untyped-call]
 
     utils.set_kill_on_parent_death_linux = end_with_parent_alone
     try:

@@ -149,7 +149,8 @@ class RayDispatcher:
         """What a private cluster has not got it will never have; Ray would wait for it."""
         import ray
 
-        there, wanted = float(ray.cluster_resources().get("GPU", 0.0)), self._spec.settings.num_gpus
+        there = float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
+        wanted = self._spec.settings.num_gpus
         if wanted > there:
             raise ConfigError(f"pools.{self._spec.pool}.num_gpus is {wanted:g}, and Ray finds {there:g} GPUs on this machine")
 
