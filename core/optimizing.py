@@ -115,7 +115,7 @@ class Optimizing:
                     f"let {finished[-1].lineage.name} be the last step"
                 )
             plugin.check(self._task, artifact, config)
-            with _held(folder.with_suffix(".lock")):  # who makes the same step at the same time waits, and has it
+            with _held(lock_of(folder)):  # who makes the same step at the same time waits, and has it
                 kept = self._kept(folder)
                 self._run.on_event({"event": "kept" if kept else "optimizer", "name": plugin.name})
                 if kept is None:
@@ -248,6 +248,11 @@ def without_folders(value: Any, files: Collection[Path]) -> Any:
     if isinstance(value, str | Path):
         return file_label(str(value)) if Path(os.path.expanduser(value)) in files else value
     return value
+
+
+def lock_of(folder: Path) -> Path:
+    """The file beside a working folder that is locked by who works there."""
+    return folder.with_name(f"{folder.name}.lock")
 
 
 @contextmanager

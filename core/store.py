@@ -147,6 +147,8 @@ class ModelStore:
         """Makes the draft a version, under the next free number, and points `aliases` at it. All of it or nothing: files are
         on stable storage before the version has a name. The first version of a model becomes `production` as well, unless
         `first_is_live` is False."""
+        for alias in aliases:
+            check_alias(alias)
         files = {name: file_digest(path) for name, path in folder_files(draft).items() if name != MANIFEST}
         home = self.writable / manifest.model
         with self._locked(manifest.model):
@@ -171,8 +173,7 @@ class ModelStore:
     def set_alias(self, model: str, alias: str, version: str, reason: str = "") -> AliasMove:
         """Points `alias` at a version that exists."""
         target = self.resolve(ModelRef(name=model, version=version)).manifest.version
-        if alias.isdecimal() or not re.fullmatch(NAME_PATTERN, alias):
-            raise InvalidInputError(f"{alias!r} can't be an alias: a number is a version; use a word such as 'production'")
+        check_alias(alias)
         with self._locked(model):
             return self._move(model, {alias: target}, reason)[0]
 
@@ -206,6 +207,12 @@ class ModelStore:
         with (folder / ".lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+
+def check_alias(alias: str) -> None:
+    """Raises `InvalidInputError` for what can't be an alias."""
+    if alias.isdecimal() or not re.fullmatch(NAME_PATTERN, alias):
+        raise InvalidInputError(f"{alias!r} can't be an alias: a number is a version; use a word such as 'production'")
 
 
 def _version_order(version: str) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -309,7 +310,12 @@ def read_rows(task: TaskPlugin[Any, Any, Any], data: DataFiles, seed: int) -> Ro
 
 def _sample(rows: list[Example[Any]], count: int, seed: int) -> list[Example[Any]]:
     """So many of the rows; all of them for 0, or where there are fewer."""
-    return stratified_split(rows, _stratum, count / len(rows), seed)[1] if 0 < count < len(rows) else rows
+    if not 0 < count < len(rows):
+        return rows
+    numbers = stratified_split(range(len(rows)), lambda number: _stratum(rows[number]), count / len(rows), seed)[1]
+    left = sorted(set(range(len(rows))).difference(numbers))  # of a label, one row at least is never split off
+    numbers += random.Random(seed).sample(left, count - len(numbers))
+    return [rows[number] for number in sorted(numbers)]
 
 
 def _stratum(row: Example[Any]) -> str:

@@ -12,6 +12,7 @@ from typing import IO
 
 from taskloom.core.artifact import Artifact
 from taskloom.core.digest import canonical_json, sha256_hex
+from taskloom.core.optimizing import lock_of
 
 DATABASE = "search.db"
 """A search's trials, in the folder of the chains that it makes."""
@@ -36,7 +37,7 @@ class SharedWork:
         done = _alone(self._handle)
         for step in steps if done else ():
             shutil.rmtree(step, ignore_errors=True)
-            step.with_suffix(".lock").unlink(missing_ok=True)
+            lock_of(step).unlink(missing_ok=True)
         fcntl.flock(self._handle, fcntl.LOCK_SH)  # one that is not had alone is not held at all any more: flock(2)
         return done
 
@@ -47,7 +48,7 @@ def shared_work(folder: Path, *, keep: bool = False, forget: bool = False) -> It
     it is to be kept or a search has its trials there, which go with `forget`. An interrupted one leaves its steps to the
     next."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as handle:
+    with lock_of(folder).open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         folder.mkdir(exist_ok=True)  # whoever was waited for may have removed it
         yield SharedWork(folder, handle)
@@ -64,7 +65,7 @@ def forget_searches(work_folder: Path, model: str) -> tuple[int, int]:
     for folder in sorted(work_folder.glob(f"{model}-*")):
         if not re.fullmatch(rf"{re.escape(model)}-[0-9a-f]{{{DIGITS}}}", folder.name) or not (folder / DATABASE).exists():
             continue
-        with folder.with_suffix(".lock").open("w") as handle:
+        with lock_of(folder).open("w") as handle:
             if _alone(handle):
                 shutil.rmtree(folder)
                 removed += 1

@@ -23,6 +23,8 @@ from taskloom.core.task import Example
 T = TypeVar("T")
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+FIELD_CHARACTERS = 1 << 24
+"""Of a field in CSV. Python's own limit is less than what tasks take."""
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 FORMATS = ("jsonl", "csv", "tsv")
 LIST_SEPARATOR = "|"
@@ -89,8 +91,9 @@ def _json_rows(path: Path) -> Iterator[Row]:
             continue
         try:
             values = json.loads(line)
-        except json.JSONDecodeError as exc:
-            raise bad_row(str(path), number, f"not JSON ({exc.msg} at column {exc.colno}); expected one object a line") from exc
+        except (ValueError, RecursionError) as exc:
+            told = f"{exc.msg} at column {exc.colno}" if isinstance(exc, json.JSONDecodeError) else str(exc)
+            raise bad_row(str(path), number, f"not JSON ({told}); expected one object a line") from exc
         if not isinstance(values, dict):
             raise bad_row(str(path), number, f"expected a JSON object, found {type(values).__name__}")
         yield Row(values, str(path), number)
@@ -98,6 +101,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 def _csv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The fields of each row, and the line that it begins in (RFC 4180)."""
+    csv.field_size_limit(max(csv.field_size_limit(), FIELD_CHARACTERS))  # one for the whole process
     reader = csv.reader(_lines(path), strict=True)
     started = 1
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from taskloom.core.errors import DataError, TaskloomError
@@ -208,7 +208,10 @@ def reliability_table(judged: Judged) -> tuple[tuple[str | float | int, ...], ..
 
 
 def per_class_table(judged: Judged) -> tuple[tuple[str | float | int, ...], ...]:
-    precision, recall, f1, support = precision_recall_fscore_support(judged.true, judged.given, zero_division=0.0)
+    hits, misses = _counts(judged)
+    given, support = judged.given.sum(0), judged.true.sum(0)
+    precision, recall = hits / np.maximum(given, 1), hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(2 * hits + misses, 1)
     rows: list[tuple[str | float | int, ...]] = [("label", "precision", "recall", "f1", "support")]
     for i, label in enumerate(judged.labels):
         rows.append((label, round(float(precision[i]), 4), round(float(recall[i]), 4), round(float(f1[i]), 4), int(support[i])))

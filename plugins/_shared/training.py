@@ -266,7 +266,9 @@ class _Loop:
         self.history.append(row)
 
     def _compare(self, score: float, higher_is_better: bool) -> None:
-        if self.best_score is None or ((score > self.best_score) == higher_is_better and score != self.best_score):
+        if math.isnan(score):  # it is no better than any, and any is better than it
+            self.epochs_without_gain += 1
+        elif self.best_score is None or ((score > self.best_score) == higher_is_better and score != self.best_score):
             self.best_score, self.epochs_without_gain = score, 0
             source = self.average or self.trained
             self.best = {name: tensor.detach().clone() for name, tensor in source.items()}

@@ -67,12 +67,16 @@ def train(
     A training that was interrupted goes on from its last checkpoint when the same command is given again.
     """
     from taskloom.core.publishing import read_report
-    from taskloom.plugins.commands.recipe import load_recipe, with_changes
+    from taskloom.core.store import check_alias
+    from taskloom.plugins.commands.recipe import Recipe, load_recipe, parsed, with_changes
     from taskloom.plugins.commands.training import Order, check_recipe, train_recipe
 
     asked, own = with_changes(load_recipe(recipe), changes)
     files = {key: path for key, path in (("first", first), ("train", data), ("evaluation", evaluation)) if path}
     asked = asked.model_copy(update={"data": asked.data.model_copy(update=files), **({"name": name} if name else {})})
+    asked = parsed(Recipe, asked.model_dump(), f"recipe {recipe} with the options")
+    for alias in aliases:
+        check_alias(alias)
     order = Order(
         _command(recipe, changes, name, seed),
         changes=own,

@@ -188,7 +188,10 @@ def _indexed(
         only = rows[np.flatnonzero(allowed)].tolist()
         if not only:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-    limit = int((count + count // 4 + 8) * (1.0 if allowed is None else len(rows) / max(some, 1)))
+    # The index allocates for as many as it is asked for.
+    all_there_are = len(index) if only is None else len(only)
+    spread = 1.0 if allowed is None or only is not None else len(rows) / max(some, 1)
+    limit = min(int((count + count // 4 + 8) * spread), all_there_are)
     most = MOST_TIES * limit
     while True:
         found, scores = index.search(boosts, limit, only)
@@ -199,6 +202,6 @@ def _indexed(
             there[there] = allowed[slots[there]]
         good = scores[there]
         enough = len(good) >= count and (scores[-1] < good[count - 1] or limit > most)
-        if len(found) < limit or enough:
+        if len(found) < limit or limit == all_there_are or enough:
             return slots[there], good
-        limit *= 4
+        limit = min(4 * limit, all_there_are)

@@ -1,1 +1,1 @@
-"""What executes models: `torch`, and `python` for models without tensors."""
+"""What executes models: `torch`, `onnx` and `openvino`, and `python` for models without tensors."""

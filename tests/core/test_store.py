@@ -66,6 +66,13 @@ def test_a_number_is_no_alias(store: ModelStore) -> None:
         store.set_alias("intent-en", "7", "1")
 
 
+@pytest.mark.parametrize("alias", ["2", "Prod", "a b", ""])
+def test_what_is_published_gets_no_alias_that_is_none(store: ModelStore, alias: str) -> None:
+    with pytest.raises(InvalidInputError, match="can't be an alias"):
+        publish(store, aliases=("candidate", alias))
+    assert store.models() == []
+
+
 def test_the_users_versions_go_on_from_the_bundled_ones(tmp_path: Path) -> None:
     bundled = ModelStore([tmp_path / "bundled"])
     publish(bundled)

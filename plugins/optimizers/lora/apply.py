@@ -116,11 +116,11 @@ def add_adapter(
             adapted = get_peft_model(places.root, settings)
     except (ValueError, NotImplementedError) as exc:
         raise UnsupportedError(f"lora: {config.method} can't be put into this model: {str(exc).splitlines()[0]}") from exc
-    outside = {id(parameter) for parameter in places.root.parameters()}
+    inside = {id(parameter) for parameter in places.root.parameters()}
     for name, parameter in named.items():
         if name in places.head:
             parameter.requires_grad_(with_head and name in head)
-        elif id(parameter) not in outside:
+        elif id(parameter) not in inside:
             parameter.requires_grad_(False)
     facts["head_trained"] = with_head and bool(head)
     return adapted

@@ -1,1 +1,1 @@
-"""Quantization: weights, and where a runtime gains by it activations, in fewer bits."""
+"""Pruning: models without the parts that matter least."""

@@ -14,6 +14,7 @@ from taskloom.core.errors import ConfigError, UnsupportedError
 from taskloom.core.optimizer import OptimizeContext, Optimized
 from taskloom.core.task import Batch, Example, TaskModel
 from taskloom.core.types import Frozen
+from taskloom.plugins._shared.training import seed_everything
 from taskloom.plugins.optimizers.prune.config import PruneConfig
 from taskloom.plugins.optimizers.prune.importance import importances
 from taskloom.plugins.optimizers.prune.latency import LatencyTable, measure_table, runs_through, shrunk, times
@@ -105,6 +106,7 @@ def _found_plan(path: Path) -> Plan | None:
 
 
 def _make_plan(model: TaskModel[Any, Any, Any], config: PruneConfig, context: OptimizeContext) -> Plan:
+    seed_everything(config.seed)  # some tasks draw for the loss that importance is the gradient of
     rows = _spread_rows(context.train, config.importance_rows)
     pieces = seen_pieces(model, context.train, config.seen_at_least) if config.vocabulary == "seen" else None
     layers = _layers_to_keep(model, config, rows)

@@ -60,6 +60,10 @@ def _document(row: Mapping[str, Any], own_id: str, name: str) -> Document:
         elif value is not None:
             if isinstance(value, dict | list):
                 raise BadRow(f"{column} is {type(value).__name__}, not text")
+            if not str(value).strip():
+                continue
+            if column in fields:
+                raise BadRow(f"two columns say what its {column} is, {key.strip()!r} and one before it; keep one of them")
             fields[column] = str(value)
     text = "\n\n".join(part for part in (clean(fields.get("answer", "")), clean(fields.get("text", ""))) if part)
     if not text:

@@ -101,6 +101,7 @@ def train(
         kept, held = stratified_split(rows, _stratum(frequency), config.validation_fraction, config.seed)
     seed_everything(config.seed)
     names = sorted({label for example in kept for label in labels_of(example)})
+    refuse_unknown_labels(held, names)
     model = ClassificationModel.build(
         names,
         backbone=load_backbone(config.backbone, max_length=config.max_length, roots=run.roots),
@@ -170,6 +171,11 @@ def check_targets(rows: Rows, config: TrainConfig) -> None:
     for example in rows:
         if not config.multi_label and len(labels_of(example)) != 1:
             problem = f"{len(labels_of(example))} labels where one is expected; set multi_label = true"
+        elif config.multi_label == isinstance(example.target, str):
+            kind, other = ("labels", "label") if config.multi_label else ("label", "labels")
+            problem = (
+                f"has `{other}`, and multi_label is {str(config.multi_label).lower()}; write `{kind}`, or change the setting"
+            )
         elif (example.input.text_pair is not None) != config.pair:
             problem = "no `text_pair`, but pair = true" if config.pair else "has a `text_pair`; set pair = true"
         else:
@@ -178,6 +184,19 @@ def check_targets(rows: Rows, config: TrainConfig) -> None:
     if len({label for example in rows for label in labels_of(example)}) < (1 if config.multi_label else 2):
         path = rows[0].path if rows else ""
         raise DataError(f"{path or 'the data'} has fewer than two labels; there is nothing to tell apart", path=path)
+
+
+def refuse_unknown_labels(rows: Rows, names: Sequence[str]) -> None:
+    """Raises `DataError` for the first row to judge by that has a label which no row to train on has."""
+    known = set(names)
+    for example in rows:
+        for label in labels_of(example):
+            if label not in known:
+                raise DataError(
+                    f"{example.path}, line {example.line}: no row that is trained on has the label {label!r}",
+                    path=example.path,
+                    line=example.line,
+                )
 
 
 def _stratum(frequency: Mapping[str, int]) -> Callable[[Example[ClassificationInput]], str]:

@@ -107,7 +107,9 @@ def _text(path: Path, line: int, raw: bytes) -> str:
         raise bad_row(str(path), line + inside, "not UTF-8; save the file as UTF-8") from exc
     if path.suffix == ".jsonl":
         text = _json_text(path, line, text)
-    text = text.replace(MASK, "").strip()
+    while MASK in text:  # what stands around one may become one
+        text = text.replace(MASK, "")
+    text = text.strip()
     if not text:
         raise bad_row(str(path), line, "the document holds no text")
     return text

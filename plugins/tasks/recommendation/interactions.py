@@ -126,8 +126,13 @@ def split(
     `folder`.
 
     All choices of `cold_share` of the items are held out: items that nobody is known to have chosen. Of the other choices,
-    `per_user` random ones of each user who has `at_least` so many. The same interactions and seed give the same files.
+    `per_user` random ones of each user who has `at_least` so many. The same interactions and seed give the same files. Raises
+    `DataError` if they would be written over the interactions.
     """
+    for name in ("fit.csv", "held.jsonl"):
+        target = (folder / name).resolve()
+        if any(Path(path).resolve() == target for path in {example.path for example in examples}):
+            raise DataError(f"{target} is what is to be split; name another folder", path=str(target))
     counts = Counter(item for example in examples for item in example.input.history)
     names = sorted(counts)
     cold = set(random.Random(f"{seed}:items").sample(names, round(cold_share * len(names))))

@@ -130,7 +130,7 @@ def _measure(model: RecommendationModel, held: Examples) -> Callable[[], dict[st
             found: list[float] = []
             for start in range(0, len(halves), 256):
                 part = halves[start : start + 256]
-                batch = model.encode([told for told, _ in part])
+                batch = {name: tensor.to(vectors.device) for name, tensor in model.encode([told for told, _ in part]).items()}
                 users = user_vectors(model.towers.user, histories[batch["history"]], batch)
                 scores = users @ vectors.T
                 scores[batch["history_rows"], batch["history"]] = -torch.inf

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +25,7 @@ PROGRESS = "progress.json"
 
 class StateFile:
     """Half-precision states [T, H] of many documents, one after the other in a file that is mapped and not read whole.
-    `fill` goes on where an interrupted one was."""
+    `fill` goes on where an interrupted one was. While one training uses the file, another has one of its own."""
 
     def __init__(self, folder: Path, documents: Sequence[str], model: Any) -> None:
         self.folder = folder
@@ -45,7 +48,14 @@ class StateFile:
         return int(self._model.parts.tokenizer.windows([document]).lengths.sum())
 
     def fill(self, device: torch.device, *, show_progress: bool) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._take_folder()
+        try:
+            self._fill(device, show_progress)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _fill(self, device: torch.device, show_progress: bool) -> None:
         done = self._done()
         mode: Literal["r+", "w+"] = "r+" if done else "w+"
         self._states = np.memmap(self.folder / STATES, dtype=np.float16, mode=mode, shape=self._shape)
@@ -57,6 +67,16 @@ class StateFile:
                 self._mark(done)
                 for _ in range(count):
                     progress.advance(0, 0.0)
+
+    def _take_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(self.folder, os.O_RDONLY)
+        self._let_go = weakref.finalize(self, os.close, held)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.folder = self.folder.with_name(f"{self.folder.name}-{os.getpid()}")
+        self.folder.mkdir(exist_ok=True)  # whoever had it a moment ago may have removed it
 
     def _next(self, done: int) -> int:
         """How many documents come next at a time."""
@@ -78,9 +98,9 @@ class StateFile:
     def _done(self) -> int:
         try:
             state = json.loads((self.folder / PROGRESS).read_text())
+            whole = os.path.getsize(self.folder / STATES) == 2 * self._shape[0] * self._shape[1]
         except (OSError, ValueError):
             return 0
-        whole = os.path.getsize(self.folder / STATES) == 2 * self._shape[0] * self._shape[1]
         return int(state["documents"]) if whole else 0
 
     def _mark(self, done: int) -> None:
@@ -94,6 +114,6 @@ class StateFile:
         return torch.from_numpy(np.concatenate(parts))
 
     def remove(self) -> None:
-        for name in (STATES, PROGRESS):
-            (self.folder / name).unlink(missing_ok=True)
-        self.folder.rmdir()
+        (self.folder / PROGRESS).unlink(missing_ok=True)  # first: without it nobody goes on with what is left
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._let_go()

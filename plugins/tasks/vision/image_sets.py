@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import tomllib
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -198,7 +199,7 @@ def _idx_array(path: Path, magic: int, dimensions: int) -> NDArray[np.uint8]:
     """An array of bytes as http://yann.lecun.com/exdb/mnist describes it, in big-endian order, gzipped or not."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as exc:
+    except (OSError, EOFError, zlib.error) as exc:
         raise _bad_file(path, f"can't be read: {exc}") from exc
     header = 4 * (dimensions + 1)
     if len(content) < header or int.from_bytes(content[:4], "big") != magic:
@@ -211,7 +212,7 @@ def _idx_array(path: Path, magic: int, dimensions: int) -> NDArray[np.uint8]:
 
 def _label_names(path: Path) -> tuple[str, ...]:
     """One a line; none if there is no such file."""
-    return tuple(path.read_text(encoding="utf-8").split("\n"))[:-1] if path.is_file() else ()
+    return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n")) if path.is_file() else ()
 
 
 def _as_png(pixels: NDArray[np.uint8]) -> bytes:

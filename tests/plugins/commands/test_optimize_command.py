@@ -22,6 +22,7 @@ from taskloom.core.ports import AuditEntry, AuditReceipt
 from taskloom.core.publishing import read_report
 from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore
+from taskloom.core.task import Example
 from taskloom.plugins import optimizing
 from taskloom.plugins.commands.optimize import optimize
 from taskloom.plugins.commands.optimize_recipe import settled_recipe
@@ -203,6 +204,15 @@ def test_a_sample_of_the_rows_is_the_same_one_each_time(cli: Cli) -> None:
     artifact = cli.store.resolve("guess-en@candidate")
     assert read_report(artifact).evaluation.examples == 50
     assert "--rows 20 --eval-rows 50" in artifact.path("MODEL_CARD.md").read_text()
+
+
+def test_a_sample_has_as_many_rows_as_were_asked_for_whatever_their_labels() -> None:
+    rows = [Example(input=guessing_task.Question(text="x"), target=str(number // 2), line=number) for number in range(154)]
+    assert [len(optimizing._sample(rows, count, 13)) for count in (1, 100, 120, 153, 154, 0)] == [1, 100, 120, 153, 154, 154]
+    alone = [Example(input=guessing_task.Question(text="x"), target=str(number), line=number) for number in range(50)]
+    lines = [row.line for row in optimizing._sample(alone, 20, 13)]
+    assert len(lines) == 20
+    assert lines == sorted(lines) == [row.line for row in optimizing._sample(alone, 20, 13)]
 
 
 @pytest.mark.parametrize("which", ["data", "known"])

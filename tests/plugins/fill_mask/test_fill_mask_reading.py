@@ -46,6 +46,7 @@ def test_a_line_of_json_is_a_document(tmp_path: Path) -> None:
         ("a.txt", b"one\ntwo \xff\n", "line 2: not UTF-8"),
         ("a.txt", b" \n\n", "no rows"),
         ("a.txt", b"x\n\n[MASK]\n", "line 3: the document holds no text"),
+        ("a.txt", b"x\n\n[MA[MASK]SK]\n", "line 3: the document holds no text"),
         ("a.jsonl", b'{"text": "x"}\n{"text": 1}\n', "line 2: expected"),
         ("a.jsonl", b'{"text": "x", "title": "y"}\n', "line 1: expected"),
         ("a.jsonl", b"{text}\n", "line 1: not JSON"),

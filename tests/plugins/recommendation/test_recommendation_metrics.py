@@ -116,6 +116,14 @@ def test_a_split_is_the_same_again_and_leaks_nothing(world: Any, tmp_path: Path)
         assert {*example.input.history, *example.target.warm, *example.target.cold} == set(whole.input.history)
 
 
+def test_a_split_does_not_write_over_what_is_split(world: Any, tmp_path: Path) -> None:
+    (tmp_path / "fit.csv").write_bytes(world.choices.read_bytes())
+    rows = list(read_examples(tmp_path / "fit.csv"))
+    with pytest.raises(DataError, match="is what is to be split"):
+        split(rows, tmp_path)
+    assert (tmp_path / "fit.csv").read_bytes() == world.choices.read_bytes()
+
+
 def test_evaluation_prints_the_model_beside_simpler_methods(
     world: Any, predictor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

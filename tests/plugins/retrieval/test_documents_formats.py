@@ -55,6 +55,15 @@ def test_a_page_says_its_encoding(charset: str) -> None:
     assert read_html(page.encode(charset))["text"].strip() == "中文"
 
 
+@pytest.mark.parametrize(
+    ("charset", "written", "text"),
+    [("utf-16", "utf-8", "中文 “a”"), ("iso-8859-1", "cp1252", "Don’t – 5 €"), ("ascii", "cp1252", "“é”")],
+)
+def test_a_page_is_read_as_browsers_understand_what_it_says(charset: str, written: str, text: str) -> None:
+    page = f'<html><head><meta charset="{charset}"></head><p>{text}</p></html>'
+    assert read_html(page.encode(written))["text"].strip() == text
+
+
 @pytest.mark.parametrize("page", ["", "<", "<p", "&#x110000;&#0;", "<html></html>", "]]>", "<?xml version='1.0'?><p>a"])
 def test_broken_pages_give_what_there_is(page: str) -> None:
     assert set(html(page)) <= set("a<&#x10;]> p\ufffd")

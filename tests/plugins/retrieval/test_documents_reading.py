@@ -11,6 +11,10 @@ from taskloom.core.errors import NotFoundError
 from taskloom.core.knowledge import Document, Refused
 from taskloom.plugins.retrieval.documents.reading import ReadConfig, list_files, read_documents
 
+KOREAN = (
+    "이 설명서는 공유기를 처음 설치하는 방법을 알려 드립니다. 전원을 연결하고 잠시 기다려 주십시오. "
+    "무선 이름과 암호는 제품 바닥에 적혀 있습니다. 문제가 있으면 고객센터로 전화해 주세요."
+)
 CHINESE = "我的银行卡在哪里，请帮我找一找。"
 
 
@@ -88,6 +92,7 @@ def test_encodings(tmp_path: Path, content: bytes, text: str) -> None:
     [
         ("a.txt", "déjà vu, ça va très bien".encode("latin-1"), "byte 2 is neither UTF-8 nor GB18030; save it as UTF-8"),
         ("a.txt", "Müller grüßt Käthe".encode("latin-1"), "byte 2 is neither UTF-8 nor GB18030"),  # which would decode it
+        ("a.txt", KOREAN.encode("euc-kr"), "neither UTF-8 nor GB18030"),  # which decodes it, into nonsense
         ("a.txt", b"\xff\xfea", "UTF-16"),
         ("a.txt", bytes(range(256)), "binary"),
         ("a.txt", b"\x01\x02\x03" * 50, "binary"),

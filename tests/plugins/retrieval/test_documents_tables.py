@@ -32,6 +32,13 @@ def test_the_named_columns_and_metadata() -> None:
     )
 
 
+def test_of_two_columns_for_the_same_the_one_that_says_something_is_taken() -> None:
+    assert one("text,内容\nBody.,\n").text == one("Text,text\n,Body.\n").text == "Body."
+    [refused] = read("答案,回答\n七天,八天\n")
+    assert isinstance(refused, Refused)
+    assert "two columns say what its answer is, '回答' and one before it" in refused.reason
+
+
 def test_rows_without_an_id_are_numbered() -> None:
     assert [row.document_id for row in read("id,text\n,One.\nx,Two.\n\n,Three.\n")] == ["t.csv#1", "x", "t.csv#3"]
 

@@ -105,6 +105,24 @@ def test_masks_leave_out_what_is_not_allowed_and_find_the_rest(tmp_path: Path, e
     assert np.allclose(list(hits.values()), np.sort(truth)[::-1][: len(hits)], rtol=0.02)
 
 
+@pytest.mark.parametrize("every", [2, 40])
+def test_no_more_is_asked_of_the_index_than_there_is(tmp_path: Path, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It allocates for as many as it is asked for."""
+    asked: list[int] = []
+    search = SparseIndex.search
+
+    def watched(self: SparseIndex, boosts: Any, limit: int, only: Any) -> Any:
+        asked.append(limit)
+        assert limit <= (len(self) if only is None else len(only))
+        return search(self, boosts, limit, only)
+
+    monkeypatch.setattr(SparseIndex, "search", watched)
+    texts = drawn_texts()
+    allowed = np.arange(200) % every == 0
+    found(SparseSearch(written(tmp_path / "index", texts), ()), ["w1", "w2"], 200, allowed=allowed)
+    assert asked
+
+
 def test_merged_blocks_find_what_they_found_apart() -> None:
     texts = drawn_texts(50)
     parts = block_of(np.arange(20), texts[:20]), block_of(np.arange(20, 50), texts[20:])

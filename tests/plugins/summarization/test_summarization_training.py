@@ -137,6 +137,27 @@ def test_an_interrupted_reading_of_the_texts_goes_on(tiny_bert: str, tmp_path: P
     torch.testing.assert_close(second.of(documents), whole.of(documents))
 
 
+def test_two_trainings_on_the_same_texts_do_not_take_their_states_from_each_other(tiny_bert: str, tmp_path: Path) -> None:
+    model = SentenceChooser.build(backbone=tiny_bert, head_size=16)
+    model.module.eval()
+    documents = [row.input.document for row in marked(3)]
+    first, second = (StateFile(tmp_path / "states", documents, model) for _ in range(2))
+    first.fill(torch.device("cpu"), show_progress=False)
+    known = first.of(documents).clone()
+    second.fill(torch.device("cpu"), show_progress=False)
+    assert second.folder != first.folder
+    torch.testing.assert_close(first.of(documents), known)
+    second.remove()
+    torch.testing.assert_close(first.of(documents), known)
+    first.remove()
+    first.remove()
+    third = StateFile(tmp_path / "states", documents, model)
+    third.folder.mkdir(exist_ok=True)
+    (third.folder / "progress.json").write_text('{"documents": 3}')  # and no states: the machine went down between the two
+    third.fill(torch.device("cpu"), show_progress=False)
+    torch.testing.assert_close(third.of(documents), known)
+
+
 def test_with_an_adapter_the_backbone_is_trained_too(tiny_bert: str, tmp_path: Path) -> None:
     found = trained(marked(8), tmp_path, tiny_bert, epochs=2, adapter={"r": 2}, validation_fraction=0.25)
     assert found.facts["validation_rows"] == 2

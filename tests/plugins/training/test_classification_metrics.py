@@ -8,14 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from taskloom.core.errors import DataError
 from taskloom.core.predictor import Predictor
 from taskloom.core.task import Example
 from taskloom.plugins._shared.bootstrap import percentile_intervals
 from taskloom.plugins._shared.label_figures import draw_confusion
-from taskloom.plugins._shared.label_metrics import Judged, expected_calibration_error, macro_f1, micro_f1
+from taskloom.plugins._shared.label_metrics import (
+    Judged,
+    expected_calibration_error,
+    macro_f1,
+    micro_f1,
+    per_class_table,
+)
 from taskloom.plugins._shared.label_scores import LabelScore
 from taskloom.plugins.tasks.classification.metrics import evaluate
 from taskloom.plugins.tasks.classification.schema import ClassificationInput, ClassificationOutput
@@ -54,6 +60,12 @@ def rows(seed: int = 0, count: int = 200, several: bool = False) -> list[Example
     return found
 
 
+def test_a_model_with_one_label_is_told_of_that_label() -> None:
+    true, given = np.array([[True], [True], [False], [True]]), np.array([[True], [False], [False], [False]])
+    judged = Judged(("spam",), true, given, given.astype(float), single=False)
+    assert per_class_table(judged)[1] == ("spam", 1.0, 0.3333, 0.5, 3)
+
+
 def test_single_label_metrics_equal_those_of_scikit_learn(tmp_path: Path) -> None:
     examples = rows()
     truth = [e.target for e in examples]
@@ -63,6 +75,9 @@ def test_single_label_metrics_equal_those_of_scikit_learn(tmp_path: Path) -> Non
     assert result.metrics["macro_f1"] == pytest.approx(f1_score(truth, given, average="macro"))
     assert result.metrics["micro_f1"] == pytest.approx(result.metrics["accuracy"])
     assert sum(int(row[4]) for row in result.tables["per_class"][1:]) == len(examples)
+    scores = precision_recall_fscore_support(truth, given, labels=LABELS, zero_division=0.0)
+    for place, (label, *told) in enumerate(result.tables["per_class"][1:]):
+        assert (label, *told) == (LABELS[place], *(pytest.approx(float(column[place]), abs=5e-5) for column in scores))
     wrong = sum(t != g for t, g in zip(truth, given, strict=True))
     assert sum(int(row[2]) for row in result.tables["confusions"][1:]) == wrong
     for name, (low, high) in result.intervals.items():

@@ -22,11 +22,12 @@ from taskloom.core.registry import Registry
 from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, SharedParts, TrainRun
+from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.commands.evaluate import evaluate as eval_command
 from taskloom.plugins.commands.train import train as train_command
 from taskloom.plugins.tasks.classification.model import ClassificationModel
 from taskloom.plugins.tasks.classification.schema import ClassificationInput, TrainConfig
-from taskloom.plugins.tasks.classification.train import balanced_weights, train
+from taskloom.plugins.tasks.classification.train import balanced_weights, check_targets, train
 
 FAST: dict[str, Any] = {
     "epochs": 25,
@@ -370,6 +371,37 @@ def test_rows_that_are_trained_on_tell_nothing_and_are_refused(context: Context,
     with pytest.raises(DataError, match=r"unseen\.jsonl can't be evaluated on: tiny is trained on it \(rows\.jsonl\)"):
         run(train_command, context, recipe)
     assert context.store.models() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--name", "My Model/.."], "name: String should match"),
+        (["--alias", "2"], "'2' can't be an alias"),
+        (["--first", "rows.jsonl"], "there are no \\[\\[stages"),
+    ],
+)
+def test_what_can_not_be_published_is_told_before_anything_is_trained(
+    context: Context, recipe: Path, tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", card_or_order())
+    write_rows(tmp_path / "unseen.jsonl", card_or_order(12))
+    with pytest.raises(TaskloomError, match=told):
+        run(train_command, context, recipe, *arguments)
+    assert not (context.settings.home / "training").exists()
+
+
+@pytest.mark.parametrize(("multi_label", "target"), [(True, "card"), (False, ("card",))])
+def test_a_target_of_the_other_kind_is_refused(multi_label: bool, target: Any) -> None:
+    rows = [example("x", target), example("y", target)]
+    with pytest.raises(DataError, match=f"multi_label is {str(multi_label).lower()}"):
+        check_targets(rows, TrainConfig(multi_label=multi_label))
+
+
+def test_labels_to_judge_by_that_none_is_trained_on_are_told_first(tiny_bert: str, tmp_path: Path) -> None:
+    config = TrainConfig(backbone=tiny_bert, adapter=LoraSettings(r=2))
+    with pytest.raises(DataError, match="no row that is trained on has the label 'greeting'"):
+        train(config, card_or_order(), [example("hello", "greeting"), example("card", "card")], TrainRun(work_folder=tmp_path))
 
 
 def test_the_published_model_answers_through_a_predictor(context: Context, recipe: Path, tmp_path: Path) -> None:

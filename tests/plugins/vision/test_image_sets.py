@@ -63,8 +63,9 @@ def test_idx_files_keep_every_pixel(tmp_path: Path, packed: bool) -> None:
 
 def test_labels_of_idx_files_have_names_where_a_list_lies_beside(tmp_path: Path) -> None:
     path = write_idx(tmp_path, *clothes())
-    (tmp_path / "labels.txt").write_text("shirt\nbag\nboot\ncoat\n")
-    assert [row.target for row in read_examples(path)][:5] == ["shirt", "bag", "boot", "coat", "shirt"]
+    for names in ("shirt\nbag\nboot\ncoat\n", "shirt\nbag\nboot\ncoat"):
+        (tmp_path / "labels.txt").write_text(names)
+        assert [row.target for row in read_examples(path)][:5] == ["shirt", "bag", "boot", "coat", "shirt"]
     (tmp_path / "labels.txt").write_text("shirt\nbag\n")
     assert "line 3: label 2 is none of the 2" in str(refusal(path))
 
