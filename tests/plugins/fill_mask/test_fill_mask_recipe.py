@@ -22,8 +22,8 @@ RECIPE = """
 task = "fill-mask"
 name = "tiny-zh"
 [data]
-train = "{sample}"
-evaluation = "{sample}"
+train = "read.txt"
+evaluation = "unread.txt"
 [config]
 train_length = 32
 rows = 128
@@ -42,7 +42,10 @@ learning_rate = 5e-4
 
 
 def test_a_recipe_becomes_a_model(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(RECIPE.format(sample=SAMPLE), encoding="utf-8")
+    documents = SAMPLE.read_text(encoding="utf-8").split("\n\n")
+    (tmp_path / "read.txt").write_text("\n\n".join(documents[2:]), encoding="utf-8")
+    (tmp_path / "unread.txt").write_text("\n\n".join(documents[:2]), encoding="utf-8")
+    (tmp_path / "tiny.toml").write_text(RECIPE, encoding="utf-8")
     context = Context(tmp_path / "home")
     done = CliRunner().invoke(train, [str(tmp_path / "tiny.toml"), "--json"], obj=context, catch_exceptions=False)
     printed = json.loads(done.stdout)
@@ -65,7 +68,7 @@ def test_a_recipe_becomes_a_model(tmp_path: Path) -> None:
     curve = json.loads((artifact.folder / "training_curve.json").read_text())["points"]
     assert curve[-1]["step"] == 8
     assert curve[-1]["tokens"] == 8 * 32 * 32
-    arguments = ["tiny-zh@candidate", str(SAMPLE), "--json"]
+    arguments = ["tiny-zh@candidate", str(tmp_path / "unread.txt"), "--json"]
     again = json.loads(CliRunner().invoke(evaluate, arguments, obj=context, catch_exceptions=False).stdout)
     assert again["evaluation"]["metrics"] == printed["metrics"]
 
