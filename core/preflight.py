@@ -19,11 +19,15 @@ def check_settings(settings: Settings, registry: Registry, store: ModelStore) ->
     here: an address without protection, TLS files, models that the store has not got, plugins that are not there."""
     check_exposure(settings.server, settings.tls)
     check_tls_files(settings.tls)
+    here = settings.ray.address is None  # replicas elsewhere may have what is missing here
     for name, model in settings.models.items():
-        registry.tasks.get(store.resolve(ModelRef(name=name, version=model.version)).manifest.task)
-    if settings.ray.address is None:  # replicas elsewhere may have what is missing here
-        for pool in settings.pools.values():
-            choose_runtime(registry, pool.runtime.runtime)
+        artifact = store.resolve(ModelRef(name=name, version=model.version))
+        registry.tasks.get(artifact.manifest.task)
+        if here:
+            choose_runtime(registry, settings.pools[model.pool].runtime.runtime, artifact)
+    for pool in settings.pools.values():
+        if pool.runtime.runtime != "auto":
+            registry.runtimes.get(pool.runtime.runtime)
     if len(registry.retrievers):
         registry.retrievers.get(settings.knowledge.retriever)
 

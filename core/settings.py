@@ -8,6 +8,7 @@ The file is the first of: the path that was asked for, `$TASKLOOM_CONFIG`, `./ta
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -306,7 +307,11 @@ class Settings(BaseSettings):
     @classmethod
     def _expanded(cls, home: Path) -> Path:
         home = home.expanduser()
-        if home.exists() and not home.is_dir():
+        try:
+            mode = home.stat().st_mode
+        except OSError:  # it may be made yet, or whoever needs it will say what is wrong
+            return home
+        if not stat.S_ISDIR(mode):
             raise ValueError(f"{home} is no folder")
         return home
 
@@ -366,20 +371,22 @@ def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | Non
 
 
 def _refuse_unknown_variables() -> None:
-    """The environment holds names that are not ours as well; those that look as if they were meant for a section are taken for
-    misspelt."""
-    for name in os.environ:
+    """The environment holds names that are not ours as well, such as those of the services around a container; one that is
+    a setting but for its underscores, or names a section but for a slip, is taken for misspelt."""
+    for name, value in os.environ.items():
         section, _, rest = name.removeprefix(ENV_PREFIX).partition("__")
-        if not name.startswith(ENV_PREFIX) or section.lower() in Settings.model_fields:
+        if not name.startswith(ENV_PREFIX) or section.lower() in Settings.model_fields or value.startswith("tcp://"):
             continue
         begins = next((field for field in Settings.model_fields if section.lower().startswith(f"{field}_")), "")
+        tail = section[len(begins) + 1 :] if begins else ""
         close = get_close_matches(section.lower(), Settings.model_fields, n=1)
-        if rest and not begins:
-            meant = f"; did you mean {ENV_PREFIX}{close[0].upper()}__{rest}?" if close else ""
-            raise ConfigError(f"{name} in the environment names no section of the settings{meant}")
-        if begins:
-            tail = section[len(begins) + 1 :]
-            raise ConfigError(f"{name} in the environment is no setting; did you mean {ENV_PREFIX}{begins.upper()}__{tail}?")
+        if begins and (rest or tail.lower() in getattr(Settings.model_fields[begins].annotation, "model_fields", {})):
+            meant = "__".join((begins.upper(), tail, *([rest] if rest else [])))
+        elif rest and close:
+            meant = f"{close[0].upper()}__{rest}"
+        else:
+            continue
+        raise ConfigError(f"{name} in the environment is no setting; did you mean {ENV_PREFIX}{meant}?")
 
 
 def _problems(exc: Exception) -> str:

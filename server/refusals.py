@@ -56,8 +56,8 @@ class RefusalLog:
 
     def _begin(self, key: tuple[str, str, str], record: RequestRecord) -> _Window:
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._window_s, self._end, key)
         recorded = loop.create_task(self._append(record.entry("failed", code=key[2])))
+        timer = loop.call_later(self._window_s, self._end, key)
         window = _Window(record, key[2], time.time(), timer, recorded)
         recorded.add_done_callback(lambda _: self._recorded(key, window))
         return window

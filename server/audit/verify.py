@@ -16,6 +16,7 @@ from taskloom.core.types import Frozen
 from taskloom.server.audit.chain import GENESIS, record_digest
 from taskloom.server.audit.checkpoints import CheckpointFile
 from taskloom.server.audit.keyring import HmacRing, load_hmac_ring, load_public_keys
+from taskloom.server.audit.log import MAX_BATCH
 from taskloom.server.audit.places import checkpoint_folder, keys_folder
 from taskloom.server.audit.reader import AuditReader, open_reader
 
@@ -190,7 +191,7 @@ class _Walk:
             found.append(f"payloads could not be checked: HMAC key {', '.join(unknown)} is not here")
         places = [0, *sorted(self.checkpoints), self.sequence]
         start, end = max(pairwise(places), key=lambda pair: pair[1] - pair[0])
-        if self.every and end - start > 2 * self.every:
+        if self.every and end - start > 2 * self.every + MAX_BATCH:  # one commit has one checkpoint at most
             found.append(
                 f"there is no checkpoint from record {start + 1} to {end}, and one is signed every {self.every}: were some "
                 "lost? Keep them apart from the database (audit.checkpoint_folder)"

@@ -87,6 +87,16 @@ def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, name: 
         load_settings()
 
 
+def test_variables_of_services_around_a_container_are_nobodys_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKLOOM_SERVER_PORT", "tcp://10.0.0.1:50051")
+    monkeypatch.setenv("TASKLOOM_SERVER_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("TASKLOOM_RAY_PORT_6379_TCP_ADDR", "10.0.0.1")
+    load_settings()
+    monkeypatch.setenv("TASKLOOM_POOLS_DEFAULT__REPLICAS", "3")
+    with pytest.raises(ConfigError, match="did you mean TASKLOOM_POOLS__DEFAULT__REPLICAS"):
+        load_settings()
+
+
 def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "home").touch()
     with pytest.raises(ConfigError, match="is no folder"):

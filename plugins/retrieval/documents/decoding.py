@@ -14,7 +14,7 @@ BYTE_ORDER_MARKS = (
 )
 MEANT_BY = {
     **dict.fromkeys(("gb2312", "gbk", "gb_2312-80", "x-gbk"), "gb18030"),
-    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1", "ascii", "us-ascii"), "cp1252"),
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1"), "cp1252"),
     **dict.fromkeys(("utf-16", "utf-16le", "utf-16be", "utf16", "utf-32", "utf32"), "utf-8"),
     **dict.fromkeys(("big5", "big5-hkscs"), "big5hkscs"),
     **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis"), "cp932"),
@@ -23,11 +23,9 @@ MEANT_BY = {
 CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 NOT_ASCII = re.compile("[^\x00-\x7f]")
 RUN = re.compile("[^\x00-\x7f]{2,}")
-FREQUENT = frozenset(
-    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多经去法学如都"
-    "同现当没动面起看定天分还进好小部其些主样理心本前开但因只从想实個們這來為國說時會對過發後裡種經學現當沒動進樣開實"
-)
-ENOUGH_TO_COUNT = 60
+HANGUL = re.compile("[\uac00-\ud7a3]")
+ENOUGH_TO_TELL = 60
+KANA = re.compile("[\u3041-\u30ff]")
 LOOKED_AT = 100_000
 ADVICE = "save it as UTF-8"
 
@@ -56,10 +54,12 @@ def _decoded(content: bytes, declared: str) -> str:
     if b"\x00" in content:
         raise Undecodable("it is binary, not text (UTF-16 needs its byte-order mark)")
     if declared:
-        try:
-            return content.decode(MEANT_BY.get(declared.strip().lower(), declared))
-        except (UnicodeDecodeError, LookupError):
-            pass  # what a page says of itself is often wrong
+        meant = MEANT_BY.get(declared.strip().lower(), declared)
+        for encoding in (meant, "latin-1") if meant == "cp1252" else (meant,):  # Python's cp1252 has gaps
+            try:
+                return content.decode(encoding)
+            except (UnicodeDecodeError, LookupError):
+                pass  # what a page says of itself is often wrong
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as exc:
@@ -68,23 +68,30 @@ def _decoded(content: bytes, declared: str) -> str:
         text = content.decode("gb18030")
     except UnicodeDecodeError:
         text = ""
-    if not _is_sensible_chinese(text):
+    if not _is_sensible_chinese(text) or _is_of_a_neighbour(content[:LOOKED_AT]):
         raise Undecodable(f"byte {failure.start + 1} is neither UTF-8 nor GB18030; {ADVICE}") from failure
     return text
 
 
 def _is_sensible_chinese(text: str) -> bool:
     """Whether a text that was decoded as GB18030 looks like Chinese. Latin-1 often decodes as well, into rare characters that
-    stand alone between letters; Chinese is runs of common ones (those of GB 2312). So do EUC-KR and EUC-JP, into such runs, but
-    hardly ever into the most frequent characters: of 60 in a row in Chinese Wikipedia, at least 6% are among these."""
+    stand alone between letters; Chinese is runs of common ones (those of GB 2312)."""
     letters = NOT_ASCII.findall(text[:LOOKED_AT])
     if not letters:
         return False
     common = sum(_is_common(letter) for letter in letters)
     in_runs = sum(len(run) for run in RUN.findall(text[:LOOKED_AT]))
-    frequent = sum(letter in FREQUENT for letter in letters)
-    often = frequent >= 0.04 * len(letters) or len(letters) < ENOUGH_TO_COUNT
-    return often and common >= 0.7 * len(letters) and in_runs >= 0.7 * len(letters)
+    return common >= 0.7 * len(letters) and in_runs >= 0.7 * len(letters)
+
+
+def _is_of_a_neighbour(content: bytes) -> bool:
+    """Whether it is Korean or Japanese: their EUC encodings decode as GB18030 too, into runs of common characters. Chinese that
+    is read as one of them has less Hangul, and hardly any kana; of a few characters nobody could say."""
+    for encoding, own, share in (("euc-kr", HANGUL, 0.85), ("euc-jp", KANA, 0.2)):
+        letters = NOT_ASCII.findall(content.decode(encoding, errors="ignore"))
+        if len(letters) >= ENOUGH_TO_TELL and sum(bool(own.match(letter)) for letter in letters) >= share * len(letters):
+            return True
+    return False
 
 
 def _is_common(letter: str) -> bool:

@@ -101,8 +101,8 @@ def _joined(row: Row, tokens: Sequence[str], tags: Sequence[str], given: Any = N
 
 
 def _put_together(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    """A text of tokens, and where they are in it. There is a blank between two words, and none beside a letter or a mark of a
-    script without blanks. Where each token is a character of a text in such a script, there is none at all."""
+    """A text of tokens, and where they are in it. There is a blank between two of them, but where both are in a script
+    without blanks. Where each token is a character of a text in such a script, there is none at all."""
     characters = all(len(token) == 1 for token in tokens) and any(unspaced(token) for token in tokens)
     pieces, places, at = [], [], 0
     for token, before in zip(tokens, ["", *tokens], strict=False):

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from taskloom.core.digest import canonical_json, sha256_hex
+from taskloom.core.optimizing import lock_of
 from taskloom.plugins._shared.progress import TrainingProgress
 
 BATCH_TOKENS = 4096
@@ -69,14 +71,15 @@ class StateFile:
                     progress.advance(0, 0.0)
 
     def _take_folder(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        held = os.open(self.folder, os.O_RDONLY)
-        self._let_go = weakref.finalize(self, os.close, held)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(lock_of(self.folder), os.O_RDWR | os.O_CREAT, 0o600)  # it stays: who removed it could not be told apart
+        self._let_go = weakref.finalize(self, os.close, lock)
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.folder = self.folder.with_name(f"{self.folder.name}-{os.getpid()}")
-        self.folder.mkdir(exist_ok=True)  # whoever had it a moment ago may have removed it
+            self.folder = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}-", dir=self.folder.parent))
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.folder.mkdir(exist_ok=True)
 
     def _next(self, done: int) -> int:
         """How many documents come next at a time."""

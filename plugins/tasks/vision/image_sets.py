@@ -212,7 +212,8 @@ def _idx_array(path: Path, magic: int, dimensions: int) -> NDArray[np.uint8]:
 
 def _label_names(path: Path) -> tuple[str, ...]:
     """One a line; none if there is no such file."""
-    return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n")) if path.is_file() else ()
+    text = path.read_text(encoding="utf-8").removesuffix("\n") if path.is_file() else ""
+    return tuple(text.split("\n")) if text else ()
 
 
 def _as_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -57,7 +57,12 @@ def test_a_page_says_its_encoding(charset: str) -> None:
 
 @pytest.mark.parametrize(
     ("charset", "written", "text"),
-    [("utf-16", "utf-8", "中文 “a”"), ("iso-8859-1", "cp1252", "Don’t – 5 €"), ("ascii", "cp1252", "“é”")],
+    [
+        ("utf-16", "utf-8", "中文 “a”"),
+        ("iso-8859-1", "cp1252", "Don’t – 5 €"),
+        ("ascii", "utf-8", "“é”"),
+        ("latin1", "latin-1", "é\x81è"),
+    ],
 )
 def test_a_page_is_read_as_browsers_understand_what_it_says(charset: str, written: str, text: str) -> None:
     page = f'<html><head><meta charset="{charset}"></head><p>{text}</p></html>'

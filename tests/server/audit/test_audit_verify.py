@@ -166,7 +166,10 @@ async def test_a_forged_checkpoint_is_found(settings: Settings, entry: Entry, ch
     assert "line 2" in found(settings).reason
 
 
-async def test_a_stretch_without_a_checkpoint_is_told(settings: Settings, entry: Entry) -> None:
+async def test_a_stretch_without_a_checkpoint_is_told(
+    settings: Settings, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskloom.server.audit.verify.MAX_BATCH", 0)
     await write(settings, entry)
     assert verify_log(settings).notes == ()
     path, _ = checkpoint_lines(settings)
