@@ -36,7 +36,7 @@ def config() -> None:
 @click.pass_obj
 def check(cli: CliContext) -> None:
     """Exit status 0 if the settings can be used; otherwise says what is wrong with which. Databases, ports and Ray are not
-    asked: `taskloom doctor` does."""
+    asked."""
     from taskloom.core.preflight import check_settings
 
     file = _file(cli)
