@@ -129,9 +129,9 @@ async def test_a_batch_goes_to_a_replica_and_comes_back_with_every_answer(served
 
 async def test_what_the_gateway_takes_a_replica_takes_too(served: Served) -> None:
     """Ray's own limit is 4 MiB for a whole batch."""
-    calls = [call("solo-echo", letter * 3_000_000) for letter in "abc"]
+    calls = [call("solo-echo", letter * 5_000_000) for letter in "abc"]
     results = await asyncio.gather(*(served.engine.infer(c) for c in calls))
-    assert [(r.output["text"][0], len(r.output["text"])) for r in results] == [(c, 3_000_000) for c in "abc"]
+    assert [(r.output["text"][0], len(r.output["text"])) for r in results] == [(c, 5_000_000) for c in "abc"]
 
 
 async def test_gpus_that_are_not_there_are_not_waited_for(served: Served) -> None:
