@@ -224,8 +224,9 @@ def _leaves_and_branches(root: type[TaskloomError]) -> Iterable[type[TaskloomErr
 ERRORS_BY_CODE: dict[str, type[TaskloomError]] = {cls.code: cls for cls in _leaves_and_branches(TaskloomError)}
 
 
-def error_from_code(code: str, message: str, retry_after_s: float | None = None) -> TaskloomError:
-    """The error that `code` stands for; a code of a newer version becomes `InternalError` and keeps its name.
+def error_from_code(code: str, message: str, retry_after_s: float | None = None, field: str = "") -> TaskloomError:
+    """The error that `code` stands for, with what its class can tell besides; a code of a newer version becomes `InternalError`
+    and keeps its name.
 
     >>> error_from_code("not_found", "no model named 'x'")
     NotFoundError("no model named 'x'")
@@ -235,6 +236,8 @@ def error_from_code(code: str, message: str, retry_after_s: float | None = None)
         return InternalError(f"{code}: {message}")
     if retry_after_s is not None and issubclass(cls, ThrottledError):
         return cls(message, retry_after_s)
+    if issubclass(cls, InvalidInputError):
+        return cls(message, field=field)
     return cls(message)
 
 

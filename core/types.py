@@ -125,10 +125,7 @@ class ErrorInfo(Frozen):
         )
 
     def to_error(self) -> TaskloomError:
-        error = error_from_code(self.code, self.message, self.retry_after_s)
-        if isinstance(error, InvalidInputError):
-            error.field = self.field
-        return error
+        return error_from_code(self.code, self.message, self.retry_after_s, self.field)
 
 
 class ModelInfo(Frozen):

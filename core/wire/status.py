@@ -126,10 +126,7 @@ def _detailed(content: Any) -> TaskloomError | None:
             retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
     if not reason:
         return None
-    error = error_from_code(reason, status.message, retry_after_s)
-    if isinstance(error, InvalidInputError):
-        error.field = field
-    return error
+    return error_from_code(reason, status.message, retry_after_s, field)
 
 
 def _packed(message: Any) -> any_pb2.Any:
