@@ -15,6 +15,7 @@ from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, Un
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
 from taskloom.plugins._shared.label_scores import best_labels
 from taskloom.plugins.backbones.loading import Backbone
+from taskloom.plugins.backbones.marking import refuse_unmarkable, shared_types
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
 from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
@@ -65,6 +66,7 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
         backbone: str | Backbone = DEFAULT_BACKBONE,
         multi_label: bool = False,
         pair: bool = False,
+        mark_shared: bool = False,
         adapter: LoraSettings | None = None,
         frozen_layers: int = 0,
         pooling: Literal["mean", "cls"] = "mean",
@@ -76,12 +78,17 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
         but its `frozen_layers` bottom layers. Seed torch first for the same head again."""
         if len(set(labels)) != len(labels) or not labels or "" in labels:
             raise InvalidInputError("labels must be unique, non-empty and at least one")
+        if mark_shared and not pair:
+            raise InvalidInputError("mark_shared marks what the texts of a pair share; set pair = true, or leave it out")
         parts = EncoderParts.build(backbone, adapter=adapter, frozen_layers=frozen_layers, max_length=max_length, layout=layout)
+        if mark_shared:
+            refuse_unmarkable(parts)
         saved = SavedClassifier(
             **parts.fields(),
             labels=tuple(labels),
             multi_label=multi_label,
             pair=pair,
+            mark_shared=mark_shared,
             pooling=pooling,
             dropout=dropout,
         )
@@ -136,7 +143,8 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
         return cls(parts, head, saved.model_copy(update=parts.fields()))
 
     def remade(self, parts: EncoderParts) -> ClassificationModel:
-        saved = self.saved.model_copy(update=parts.fields())
+        marks = self.saved.mark_shared and parts.tokenizer.has_two_types
+        saved = self.saved.model_copy(update={**parts.fields(), "mark_shared": marks})
         return ClassificationModel(parts, PooledHead(parts.hidden_size, len(saved.labels), saved.pooling, saved.dropout), saved)
 
     # -- the task model -----------------------------------------------------------------------------------------------
@@ -156,10 +164,14 @@ class ClassificationModel(EncoderTaskModel[ClassificationInput, ClassificationOu
                 asked = "needs `text_pair` beside `text`" if self.saved.pair else "judges one text and takes no `text_pair`"
                 raise InvalidInputError(f"this model {asked}", field="input.text_pair")
         pairs = [item.text_pair for item in inputs] if self.saved.pair else None
-        found = self.parts.tokenizer.encode([item.text for item in inputs], pairs)
+        tokenizer = self.parts.tokenizer
+        found = tokenizer.encode([item.text for item in inputs], pairs)
+        types = found.token_type_ids
+        if self.saved.mark_shared:
+            types = shared_types(found.input_ids, found.lengths, types > 0, tokenizer.letters)
         return {
             "input_ids": found.input_ids,
-            "token_type_ids": found.token_type_ids,
+            "token_type_ids": types,
             "lengths": found.lengths,
             "truncated": found.truncated,
         }

@@ -93,6 +93,9 @@ class TrainConfig(EncoderTrainConfig):
     """Any number of labels per text, instead of one."""
     pair: bool = False
     """Judge two texts at a time."""
+    mark_shared: bool = False
+    """Mark, by token types, the words of a pair's second text that its first one has too: what a small encoder can't tell by
+    itself yet."""
     pooling: Literal["mean", "cls"] = "mean"
     head_init: Literal["centroids", "random"] = "centroids"
     """What the head starts from: the classes' mean embeddings, or noise (always so for several labels per text)."""
@@ -116,6 +119,7 @@ class SavedClassifier(SavedEncoder):
     labels: tuple[str, ...] = Field(min_length=1)
     multi_label: bool = False
     pair: bool = False
+    mark_shared: bool = False
     pooling: Literal["mean", "cls"] = "mean"
     dropout: float = 0.0
     zero_shot: bool = False

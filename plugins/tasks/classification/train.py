@@ -107,6 +107,7 @@ def train(
         backbone=load_backbone(config.backbone, max_length=config.max_length, roots=run.roots),
         multi_label=config.multi_label,
         pair=config.pair,
+        mark_shared=config.mark_shared,
         adapter=config.adapter,
         frozen_layers=config.frozen_layers,
         pooling=config.pooling,

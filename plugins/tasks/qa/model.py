@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
-from taskloom.core.errors import ArtifactError, UnsupportedError
+from taskloom.core.errors import ArtifactError
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
 from taskloom.plugins.backbones.loading import Backbone
+from taskloom.plugins.backbones.marking import refuse_unmarkable, shared_types
 from taskloom.plugins.backbones.parts import EncoderParts
 from taskloom.plugins.backbones.settings import DEFAULT_BACKBONE, Layout, LoraSettings
 from taskloom.plugins.backbones.task_model import HEAD_FILE, EncoderTaskModel, read_head
@@ -21,7 +23,6 @@ from taskloom.plugins.backbones.tokenizer import EncodedWindows
 from taskloom.plugins.tasks.qa.carrying import carried_over
 from taskloom.plugins.tasks.qa.decoding import Piece, read_answers
 from taskloom.plugins.tasks.qa.heads import SpanHead, imported_head
-from taskloom.plugins.tasks.qa.marking import mark_shared
 from taskloom.plugins.tasks.qa.schema import (
     OVERLAP_TOKENS,
     WINDOW_TOKENS,
@@ -71,10 +72,8 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         """A new reader with a random head. With `adapter` only it and the head are trained; without, the whole backbone but
         its `frozen_layers` bottom layers. Seed torch first for the same head again."""
         parts = EncoderParts.build(backbone, adapter=adapter, frozen_layers=frozen_layers, max_length=max_length, layout=layout)
-        if mark_shared and not parts.tokenizer.has_two_types:
-            raise UnsupportedError(
-                f"backbone {parts.backbone.info.id!r} has no second type of tokens to mark words by; leave mark_shared out"
-            )
+        if mark_shared:
+            refuse_unmarkable(parts)
         saved = SavedQa(**parts.fields(), overlap=_at_most(overlap, parts), head=head, dropout=dropout, mark_shared=mark_shared)
         return cls(parts, SpanHead(parts.hidden_size, head, dropout), saved)
 
@@ -128,8 +127,12 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
     def windows(self, inputs: Sequence[QaInput], *, overlap: int, max_length: int | None = None) -> EncodedWindows:
         """Windows of the contexts, each behind its question."""
         contexts, questions = [item.context for item in inputs], [item.question for item in inputs]
-        found = self.parts.tokenizer.windows(contexts, questions, overlap=overlap, max_length=max_length)
-        return mark_shared(found, self.parts.tokenizer.letters) if self.saved.mark_shared else found
+        tokenizer = self.parts.tokenizer
+        found = tokenizer.windows(contexts, questions, overlap=overlap, max_length=max_length)
+        if not self.saved.mark_shared:
+            return found
+        types = shared_types(found.input_ids, found.lengths, found.offsets[:, 0] >= 0, tokenizer.letters)
+        return dataclasses.replace(found, token_type_ids=types)
 
     def finish(self, hidden: Tensor, batch: Batch) -> Outputs:
         kept = {name: batch[name] for name in ("lengths", "owner", "offsets")}

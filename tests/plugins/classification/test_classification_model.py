@@ -84,6 +84,32 @@ def test_a_pair_is_needed_by_models_of_pairs_and_refused_by_others(tiny_bert: st
         pairs.encode([ClassificationInput(text="a")])
 
 
+def test_words_that_both_texts_of_a_pair_have_are_marked_in_the_second(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    backbone = str(checkpoint("bert", pieces="我的银行卡在哪里?"))
+    model = ClassificationModel.build(LABELS, backbone=backbone, pair=True, mark_shared=True)
+
+    def marked(text: str, pair: str, model: ClassificationModel = model) -> list[str]:
+        batch = model.encode([ClassificationInput(text=text, text_pair=pair)])
+        return model.parts.tokenizer.processor.convert_ids_to_tokens(batch["input_ids"][batch["token_type_ids"] > 0].tolist())
+
+    assert marked("where is my card?", "the card is lost ?") == ["card", "is"]
+    assert marked("我的卡在哪里", "银行在我的卡") == ["我", "的", "卡"]
+    assert marked("银行", "where is my card") == []
+    again = load(publish(ClassificationTask(), model, ModelStore(tmp_path)), SharedParts())
+    assert isinstance(again, ClassificationModel)
+    assert marked("where is my card?", "the card is lost ?", again) == ["card", "is"]
+
+
+def test_what_has_nothing_to_mark_or_no_way_to_is_not_marked(checkpoint: Callable[..., Path]) -> None:
+    backbone, plain = str(checkpoint("bert")), str(checkpoint("distilbert"))
+    with pytest.raises(InvalidInputError, match="set pair = true"):
+        ClassificationModel.build(LABELS, backbone=backbone, mark_shared=True)
+    with pytest.raises(UnsupportedError, match="no second type of tokens"):
+        ClassificationModel.build(LABELS, backbone=plain, pair=True, mark_shared=True)
+    model = ClassificationModel.build(LABELS, backbone=backbone, pair=True, mark_shared=True)
+    assert not model.on_backbone(plain).saved.mark_shared
+
+
 @pytest.mark.parametrize("text", ["", "  ", "\u3000\n", "\x00\x01", "\u200b", "x" * 100_001, "\ud800"])
 def test_texts_that_say_nothing_or_too_much_are_refused(text: str) -> None:
     with pytest.raises(ValidationError):
