@@ -95,7 +95,7 @@ def test_words_that_both_texts_of_a_pair_have_are_marked_in_the_second(checkpoin
     assert marked("where is my card?", "the card is lost ?") == ["card", "is"]
     assert marked("我的卡在哪里", "银行在我的卡") == ["我", "的", "卡"]
     assert marked("银行", "where is my card") == []
-    again = load(publish(ClassificationTask(), model, ModelStore(tmp_path)), SharedParts())
+    again = load(publish(ClassificationTask(), model, ModelStore([tmp_path])), SharedParts())
     assert isinstance(again, ClassificationModel)
     assert marked("where is my card?", "the card is lost ?", again) == ["card", "is"]
 
