@@ -36,6 +36,9 @@ class LoopConfig(Frozen):
     """A checkpoint every so many steps, beside the one at each epoch's end; 0 for none."""
     seed: int = Field(default=13, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    kept_in: Literal["fp32", "bf16"] = "fp32"
+    """What trained weights are rounded to in the end, before they are measured: an adapter and its head take half the room in
+    bf16."""
     device: str = "auto"
 
 

@@ -283,6 +283,9 @@ class _Loop:
         with torch.no_grad():
             for name, tensor in (self.best or self.average).items():
                 self.trained[name].copy_(tensor)
+            if self.config.kept_in == "bf16":
+                for parameter in self.trained.values():
+                    parameter.copy_(parameter.to(torch.bfloat16))
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 

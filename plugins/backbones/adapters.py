@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskloom.core.errors import ArtifactError, UnsupportedError
+from taskloom.plugins._shared.weights import stored
 from taskloom.plugins.backbones.loading import Backbone, quiet_transformers
 from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.backbones.virtual_tokens import CONFIG_FILE, WEIGHTS_FILE
@@ -101,7 +102,7 @@ def read_adapter(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
     config = _adapter_config(folder)
     alphas: dict[str, float] = config.get("alpha_pattern") or {}
-    weights = load_file(folder / WEIGHTS_FILE)
+    weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
     found = {}
     for name, down in weights.items():
         path, middle, _ = name.partition(".lora_A.")
@@ -129,8 +130,7 @@ def save_adapter(adapted: Any, backbone: Backbone, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(adapted).items()}
-    save_file(weights, folder / WEIGHTS_FILE)
+    save_file(stored(get_peft_model_state_dict(adapted)), folder / WEIGHTS_FILE)
     config = adapted.peft_config[adapted.active_adapter]
     config.base_model_name_or_path = backbone.info.id  # PEFT puts the folder that the weights were read from
     config.save_pretrained(folder)

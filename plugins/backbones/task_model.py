@@ -14,6 +14,7 @@ from taskloom.core.anatomy import Graph, Structure
 from taskloom.core.artifact import file_label
 from taskloom.core.errors import ArtifactError, UnsupportedError
 from taskloom.core.task import Batch, Example, In, Out, Outputs, Par, TaskModel
+from taskloom.plugins._shared.weights import stored
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.graph import encoder_graph
 from taskloom.plugins.backbones.loading import load_backbone
@@ -176,7 +177,7 @@ class EncoderTaskModel(TaskModel[In, Out, Par]):
 def save_head(head: nn.Module, path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, path)
+    save_file(stored(head.state_dict()), path)
 
 
 def read_head(head: nn.Module, path: Path) -> None:

@@ -149,6 +149,8 @@ class TrainConfig(EncoderTrainConfig):
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     head_learning_rate: float = Field(default=1e-3, gt=0)
+    kept_in: Literal["fp32", "bf16"] = "bf16"
+    """A backbone is measured and published in the precision that it is run in on most machines, at half the size."""
     validation_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Of the documents; with 0, and no validation file, the last weights are kept."""
 

@@ -31,8 +31,6 @@ from taskloom.plugins.tasks.fill_mask.vocabulary import VOCABULARY_FILE, build_v
 
 Rows = Sequence[Example[FillMaskInput]]
 CORPUS_FOLDER = "corpus"
-KEPT_IN = torch.bfloat16
-"""What is published is in the precision that it is run in on most machines, and half the size; it is measured as it is kept."""
 
 
 def train(
@@ -74,7 +72,7 @@ def train(
         is_head=lambda name: name.startswith("head."),
         prepare=prepare,
     )
-    model.module.to(device="cpu", dtype=KEPT_IN)
+    model.module.to(device="cpu", dtype=torch.bfloat16 if config.kept_in == "bf16" else torch.float32)
     model.curve = log.curve()
     told = file.description
     facts = {
