@@ -22,10 +22,12 @@ from taskloom.core.registry import Registry
 from taskloom.core.settings import Settings
 from taskloom.core.store import ModelStore
 from taskloom.core.task import Example, SharedParts, TrainRun
+from taskloom.core.testing.conformance import publish
 from taskloom.plugins.backbones.settings import LoraSettings
 from taskloom.plugins.commands.evaluate import evaluate as eval_command
 from taskloom.plugins.commands.train import train as train_command
-from taskloom.plugins.tasks.classification.model import ClassificationModel
+from taskloom.plugins.tasks.classification.model import ClassificationModel, load
+from taskloom.plugins.tasks.classification.plugin import ClassificationTask
 from taskloom.plugins.tasks.classification.schema import ClassificationInput, TrainConfig
 from taskloom.plugins.tasks.classification.train import balanced_weights, check_targets, train
 
@@ -130,6 +132,26 @@ def test_frozen_layers_stay_as_they_are_with_an_adapter_and_without(tmp_path: Pa
         free = {name for name, p in model.module.named_parameters() if p.requires_grad and "layer." in name}
         assert free
         assert all("layer.1." in name for name in free), free
+
+
+def test_weights_kept_in_bf16_are_measured_as_they_are_kept_and_take_half_the_room(tmp_path: Path, tiny_bert: str) -> None:
+    found, sizes = {}, {}
+    for kept_in in ("fp32", "bf16"):
+        settings = {"adapter": LoraSettings(r=8), "kept_in": kept_in, "epochs": 1}
+        model = trained(card_or_order(), tmp_path / kept_in, tiny_bert, **settings).model
+        artifact = publish(ClassificationTask(), model, ModelStore([tmp_path / f"store-{kept_in}"]))
+        weights = ("head.safetensors", "adapter/adapter_model.safetensors")
+        sizes[kept_in] = sum(artifact.path(name).stat().st_size for name in weights)
+        inputs = [row.input for row in card_or_order(6)]
+        found[kept_in] = model.forward(model.encode(inputs))["logits"]
+        digest = artifact.manifest.backbone.digest if artifact.manifest.backbone else ""
+        for shared in (SharedParts(), SharedParts([digest])):  # merged, and beside a backbone that others use as well
+            again = load(artifact, shared)
+            again.module.eval()
+            assert {p.dtype for p in again.module.parameters()} == {torch.float32}
+            torch.testing.assert_close(again.forward(again.encode(inputs))["logits"], found[kept_in], atol=1e-5, rtol=1e-5)
+    assert sizes["bf16"] < 0.6 * sizes["fp32"]
+    assert not torch.equal(found["bf16"], found["fp32"])
 
 
 def test_a_stage_that_freezes_the_backbone_keeps_what_the_stage_before_made_of_it(tmp_path: Path, tiny_bert: str) -> None:

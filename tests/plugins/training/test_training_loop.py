@@ -283,6 +283,16 @@ def test_nothing_to_train_is_an_error(tmp_path: Path) -> None:
         train(tmp_path, model)
 
 
+def test_weights_are_rounded_before_they_are_kept_and_not_before_they_are_judged_best(tmp_path: Path) -> None:
+    plain, _ = train(tmp_path / "fp32")
+    rounded, _ = train(tmp_path / "bf16", kept_in="bf16")
+    again, _ = train(tmp_path / "bf16", kept_in="bf16")
+    for name, weights in plain.module.named_parameters():
+        expected = weights.to(torch.bfloat16).float()
+        assert torch.equal(rounded.module.get_parameter(name), expected)
+        assert torch.equal(again.module.get_parameter(name), expected)
+
+
 def test_every_row_is_in_one_batch_of_an_epoch_and_epochs_differ() -> None:
     lengths = [i % 17 for i in range(333)]
     first, second = (batches_of_epoch(lengths, 10, 13, epoch) for epoch in (0, 1))
