@@ -6,8 +6,9 @@
 Prints what `dense`, `sparse` and `hybrid` search find side by side (words alone, where a language has no embedding model), the
 answers end to end beside those of the reader that is handed the right passage, what they are worth by how much the place of a
 passage counts (on one half of the questions), and the confidence that fits them best: a logistic regression on that half,
-measured on the other. Questions of paragraphs that are not in the base (some of the distractors are left out) say how often it
-answers what it can't know.
+measured on the other. Where articles of the data name their `domain`, it is told for each of them: some texts are asked about
+by name, and of others a question says too little to be found by it. Questions of paragraphs that are not in the base (some of
+the distractors are left out) say how often it answers what it can't know.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,7 @@ BATCH = 500
 class Paragraph:
     document: Document
     questions: tuple[KnownQuestion, ...]
+    domain: str
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Answered:
     hits: tuple[Hit, ...]
     readings: tuple[Reading, ...]
     handed: str | None
-    """What the reader finds in the right passage; None where no passage has the whole answer."""
+    """What the reader finds in the right passage; None where no passage that was found has the whole answer."""
 
 
 def main() -> None:
@@ -112,6 +114,8 @@ def main() -> None:
             print(f"hybrid more than {mode}: {_told(gain_of(found[HYBRID], found[mode]))}", flush=True)
         answered = [_answered(client, models.reader, search, question) for question in questions]
         unknowable = [_answered(client, models.reader, search, one.model_copy(update={"answers": ()})) for one in unknown]
+    domains = {paragraph.document.document_id: paragraph.domain for paragraph in paragraphs}
+    _report_domains(answered, domains, models.calibration)
     _report(answered, unknowable, models.calibration)
 
 
@@ -136,6 +140,18 @@ def _answered(client: taskloom.sdk.LocalClient, reader: str, search: object, que
         best = (result.output["answers"] or [{"text": "", "start": 0, "end": 0, "score": 0.0}])[0]
         readings.append(Reading(best["text"], best["start"], best["end"], best["score"], result.output["no_answer_score"]))
     return Answered(question, hits[:READ], tuple(readings[: len(hits[:READ])]), readings[-1].text if right else None)
+
+
+def _report_domains(answered: Sequence[Answered], domains: Mapping[str, str], used: Calibration) -> None:
+    for domain in sorted({domains[one.question.document_id] for one in answered} - {""}):
+        own = [one for one in answered if domains[one.question.document_id] == domain]
+        found = np.mean([any(is_right(one.question, hit.passage) for hit in one.hits) for one in own])
+        f1 = np.mean([_tried(one, used).f1 for one in own])
+        handed = np.mean([best_scores(one.handed, one.question)[0] for one in own if one.handed is not None])
+        print(
+            f"{domain}: {len(own)} questions, recall@{READ} {found:.3f}, F1 {f1:.3f}, reader with the right passage "
+            f"{handed:.3f}, {f1 / handed:.3f} of it"
+        )
 
 
 def _report(answered: Sequence[Answered], unknowable: Sequence[Answered], used: Calibration) -> None:
@@ -229,7 +245,7 @@ def _paragraphs(path: Path, prefix: str, language: str) -> Iterator[Paragraph]:
                 if row["answers"]
             )
             number += 1
-            yield Paragraph(document, questions)
+            yield Paragraph(document, questions, article.get("domain", ""))
 
 
 def _arguments() -> argparse.Namespace:
