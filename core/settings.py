@@ -247,6 +247,9 @@ class KnowledgeSettings(Frozen):
     """What a relation model says of two names that are not related."""
     threshold: float = Field(default=0.15, ge=0, le=1)
     search_threads: int = Field(default=4, ge=1)
+    idle_s: float = Field(default=1800.0, ge=0)
+    """Seconds after which a base that nobody uses is closed, which gives its memory back; the next call opens it again. 0: it
+    stays open."""
     max_upsert_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
     """Text that one upsert may carry: it is one version, and is held in memory until it is stored."""
 

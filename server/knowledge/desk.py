@@ -62,15 +62,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CHANGES_AT_ONCE = 2
+IDLE_LOOKS = 10
+"""How often, in the time after which a base that nobody uses is closed, it is looked for such."""
 
 
 @dataclass
 class _Open:
-    """A base that is in use. Changes are made one after the other."""
+    """A base that is open, by how many calls it is in use and, on the clock of the event loop, until when it was. Changes are
+    made one after the other."""
 
     place: Place
     base: KnowledgeBase
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+    left_s: float = 0.0
 
 
 def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngine) -> KnowledgeDesk:
@@ -79,7 +84,8 @@ def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngi
 
 
 class KnowledgeDesk:
-    """`KnowledgeEngine` on a retriever plugin and the models that an inference engine serves. One process changes a base."""
+    """`KnowledgeEngine` on a retriever plugin and the models that an inference engine serves. One process changes a base. One
+    that nobody has asked for a while is closed, which gives its memory back; who asks next opens it again."""
 
     def __init__(self, root: Path, registry: Registry, engine: InferenceEngine, settings: KnowledgeSettings) -> None:
         self._folders = BaseFolders(root)
@@ -94,6 +100,7 @@ class KnowledgeDesk:
         # Documents may take long to split and store: questions must not wait behind them.
         self._changes = ThreadPoolExecutor(CHANGES_AT_ONCE, thread_name_prefix="taskloom-knowledge-change")
         self._closed = False
+        self._closing_idle: asyncio.Task[None] | None = None
         self._folders.sweep()
 
     # -- bases ------------------------------------------------------------------------------------------------------------
@@ -115,12 +122,12 @@ class KnowledgeDesk:
 
     async def configure(self, tenant: str, base: str, answering: AnswerConfig) -> BaseInfo:
         """The models that are named are asked first: settings that no question could be answered by are refused."""
-        opened = await self._opened(tenant, base, own=True)
-        await self._models.check(answering)
-        async with self._using(opened), opened.writing:
-            if self._open.get(opened.place.folder) is not opened:
-                raise _gone(opened.place)
-            opened.place = await _finished(self._changing(self._folders.configure, opened.place, answering))
+        async with self._opened(tenant, base, own=True) as opened:
+            await self._models.check(answering)
+            async with self._using(opened), opened.writing:
+                if self._open.get(opened.place.folder) is not opened:
+                    raise _gone(opened.place)
+                opened.place = await _finished(self._changing(self._folders.configure, opened.place, answering))
         return await self.stats(tenant, base)
 
     async def bases(self, tenant: str) -> Sequence[BaseInfo]:
@@ -137,7 +144,8 @@ class KnowledgeDesk:
         return {place.spec.base for place in await self._in_thread(self._folders.visible, tenant)}
 
     async def drop(self, tenant: str, base: str) -> None:
-        await _finished(self._dropped(await self._opened(tenant, base, own=True)))
+        async with self._opened(tenant, base, own=True) as opened:
+            await _finished(self._dropped(opened))
 
     async def _dropped(self, opened: _Open) -> None:
         folder = opened.place.folder
@@ -156,20 +164,19 @@ class KnowledgeDesk:
         return BaseInfo(base=spec.base, shared=spec.shared, retriever=spec.retriever, answering=spec.answering, stats=stats)
 
     async def versions(self, tenant: str, base: str) -> Sequence[VersionInfo]:
-        opened = await self._opened(tenant, base)
-        async with self._using(opened):
+        async with self._opened(tenant, base) as opened, self._using(opened):
             return await self._in_thread(opened.base.versions)
 
     # -- changes ----------------------------------------------------------------------------------------------------------
 
     async def upsert(self, tenant: str, base: str, documents: AsyncIterator[Document]) -> UpsertResult:
-        opened = await self._opened(tenant, base, own=True)
-        given = await self._gathered(documents)
-        async with self._using(opened), opened.writing:
-            prepared = await self._changing(opened.base.prepare, given, self._intake.spaces())
-            prepared, extractions = await self._extracted(opened.base, prepared)
-            prepared, vectors = await self._intake.embedded(prepared)
-            version = await _finished(self._changing(self._stored, opened.base, prepared, vectors, extractions))
+        async with self._opened(tenant, base, own=True) as opened:
+            given = await self._gathered(documents)
+            async with self._using(opened), opened.writing:
+                prepared = await self._changing(opened.base.prepare, given, self._intake.spaces())
+                prepared, extractions = await self._extracted(opened.base, prepared)
+                prepared, vectors = await self._intake.embedded(prepared)
+                version = await _finished(self._changing(self._stored, opened.base, prepared, vectors, extractions))
         again = (Refused(document_id=name, reason=f"it is the same as {of}") for name, of in prepared.duplicates.items())
         return UpsertResult(
             version=version,
@@ -189,8 +196,7 @@ class KnowledgeDesk:
         return await self._change(tenant, base, lambda own: own.rollback(version))
 
     async def _change(self, tenant: str, base: str, change: Callable[[KnowledgeBase], T]) -> T:
-        opened = await self._opened(tenant, base, own=True)
-        async with self._using(opened), opened.writing:
+        async with self._opened(tenant, base, own=True) as opened, self._using(opened), opened.writing:
             return await _finished(self._changing(change, opened.base))
 
     async def _gathered(self, documents: AsyncIterator[Document]) -> list[Document]:
@@ -246,8 +252,7 @@ class KnowledgeDesk:
 
     @asynccontextmanager
     async def _view(self, tenant: str, base: str, version: int | None) -> AsyncIterator[tuple[_Open, View]]:
-        opened = await self._opened(tenant, base)
-        async with self._using(opened):
+        async with self._opened(tenant, base) as opened, self._using(opened):
             view = await self._in_thread(opened.base.view, version)
             try:
                 yield opened, view
@@ -264,7 +269,18 @@ class KnowledgeDesk:
                 raise
             raise _gone(opened.place) from error
 
-    async def _opened(self, tenant: str, base: str, *, own: bool = False) -> _Open:
+    @asynccontextmanager
+    async def _opened(self, tenant: str, base: str, *, own: bool = False) -> AsyncIterator[_Open]:
+        """A base, which stays open meanwhile unless somebody drops it."""
+        opened = await self._known(tenant, base, own=own)
+        opened.users += 1
+        try:
+            yield opened
+        finally:
+            opened.users -= 1
+            opened.left_s = asyncio.get_running_loop().time()
+
+    async def _known(self, tenant: str, base: str, *, own: bool) -> _Open:
         find = self._folders.own if own else self._folders.find
         place: Place = await self._in_thread(find, tenant, base)
         known = self._open.get(place.folder)
@@ -277,7 +293,28 @@ class KnowledgeDesk:
                 plugin = self._registry.retrievers.get(place.spec.retriever)
                 known = _Open(place, await _finished(self._changing(plugin.open, place.content)))
                 self._open[place.folder] = known
+                if self._settings.idle_s and self._closing_idle is None:
+                    self._closing_idle = asyncio.get_running_loop().create_task(self._close_idle())
             return known
+
+    async def _close_idle(self) -> None:
+        while not self._closed:  # `_finished` sees a closing to its end, whoever cancels this meanwhile
+            await asyncio.sleep(self._settings.idle_s / IDLE_LOOKS)
+            for opened in list(self._open.values()):
+                if not self._closed:
+                    await self._close_if_idle(opened)
+
+    async def _close_if_idle(self, opened: _Open) -> None:
+        folder = opened.place.folder
+        async with self._opening[folder]:
+            idle_s = asyncio.get_running_loop().time() - opened.left_s
+            if opened.users or idle_s < self._settings.idle_s or self._open.get(folder) is not opened:
+                return
+            del self._open[folder]  # who comes now waits for the lock, and opens it again
+            try:
+                await _finished(self._changing(opened.base.close))
+            except Exception:
+                log.exception("knowledge base %s could not be closed", opened.place.spec.base)
 
     async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
         return await self._run_in(self._searches, work, *given)
@@ -293,6 +330,9 @@ class KnowledgeDesk:
     async def close(self) -> None:
         """Changes that have begun come to their end."""
         self._closed = True
+        if self._closing_idle is not None:
+            self._closing_idle.cancel()
+            await asyncio.wait([self._closing_idle])
         bases, self._open = list(self._open.values()), {}
         async with AsyncExitStack() as closing:
             for threads in (self._searches, self._changes):

@@ -462,6 +462,60 @@ async def test_a_change_that_is_cancelled_is_made_as_a_whole_and_told(tmp_path: 
     await desk.close()
 
 
+async def closed(folder: Path) -> None:
+    """Returns when nobody has the base open: only one process can, and only once."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await asyncio.to_thread(lambda: FaissRetriever().open(folder / "north" / "rivers" / "content").close())
+                return
+            except TaskloomError:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_base_that_nobody_uses_is_closed_and_opened_again_by_who_asks(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine, idle_s=0.1)
+    for expected in ("6650", "6650"):
+        await closed(tmp_path)
+        assert (await ask(desk, "What length has the river Nile?")).answer == expected
+    await closed(tmp_path)
+    assert await desk.upsert("north", "rivers", documents(document("elbe", "The Elbe has a length of 1094 kilometres.")))
+    assert (await ask(desk, "What length has the Elbe?")).answer == "1094"
+    await desk.close()
+    await closed(tmp_path)
+
+
+async def test_a_base_in_use_is_never_closed_for_being_idle(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine, idle_s=0.05)
+    goes_on = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[Document]:
+        yield document("elbe", "The Elbe has a length of 1094 kilometres.")
+        await goes_on.wait()
+
+    changing = asyncio.ensure_future(desk.upsert("north", "rivers", slowly()))
+    await asyncio.sleep(0.3)
+    with pytest.raises(TaskloomError):
+        FaissRetriever().open(tmp_path / "north" / "rivers" / "content")
+    goes_on.set()
+    assert (await changing).changed == ("elbe",)
+    await desk.close()
+
+
+async def test_asking_while_idle_bases_are_closed_never_fails(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine, idle_s=0.001)
+
+    async def asking() -> None:
+        for number in range(25):
+            assert (await ask(desk, "What length has the river Nile?")).answer == "6650"
+            await asyncio.sleep(0.0005 * (number % 7))
+
+    await asyncio.gather(*(asking() for _ in range(3)))
+    await desk.drop("north", "rivers")
+    assert not await desk.bases("north")
+    await desk.close()
+
+
 async def test_what_the_model_can_not_take_keeps_no_other_document_out(tmp_path: Path, engine: Engine) -> None:
     desk = await filled(tmp_path, engine)
     engine.refuses = "unspeakable"
