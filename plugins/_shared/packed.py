@@ -4,13 +4,14 @@ leaves the product to a library that is slow on some processors. For inference o
 from __future__ import annotations
 
 import math
-import time
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+from taskloom.plugins._shared.timing import best_seconds
 
 PROBE = (64, 384, 1536)
 """Rows, inputs and outputs of the layer that is timed: a feed-forward layer of a small encoder, and a few short
@@ -97,9 +98,4 @@ def linear_seconds(dtype: torch.dtype, packed: bool) -> float:
         run(x, arranged, None)
     except (AttributeError, RuntimeError):
         return math.inf
-    best = math.inf
-    for _ in range(5):
-        start = time.perf_counter()
-        run(x, arranged, None)
-        best = min(best, time.perf_counter() - start)
-    return best
+    return best_seconds(lambda: run(x, arranged, None))

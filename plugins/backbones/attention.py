@@ -8,12 +8,13 @@ computes as it did before.
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout, scaled_dot_product_attention, softmax
+
+from taskloom.plugins._shared.timing import best_seconds
 
 SCORES_AT_ONCE = 1 << 23
 """Scores that are in memory at a time, 16 MB: what a processor's caches hold."""
@@ -49,14 +50,7 @@ def products_are_faster() -> bool:
     """Whether the written out products beat the fused kernel in bf16 on this CPU; measured once a process, in milliseconds."""
     generator = torch.Generator().manual_seed(0)  # its own: a training that is under way draws from torch's
     query, key, value = torch.randn(3, 8, 12, 64, 32, generator=generator).to(torch.bfloat16)
-    seconds = []
     with torch.inference_mode():
-        for way in (scaled_dot_product_attention, lambda q, k, v: products(q * 32**-0.5, k, v)):
-            best = float("inf")
-            for _ in range(5):
-                start = time.perf_counter()
-                way(query, key, value)
-                best = min(best, time.perf_counter() - start)
-            seconds.append(best)
-    fused_s, products_s = seconds
+        fused_s = best_seconds(lambda: scaled_dot_product_attention(query, key, value))
+        products_s = best_seconds(lambda: products(query * 32**-0.5, key, value))
     return products_s < 0.9 * fused_s

@@ -19,6 +19,7 @@ from taskloom.core.store import open_store
 from taskloom.core.task import SharedParts
 from taskloom.plugins._shared import packed
 from taskloom.plugins._shared.packed import PackedLinear, linear_seconds, pack
+from taskloom.plugins._shared.timing import best_seconds
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.loading import load_backbone
 from taskloom.plugins.backbones.shape import encoder_layers
@@ -168,3 +169,18 @@ def test_models_that_share_a_backbone_answer_as_they_do_without_packing(monkeypa
 
 def _answers(predictor: Predictor[Any, Any, Any]) -> list[Any]:
     return predictor.predict([validated(predictor.task.Input, {"text": text}, "input") for text in TEXTS])
+
+
+def test_ways_are_timed_on_one_thread_and_threads_are_as_they_were_afterwards() -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    assert best_seconds(lambda: seen.append(torch.get_num_threads())) >= 0
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="no such way"):
+        best_seconds(_no_such_way)
+    assert torch.get_num_threads() == before
+
+
+def _no_such_way() -> None:
+    raise ValueError("no such way")
