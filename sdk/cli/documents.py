@@ -25,9 +25,9 @@ def read_documents(registry: Registry, paths: Sequence[Path]) -> Iterator[Docume
     others: list[Path] = []
     for path in paths:
         if path == STDIN:
-            yield from _rows(sys.stdin, "stdin")
+            yield from _rows(sys.stdin.buffer, "stdin")
         elif _holds_documents(path):
-            with path.open(encoding="utf-8-sig") as stream:
+            with path.open("rb") as stream:
                 yield from _rows(stream, path.name)
         else:
             others.append(path)
@@ -52,20 +52,20 @@ def _holds_documents(path: Path) -> bool:
     if path.suffix != ".jsonl" or not path.is_file():
         return False
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            first = next((line for line in stream if line.strip()), "null")
-        row: Any = json.loads(first)
+        with path.open("rb") as stream:
+            first = next((line for line in stream if line.strip()), b"null")
+        row: Any = json.loads(first.decode("utf-8-sig"))
     except (OSError, ValueError) as exc:
         raise DataError(f"{path} is no JSON Lines in UTF-8: {exc}", str(path), 1) from exc
     return isinstance(row, dict) and {"document_id", "text"} <= row.keys()
 
 
-def _rows(stream: IO[str], name: str) -> Iterator[Document | Refused]:
+def _rows(stream: IO[bytes], name: str) -> Iterator[Document | Refused]:
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             if not isinstance(row, dict):
                 raise InvalidInputError(f"a document is an object, and this is a {type(row).__name__}")
             yield as_document(row, number)

@@ -47,6 +47,8 @@ def predict_rows(
     options: dict[str, Any],
 ) -> int:
     """Answers every row of `source` that `target` has no row for; returns the exit status."""
+    if target is not None and target.exists() and source.exists() and target.samefile(source):
+        raise InvalidInputError(f"{target} is what is read; name another file to write to", field="output")
     with ExitStack() as stack:
         lines = _nonblank(stack.enter_context(_opened(source)))
         to_file = target is not None and str(target) != _STDIO
@@ -102,9 +104,9 @@ def _same_model(line: bytes, path: Path, model: str) -> None:
     """Refuses to go on in a file that was never ours, or that another model began."""
     try:
         row = json.loads(line)
-        ours = "error" in row or "output" in row
-    except (ValueError, TypeError):
-        row, ours = {}, False
+    except ValueError:
+        row = None
+    ours = isinstance(row, dict) and ("error" in row or "output" in row)
     name = model.partition("@")[0]
     if not ours or row.get("model", name) != name:
         whose = f"answers of {row['model']}" if ours else "something else than answers"

@@ -49,6 +49,26 @@ def test_an_error_of_the_one_text_is_the_commands(ask, gateway):
     assert (error["code"], error["field"]) == ("invalid_input", "input.text")
 
 
+@pytest.mark.parametrize("restart", [[], ["--restart"]])
+def test_answers_are_never_written_over_what_is_read(ask, gateway, tmp_path, restart):
+    source = write(tmp_path / "in.jsonl", ["a", "b"])
+    (tmp_path / "same.jsonl").hardlink_to(source)
+    before = source.read_bytes()
+    result = ask("--input", "in.jsonl", "--output", "same.jsonl", *restart)
+    assert result.exit_code == 1
+    assert "same.jsonl is what is read" in result.stderr
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("line", ['"an error in a text"', "17", '["output"]', "{torn"])
+def test_a_file_that_was_never_ours_is_left_alone(ask, gateway, tmp_path, line):
+    source, target = write(tmp_path / "in.jsonl", ["a"]), tmp_path / "out.jsonl"
+    target.write_text(line + "\n")
+    result = ask("--input", str(source), "--output", str(target))
+    assert "holds something else than answers" in result.stderr
+    assert target.read_text() == line + "\n"
+
+
 def test_a_file_keeps_order_and_errors(ask, gateway, tmp_path):
     def behave(request):
         if len(request.json["text"]) == 3:

@@ -82,6 +82,18 @@ def test_a_document_that_fits_into_no_message_keeps_no_other_out(served: Served,
     assert "split it into several" in told["refused"][0]["reason"]
 
 
+@pytest.mark.parametrize("before", [1, 400])
+def test_a_line_that_is_no_utf8_keeps_no_other_out(served: Served, tmp_path: Path, before: int) -> None:
+    """Wherever it stands: files are read in blocks."""
+    as_json("create", "b")
+    good = [json.dumps({"document_id": str(n), "text": "x" * 60}).encode() + b"\n" for n in range(before + 1)]
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"".join(good[:-1]) + b'{"document_id": "bad", "text": "\xb2\xbb"}\n' + good[-1])
+    told = as_json("add", "b", str(path), status=5)
+    assert (told["changed"], [one["document_id"] for one in told["refused"]]) == (before + 1, [f"d.jsonl:{before + 1}"])
+    assert "utf-8" in told["refused"][0]["reason"]
+
+
 def test_add_reads_stdin_and_sends_batches_that_are_each_acknowledged(served: Served, tmp_path: Path) -> None:
     as_json("create", "b")
     lines = "".join(json.dumps({"document_id": str(n), "text": "x"}) + "\n" for n in range(5))
