@@ -51,8 +51,10 @@ from taskloom.sdk.requests import (
     build_call,
     check_concurrency,
     check_options,
+    check_timeout,
     concerns_every_item,
     describe_request,
+    left_since,
     model_ref,
     text_field,
     timeout_of,
@@ -134,8 +136,8 @@ class AsyncClient(AsyncKnowledgeCalls):
     ) -> InferResult:
         """As `Client.infer`."""
         check_options(options, CallOptions)
-        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
-        return await self._answer(await self._call(model, input, **options), timeout_s)
+        options["timeout_s"] = timeout_s = await self._looked_up(model, input, options)
+        return await self._answer(self._call(model, input, **options), timeout_s)
 
     classify = awaitable(tasks.classify)
     ner = awaitable(tasks.ner)
@@ -152,11 +154,14 @@ class AsyncClient(AsyncKnowledgeCalls):
     ) -> AsyncTextStream[InferResult]:
         """As `Client.stream_text`; not to be awaited: `async with client.stream_text(...) as stream`."""
         check_options(options, CallOptions)
-        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        timeout_s = timeout_of(options, self.timeout_s)
         options["request_id"] = options.get("request_id") or new_request_id()  # the same for every attempt
 
         async def open_source(left_s: float) -> AsyncTextSource[InferResult]:
-            call = await self._call(model, input, **options)
+            check_timeout(timeout_s)
+            asked: CallOptions = {**options, "timeout_s": left_s}
+            asked["timeout_s"] = left_s = await self._looked_up(model, input, asked)
+            call = self._call(model, input, **asked)
             return self._read_text(call.model_copy(update={"partials": True}), left_s)
 
         return AsyncTextStream(Attempts(self.retry, timeout_s), open_source, lambda: self._answered)
@@ -175,8 +180,9 @@ class AsyncClient(AsyncKnowledgeCalls):
         window: deque[asyncio.Task[ItemResult]] = deque()
 
         async def one(index: int, item: Mapping[str, Any] | str) -> ItemResult:
+            asked: BatchOptions = {**options, "timeout_s": await self._looked_up(model, item, options)}
             try:
-                result = await self.infer(model, item, **options)
+                result = await self.infer(model, item, **asked)
             except TaskloomError as error:
                 if concerns_every_item(error, self._answered):
                     raise
@@ -215,7 +221,8 @@ class AsyncClient(AsyncKnowledgeCalls):
             try:
                 async for index, item in _numbered(inputs):
                     try:
-                        call = await self._call(model, item, **options)
+                        await self._looked_up(model, item, options)
+                        call = self._call(model, item, **options)
                         message = request_to_message(call)
                     except InvalidInputError as error:
                         outstanding.refused(index, error)
@@ -253,8 +260,11 @@ class AsyncClient(AsyncKnowledgeCalls):
 
     async def describe(self, model: str, *, version: str | None = None) -> ModelDescription:
         """As `Client.describe`."""
-        request = describe_request(model_ref(model, version))
-        return description_from_message(await self._patiently(self._opened().DescribeModel, request, self.timeout_s))
+        return await self._described(model_ref(model, version), self.timeout_s)
+
+    async def _described(self, ref: ModelRef, timeout_s: float) -> ModelDescription:
+        request = describe_request(ref)
+        return description_from_message(await self._patiently(self._opened().DescribeModel, request, timeout_s))
 
     async def wait_ready(self, timeout_s: float = 60.0) -> None:
         """As `Client.wait_ready`."""
@@ -292,15 +302,22 @@ class AsyncClient(AsyncKnowledgeCalls):
         call = question.call(timeout_s, typed_as=_typed_as(question.result.task))
         return question.result.of(await self._answer(call, timeout_s))
 
-    async def _call(
-        self, model: str, input: Mapping[str, Any] | str, *, version: str | None = None, **options: Any
-    ) -> InferCall:
+    async def _looked_up(self, model: str, input: Mapping[str, Any] | str, options: BatchOptions | CallOptions) -> float:
+        """As `SyncCalls._looked_up`."""
+        timeout_s = timeout_of(options, self.timeout_s)
+        ref = model_ref(model, options.get("version"))
+        if isinstance(input, str) and ref not in self._text_inputs:
+            check_timeout(timeout_s)
+            began = time.monotonic()
+            description = await self._described(ref, timeout_s)
+            self._text_inputs[ref] = (description.info.task, text_field(description))
+            return left_since(began, timeout_s)
+        return timeout_s
+
+    def _call(self, model: str, input: Mapping[str, Any] | str, *, version: str | None = None, **options: Any) -> InferCall:
         ref = model_ref(model, version)
         if not isinstance(input, str):
             return build_call(ref, input, **options)
-        if ref not in self._text_inputs:
-            description = await self.describe(str(ref))
-            self._text_inputs[ref] = (description.info.task, text_field(description))
         task, field = self._text_inputs[ref]
         return build_call(ref, {field: input}, typed_as=_typed_as(task), **options)
 

@@ -116,8 +116,11 @@ class Client(SyncCalls):
         return [model_from_message(message) for message in reply.models]
 
     def describe(self, model: str, *, version: str | None = None) -> ModelDescription:
-        request = describe_request(model_ref(model, version))
-        reply = self._patiently(lambda left_s: self._unary(self._stub.DescribeModel, request, left_s), self.timeout_s)
+        return self._described(model_ref(model, version), self.timeout_s)
+
+    def _described(self, ref: ModelRef, timeout_s: float) -> ModelDescription:
+        request = describe_request(ref)
+        reply = self._patiently(lambda left_s: self._unary(self._stub.DescribeModel, request, left_s), timeout_s)
         return description_from_message(reply)
 
     def stream(
@@ -143,6 +146,7 @@ class Client(SyncCalls):
             try:
                 for index, item in enumerate(inputs):
                     try:
+                        self._looked_up(model, item, options)
                         call = self._call(model, item, **options)
                         message = request_to_message(call)
                     except InvalidInputError as error:
@@ -225,8 +229,8 @@ class Client(SyncCalls):
 
         return TextSource(read_next, replies.cancel)
 
-    def _text_input(self, ref: ModelRef) -> tuple[str, str]:
-        description = self.describe(str(ref))
+    def _text_input(self, ref: ModelRef, timeout_s: float) -> tuple[str, str]:
+        description = self._described(ref, timeout_s)
         return description.info.task, text_field(description)
 
     def _typed_as(self, task: str) -> str:

@@ -207,7 +207,7 @@ class LocalClient(SyncCalls):
 
         return TextSource(read, pending.cancel)
 
-    def _text_input(self, ref: ModelRef) -> tuple[str, str]:
+    def _text_input(self, ref: ModelRef, timeout_s: float) -> tuple[str, str]:
         task = self._registry.tasks.get(self.describe(str(ref)).info.task)
         if task.text_field is None:
             fields = ", ".join(task.Input.model_fields)

@@ -21,6 +21,8 @@ from taskloom.core.errors import (
 from taskloom.core.types import PRODUCTION, InferCall, ModelDescription, ModelRef, new_request_id
 from taskloom.core.wire.gen import inference_pb2 as pb
 
+LEAST_S = 0.001
+
 
 class BatchOptions(TypedDict, total=False):
     """What a call for many inputs may be told beside them; each may be left out."""
@@ -57,6 +59,16 @@ def timeout_of(options: BatchOptions, default_s: float) -> float:
     return default_s if given is None else given
 
 
+def check_timeout(timeout_s: float) -> None:
+    if timeout_s <= 0:
+        raise InvalidInputError(f"timeout_s is {timeout_s}; a call needs more than 0 seconds", field="timeout_s")
+
+
+def left_since(began: float, timeout_s: float) -> float:
+    """What is left of a time that began then (`time.monotonic()`); a moment at least: what comes too late fails for that."""
+    return max(timeout_s - (time.monotonic() - began), LEAST_S)
+
+
 def model_ref(model: str, version: str | None) -> ModelRef:
     """`model` may be NAME or NAME@VERSION; a `version` beside NAME@VERSION is an error."""
     if version is None:
@@ -80,8 +92,7 @@ def build_call(
     """The call; raises `InvalidInputError` for what no server could understand. Every call gets an idempotency key, which
     all of its repetitions carry."""
     name = request_id or new_request_id()
-    if timeout_s <= 0:
-        raise InvalidInputError(f"timeout_s is {timeout_s}; a call needs more than 0 seconds", field="timeout_s")
+    check_timeout(timeout_s)
     if not isinstance(input, Mapping):
         kind = type(input).__name__
         raise InvalidInputError(f"the input is of type {kind}; it must be a mapping, or a string for a text", field="input")

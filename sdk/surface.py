@@ -19,7 +19,9 @@ from taskloom.sdk.requests import (
     build_call,
     check_concurrency,
     check_options,
+    check_timeout,
     concerns_every_item,
+    left_since,
     model_ref,
     timeout_of,
 )
@@ -76,7 +78,7 @@ class SyncCalls(KnowledgeCalls):
         """Starts one attempt at an answer in parts."""
 
     @abstractmethod
-    def _text_input(self, ref: ModelRef) -> tuple[str, str]:
+    def _text_input(self, ref: ModelRef, timeout_s: float) -> tuple[str, str]:
         """The task of a model and the input field that a bare string means; raises `UnsupportedError` if there is none."""
 
     @abstractmethod
@@ -116,7 +118,7 @@ class SyncCalls(KnowledgeCalls):
         (`describe` shows it), or a string for a task that takes one text; bytes in it become base64. `options` are those of
         every call: see `CallOptions`."""
         check_options(options, CallOptions)
-        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        options["timeout_s"] = timeout_s = self._looked_up(model, input, options)
         call = self._call(model, input, **options)
         return self._patiently(lambda left_s: self._answer(call, left_s), timeout_s)
 
@@ -136,7 +138,7 @@ class SyncCalls(KnowledgeCalls):
         """As `infer`, but the text comes piece by piece while the model writes it; `result()` of the stream is what `infer`
         gives. `timeout_s` is for the whole answer. A failure is made good by another attempt only before the first piece."""
         check_options(options, CallOptions)
-        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
+        options["timeout_s"] = timeout_s = self._looked_up(model, input, options)
         call = self._call(model, input, **options).model_copy(update={"partials": True})
         attempts = Attempts(self.retry, timeout_s)
         return TextStream(attempts, lambda left_s: self._read_text(call, left_s), lambda: self._ever_answered)
@@ -154,8 +156,7 @@ class SyncCalls(KnowledgeCalls):
         model, no server) is raised."""
         check_concurrency(max_concurrency)
         check_options(options, BatchOptions)
-        options["timeout_s"] = timeout_s = timeout_of(options, self.timeout_s)
-        items = (self._begun(index, model, item, timeout_s, options) for index, item in enumerate(inputs))
+        items = (self._begun(index, model, item, options) for index, item in enumerate(inputs))
         return self._in_order(items, max_concurrency)
 
     def __enter__(self) -> Self:
@@ -171,12 +172,21 @@ class SyncCalls(KnowledgeCalls):
         call = question.call(timeout_s, typed_as=self._typed_as(question.result.task))
         return question.result.of(self._patiently(lambda left_s: self._answer(call, left_s), timeout_s))
 
+    def _looked_up(self, model: str, input: Mapping[str, Any] | str, options: BatchOptions | CallOptions) -> float:
+        """Seconds that are left of a call's when it is known what a text is to the model."""
+        timeout_s = timeout_of(options, self.timeout_s)
+        ref = model_ref(model, options.get("version"))
+        if isinstance(input, str) and ref not in self._text_inputs:
+            check_timeout(timeout_s)
+            began = time.monotonic()
+            self._text_inputs[ref] = self._text_input(ref, timeout_s)
+            return left_since(began, timeout_s)
+        return timeout_s
+
     def _call(self, model: str, input: Mapping[str, Any] | str, *, version: str | None = None, **options: Any) -> InferCall:
         ref = model_ref(model, version)
         if not isinstance(input, str):
             return build_call(ref, input, **options)
-        if ref not in self._text_inputs:
-            self._text_inputs[ref] = self._text_input(ref)
         task, field = self._text_inputs[ref]
         return build_call(ref, {field: input}, typed_as=self._typed_as(task), **options)
 
@@ -189,8 +199,10 @@ class SyncCalls(KnowledgeCalls):
             except TaskloomError as error:
                 time.sleep(attempts.wait_after(error, hopeless=not self._ever_answered))
 
-    def _begun(self, index: int, model: str, input: Mapping[str, Any] | str, timeout_s: float, options: BatchOptions) -> _Item:
+    def _begun(self, index: int, model: str, input: Mapping[str, Any] | str, options: BatchOptions) -> _Item:
+        timeout_s = self._looked_up(model, input, options)
         try:
+            options = {**options, "timeout_s": timeout_s}
             call = self._call(model, input, **options)
         except TaskloomError as error:
             if concerns_every_item(error, self._ever_answered):

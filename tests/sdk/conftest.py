@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,6 +31,7 @@ class ScriptedGateway(inference_pb2_grpc.InferenceServicer):
         self.outputs: dict[str, dict[str, Any]] = {}
         self.input_schema: dict[str, Any] = TEXT_SCHEMA
         self.behave: Callable[[pb.InferRequest], None] = lambda request: None
+        self.describes_after_s = 0.0
         self.requests: list[pb.InferRequest] = []
         self.metadata: list[dict[str, Any]] = []
         self.remaining: list[float] = []
@@ -89,6 +91,7 @@ class ScriptedGateway(inference_pb2_grpc.InferenceServicer):
         return pb.ListModelsResponse(models=[pb.Model(name="m", version="7", task="classification", aliases=["production"])])
 
     def DescribeModel(self, request: pb.DescribeModelRequest, context: grpc.ServicerContext) -> pb.DescribeModelResponse:
+        time.sleep(self.describes_after_s)
         model = pb.Model(name=request.model, version="7", task=self.task)
         schema = json.dumps(self.input_schema)
         return pb.DescribeModelResponse(model=model, input_schema=schema, output_schema="{}", params_schema="{}")

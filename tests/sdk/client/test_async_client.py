@@ -34,6 +34,18 @@ async def test_the_same_call_as_the_blocking_client(client, gateway):
     assert (await client.infer("m", "hello")).output == (await client.infer("m", {"text": "hello"})).output
 
 
+async def test_what_a_text_is_to_the_model_is_asked_within_the_calls_time(client, gateway):
+    gateway.describes_after_s = 0.4
+    assert (await client.infer("m", "hello", timeout_s=5)).output
+    assert gateway.remaining[0] < 4.7
+    with pytest.raises(DeadlineExceededError):
+        await client.infer("other", "hello", timeout_s=0.1)
+    with pytest.raises(DeadlineExceededError):
+        await client.stream_text("other", "hello", timeout_s=0.1).result()
+    with pytest.raises(DeadlineExceededError):
+        _ = [item async for item in client.infer_many("other", ["hello"] * 50, timeout_s=0.1)]
+
+
 async def test_repetitions_carry_the_same_idempotency_key(client, gateway):
     gateway.behave = fail_times(8, ReplicaLostError("gone"))
     await client.classify("x", model="m")

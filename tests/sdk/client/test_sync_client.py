@@ -52,6 +52,21 @@ def test_every_call_has_a_deadline(client, gateway):
     assert 0 < gateway.remaining[1] <= 3.1
 
 
+def test_what_a_text_is_to_the_model_is_asked_within_the_calls_time(client, gateway):
+    gateway.describes_after_s = 0.4
+    assert client.infer("m", "hello", timeout_s=5).output
+    assert gateway.remaining[0] < 4.7
+    began = time.monotonic()
+    for call in (
+        lambda: client.infer("other", "hello", timeout_s=0.1),
+        lambda: client.stream_text("other", "hello", timeout_s=0.1).result(),
+        lambda: list(client.infer_many("other", ["hello"] * 50, timeout_s=0.1)),
+    ):
+        with pytest.raises(DeadlineExceededError):
+            call()
+    assert time.monotonic() - began < 3, "it was asked for each of fifty texts"
+
+
 def test_a_string_goes_into_the_text_field(client, gateway):
     assert client.infer("m", "hello").output == {"labels": [{"label": "a", "score": 0.05}], "truncated": False}
     assert gateway.requests[0].classification.text == "hello"
