@@ -1,8 +1,8 @@
 """The hooks of the entry-point group `taskloom`.
 
 A plugin is a module (or object) that an entry point of that group names. It implements any of these. Those that begin
-with `register` are called once with a callable, do no work but registering, and import no ML library; the others say for themselves
-when they are called.
+with `register` are called once with a callable, do no work but registering, and import no ML library; the others say
+themselves when they are called.
 
     import taskloom.core as taskloom
 

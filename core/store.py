@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -88,7 +88,7 @@ class ModelStore:
             raise unknown_name("model", ref.name, self.models(), "`taskloom models list` describes them.")
         aliases = self.aliases(ref.name)
         version = aliases.get(ref.version, ref.version)
-        for root in self.roots:
+        for root in self._order(ref):
             folder = root / ref.name / version
             if version in versions and (folder / MANIFEST).is_file():
                 named = tuple(sorted(alias for alias, target in aliases.items() if target == version))
@@ -100,6 +100,13 @@ class ModelStore:
                     )
                 return artifact
         raise unknown_name(f"version of {ref.name}", ref.version, [*versions, *aliases])
+
+    def _order(self, ref: ModelRef) -> Iterable[Path]:
+        """Where to look for a version first: who named it, if it is an alias, and then the user's own. A later box may bring a
+        version of a number that the user has given."""
+        mine = tuple(reversed(self.roots))
+        named = [root for root in mine if ref.version in self._table(root, ref.name).aliases]
+        return dict.fromkeys((*named[:1], *mine))
 
     def artifacts(self) -> Iterator[Artifact]:
         for model in self.models():

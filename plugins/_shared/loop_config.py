@@ -37,8 +37,8 @@ class LoopConfig(Frozen):
     seed: int = Field(default=13, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     kept_in: Literal["fp32", "bf16"] = "fp32"
-    """What trained weights are rounded to in the end, before they are measured: an adapter and its head take half the room in
-    bf16."""
+    """What trained weights are rounded to at the end, before they are measured. In bf16 an adapter and its head take half the
+    room, and so does a network of our own; a whole checkpoint stays as large as it was."""
     device: str = "auto"
 
 

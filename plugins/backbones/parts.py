@@ -286,7 +286,7 @@ def freeze_bottom(model: Any, layers: int) -> None:
 
 
 def set_dropout(module: nn.Module, share: float) -> None:
-    """How much every dropout inside of a module drops in training."""
-    for part in module.modules():
-        if isinstance(part, nn.Dropout):
+    """How much every dropout inside of a module drops in training; an adapter has settings of its own."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Dropout) and "lora_dropout" not in name:
             part.p = share

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from taskloom.core.errors import ArtifactError, UnsupportedError
 from taskloom.core.types import Frozen
+from taskloom.plugins._shared.weights import stored
 from taskloom.plugins.backbones.encoder import TextEncoder
 from taskloom.plugins.backbones.packing import PREFIX
 from taskloom.plugins.backbones.shape import EncoderLayer, encoder_layers
@@ -167,7 +168,7 @@ def save_virtual_tokens(tokens: VirtualTokens, backbone: str, folder: Path) -> N
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: x.detach().cpu().contiguous() for name, x in tokens.weights.items()}, folder / WEIGHTS_FILE)
+    save_file(stored(tokens.weights), folder / WEIGHTS_FILE)
     config = VirtualConfig(virtual_tokens=tokens.method, tokens=tokens.count, backbone=backbone)
     (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
@@ -181,7 +182,7 @@ def read_virtual_tokens(folder: Path) -> VirtualTokens | None:
         if b'"virtual_tokens"' not in raw:
             return None
         config = VirtualConfig.model_validate_json(raw)
-        weights = load_file(folder / WEIGHTS_FILE)
+        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
     except (OSError, ValueError, ValidationError) as exc:
         raise ArtifactError(f"the adapter's virtual tokens can't be read: {str(exc).splitlines()[0]}") from exc
     layers = range(len(weights) // 2)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskloom.core.errors import ArtifactError, GateRefusedError, TaskloomError
+from taskloom.core.errors import ArtifactError, GateRefusedError, TaskloomError, unknown_name
 from taskloom.core.operator import operator
 from taskloom.core.types import PRODUCTION, ModelInfo, ModelRef
 from taskloom.sdk.cli.endpoint import gateway_options, json_option, open_gateway
@@ -167,7 +167,8 @@ def promote(cli: CliContext, /, model: str, version: str, *, alias: str, reason:
 @click.pass_obj
 def rollback(cli: CliContext, model: str, alias: str, reason: str) -> None:
     """Point an alias of MODEL back at where it pointed before."""
-    cli.store.resolve(ModelRef.parse(model))
+    if not cli.store.versions(model):
+        raise unknown_name("model", model, cli.store.models(), "`taskloom models list` describes them.")
     current = cli.store.aliases(model).get(alias)
     earlier = [move.before for move in cli.store.history(model) if move.alias == alias and move.after == current]
     version = (earlier[-1] if earlier else None) or ""

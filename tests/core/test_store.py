@@ -84,6 +84,18 @@ def test_the_users_versions_go_on_from_the_bundled_ones(tmp_path: Path) -> None:
     assert store.roll_back("intent-en").after == "1"
 
 
+def test_the_users_version_is_not_hidden_by_a_later_box(tmp_path: Path) -> None:
+    """A box that comes later may have a version of a number that the user has given."""
+    own = ModelStore([tmp_path / "bundled", tmp_path / "own"])
+    publish(ModelStore([tmp_path / "bundled"]), "box 1")
+    publish(own, "mine")
+    own.set_alias("intent-en", "production", "2")
+    publish(ModelStore([tmp_path / "bundled"]), "box 2", aliases=("latest",))
+    content = {name: own.resolve(f"intent-en@{name}").path("model.safetensors").read_text() for name in ("2", "1", "latest")}
+    assert content == {"2": "mine", "1": "box 1", "latest": "box 2"}
+    assert own.resolve("intent-en").path("model.safetensors").read_text() == "mine"
+
+
 def test_unknown_models_and_versions_say_what_exists(store: ModelStore) -> None:
     publish(store)
     with pytest.raises(NotFoundError, match="There are: intent-en"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from taskloom.core.types import Frozen
 from taskloom.plugins._shared.label_scores import LabelScore
@@ -111,6 +111,17 @@ class TrainConfig(EncoderTrainConfig):
     labels: tuple[Label, ...] = ()
     template: Annotated[str, Field(pattern=r"\{\}")] = "{}"
     """What stands around a label's name, at `{}`, when a zero-shot model reads it."""
+
+    @model_validator(mode="after")
+    def _settings_go_together(self) -> TrainConfig:
+        if self.mark_shared and not self.pair:
+            raise ValueError("mark_shared marks what the texts of a pair share; set pair = true, or leave it out")
+        kind = "pretrained" if self.pretrained else "zero_shot" if self.zero_shot else ""
+        if kind and self.mark_shared:
+            raise ValueError(f"a model with {kind} = true reads as its encoder has learnt to; leave mark_shared out")
+        if self.zero_shot and (self.multi_label or self.pair):
+            raise ValueError("a zero-shot model chooses one label for one text; leave multi_label and pair out")
+        return self
 
 
 class SavedClassifier(SavedEncoder):

@@ -15,7 +15,7 @@ MAX_QUESTION_CHARACTERS = 4_000
 INVISIBLE = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 """Unicode categories of control and format characters and of every kind of blank."""
 WINDOW_TOKENS = 160
-OVERLAP_TOKENS = 64
+OVERLAP_TOKENS = WINDOW_TOKENS // 3
 ANSWER_TOKENS = 40
 
 
@@ -113,10 +113,11 @@ class TrainConfig(EncoderTrainConfig):
 
     max_length: int = Field(default=WINDOW_TOKENS, ge=16)
     overlap: int = Field(default=OVERLAP_TOKENS, ge=0)
-    """Tokens of context that a window has in common with the next one."""
+    """Tokens of context that a window has in common with the next: at most a third of it, since a question may take half."""
     train_length: int = Field(default=96, ge=16)
     """Tokens of the windows to train on, question and special tokens included: one window of a row in each epoch, drawn
-    at random from those that share a third with the next. Shorter than `max_length` makes training cheaper."""
+    at random from those that share a third with the next. Shorter than `max_length` makes training cheaper; more than that is
+    `max_length`."""
     no_answer_share: float = Field(default=0.1, ge=0, le=1)
     """Share of windows without the answer among those drawn, where a row has both kinds: what "no answer" is learnt from."""
     max_answer_tokens: int = Field(default=ANSWER_TOKENS, ge=1, le=256)
@@ -132,8 +133,8 @@ class TrainConfig(EncoderTrainConfig):
 
     @model_validator(mode="after")
     def _windows_go_forward(self) -> TrainConfig:
-        if self.overlap * 2 > self.max_length:
-            raise ValueError(f"overlap is {self.overlap}; it may be at most half of max_length ({self.max_length})")
+        if self.overlap * 3 > self.max_length:
+            raise ValueError(f"overlap is {self.overlap}; it may be at most a third of max_length ({self.max_length})")
         return self
 
 

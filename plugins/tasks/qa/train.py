@@ -40,13 +40,14 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
         max_length=config.max_length,
         overlap=config.overlap,
     )
-    model.training = TrainingWindows(config.train_length, config.no_answer_share, config.max_answer_tokens)
+    length = min(config.train_length, config.max_length)
+    model.training = TrainingWindows(length, config.no_answer_share, config.max_answer_tokens)
     if config.backbone_dropout is not None:
         set_dropout(model.module.encoder, config.backbone_dropout)
     usable = [example for example in kept if model.can_learn(example)]
     if not usable:
         raise DataError(
-            f"no row has an answer of at most {config.max_answer_tokens} tokens, or a window of {config.train_length} without "
+            f"no row has an answer of at most {config.max_answer_tokens} tokens, or a window of {length} without "
             "one; raise max_answer_tokens or train_length",
             path=rows[0].path if rows else "",
         )
@@ -55,7 +56,7 @@ def train(config: TrainConfig, rows: Rows, validation: Rows, run: TrainRun) -> T
         usable,
         config,
         run,
-        length=lambda example: estimated_tokens(example.input.question, example.input.context, limit=config.train_length),
+        length=lambda example: estimated_tokens(example.input.question, example.input.context, limit=length),
         fingerprint=training_fingerprint(config, kept, held),
         validation=Validation(_measure(model, held), "f1") if held else None,
         is_head=lambda name: name.startswith("head."),

@@ -51,7 +51,7 @@ def train(
     features = sorted({f"{name}={value}" for e in kept for name, value in e.input.features.items()})
     backbone = load_backbone(config.backbone, max_length=config.towers.max_length, roots=run.roots)
     model = RecommendationModel.build(catalogue, towers=config.towers, backbone=backbone, users=users, features=features)
-    histories = [[catalogue.places[item] for item in e.input.history if item in catalogue.places] for e in kept]
+    histories = [[catalogue.places[item] for item in dict.fromkeys(e.input.history) if item in catalogue.places] for e in kept]
     if not any(histories):
         raise DataError(f"no item of {items_path} is in a history of {rows[0].path if rows else 'the training data'}")
     texts = embedded_texts(model, run.work_folder)

@@ -128,11 +128,13 @@ class TrainConfig(LoopConfig):
     backbone: str = DEFAULT_BACKBONE
     """The encoder (bundled, a Hugging Face id or a local folder); with `kind = "seq2seq"`, the checkpoint to train."""
     adapter: LoraSettings | None = None
-    """Train a small adapter too. Without one the backbone stays as it is, and each text runs through it only once."""
+    """Train a small adapter too. Without one the backbone stays as it is, and each text runs through it only once. A model
+    that writes has none: it is trained whole."""
     max_length: int = Field(default=256, ge=16)
     """Documents are read in windows of so many tokens."""
     training_tokens: int = Field(default=256, ge=16)
-    """Tokens of each document that training reads: its first sentences. Answers are made from the whole document."""
+    """Tokens of each document that training reads: its first sentences, or what of them a model that writes would read first.
+    Answers are made from the whole document."""
     max_documents: int = Field(default=0, ge=0)
     """Train on a random choice of so many rows; 0 is all."""
     sentences: int = Field(default=1, ge=1)
@@ -151,6 +153,12 @@ class TrainConfig(LoopConfig):
     """Leave the backbone's states of the training texts in the work folder's parent for the next training on them."""
     validation_documents: int = Field(default=300, ge=1)
     """At most so many of the rows held out are measured after each epoch."""
+
+    @model_validator(mode="after")
+    def _writers_are_trained_whole(self) -> TrainConfig:
+        if self.kind == "seq2seq" and self.adapter is not None:
+            raise ValueError('a model that writes (kind = "seq2seq") is trained whole; leave `adapter` out')
+        return self
 
 
 class SavedChooser(SavedEncoder):

@@ -23,11 +23,11 @@ class ReferenceJudge:
 
     def __init__(self, tokenizer: RougeTokenizer) -> None:
         self._tokens = tokenizer.tokenize
-        self._known: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}
+        self._known: dict[tuple[str, tuple[str, ...]], tuple[Tensor, Tensor]] = {}
         self.matched = self.referred = 0
 
     def targets(self, example: Example[SummarizationInput], sentences: Sequence[Sentence]) -> tuple[Tensor, Tensor]:
-        key = (example.path, example.line, len(example.input.document))
+        key = (example.input.document, tuple(example.target))
         if key not in self._known:
             self._known[key] = self._judge(example.input.document, example.target, sentences)
         return self._known[key]

@@ -107,7 +107,8 @@ def _train_chooser(config: TrainConfig, kept: Rows, held: Rows, run: TrainRun) -
 
 
 def _train_writer(config: TrainConfig, kept: Rows, held: Rows, run: TrainRun) -> TrainedSummarizer:
-    model = SummaryWriter.import_checkpoint(config.backbone, max_source_tokens=config.training_tokens, roots=run.roots)
+    model = SummaryWriter.import_checkpoint(config.backbone, roots=run.roots)
+    kept = [first_tokens(row, model, config.training_tokens) for row in kept]
     return _fit(model, kept, held, config=config, run=run, rouge=Rouge())
 
 
@@ -151,6 +152,14 @@ def beginning(row: Example[SummarizationInput], model: SentenceChooser, tokens: 
     whole = [sentence.end for sentence in sentences if sentence.end <= last]
     text = document[: whole[-1]] if whole else document[sentences[0].start : sentences[0].end]
     return row.model_copy(update={"input": SummarizationInput(document=text)})
+
+
+def first_tokens(row: Example[SummarizationInput], model: SummaryWriter, tokens: int) -> Example[SummarizationInput]:
+    """The row with so many tokens of its document."""
+    ends = [end for _, end in model.tokenizer.pieces([row.input.document])[0].offsets]
+    if len(ends) <= tokens:
+        return row
+    return row.model_copy(update={"input": SummarizationInput(document=row.input.document[: ends[tokens - 1]])})
 
 
 def _measure(model: SentenceChooser | SummaryWriter, held: Rows, rouge: Rouge) -> Callable[[], dict[str, float]]:

@@ -16,6 +16,7 @@ from taskloom.core.artifact import Artifact, BackboneInfo
 from taskloom.core.errors import ArtifactError, DataError, InvalidInputError, UnsupportedError
 from taskloom.core.task import Batch, Example, Outputs, TaskModel
 from taskloom.plugins._shared.label_scores import best_labels
+from taskloom.plugins._shared.weights import stored
 from taskloom.plugins.backbones.structure import encoder_structures
 from taskloom.plugins.tasks.vision.checkpoints import blank_model, load_checkpoint, read_processor, save_checkpoint
 from taskloom.plugins.tasks.vision.graph import groups_of, in_places, network_graph
@@ -156,8 +157,7 @@ class VisionModel(TaskModel[VisionInput, VisionOutput, VisionParams]):
         else:
             from safetensors.torch import save_file
 
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
-            save_file(weights, folder / WEIGHTS_FILE)
+            save_file(stored(self.module.state_dict()), folder / WEIGHTS_FILE)
         return self.saved.model_dump(mode="json")
 
     def save_rest(self, folder: Path) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
 from taskloom.core.errors import ConfigError, InvalidInputError
@@ -100,3 +101,17 @@ def test_it_is_made_from_rows_saved_and_loaded(tiny_bert: str, tmp_path: Path) -
     assert again.predict_one(TEXT) == ready(trained.model).predict_one(TEXT)
     result = task.evaluate(again, rows)
     assert result.metrics["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"zero_shot": True, "multi_label": True}, "leave multi_label and pair out"),
+        ({"zero_shot": True, "pair": True}, "leave multi_label and pair out"),
+        ({"pretrained": True, "pair": True, "mark_shared": True}, "leave mark_shared out"),
+        ({"mark_shared": True}, "set pair = true"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings: dict[str, bool], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        TrainConfig(**settings)

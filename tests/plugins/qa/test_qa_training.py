@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from taskloom.core.errors import DataError, InvalidInputError
 from taskloom.core.predictor import Predictor
@@ -159,6 +160,23 @@ def test_without_an_answer_it_says_so(trained: Any, as_predictor: Callable[[QaMo
     table = {line[0]: line[1] for line in result.tables["with and without an answer"][1:]}
     assert table["with an answer"] > 0.5
     assert table["without"] > 0.5
+
+
+def test_windows_go_forward_whatever_their_length(tiny_bert: str, tmp_path: Path) -> None:
+    """A question may take half of a window, and the windows that are trained on are no longer than those that are read."""
+    settings = {
+        "backbone": tiny_bert,
+        "max_length": 24,
+        "overlap": 8,
+        "train_length": 96,
+        "epochs": 1,
+        "validation_fraction": 0,
+    }
+    rows = [row("the card is lost " * 6, "lost", question="where is my card order refund " * 4)] * 4
+    model = train(TrainConfig(**settings), rows, [], TrainRun(tmp_path, show_progress=False)).model
+    assert model.saved.overlap == 8
+    with pytest.raises(ValidationError, match="at most a third of max_length"):
+        TrainConfig(max_length=24, overlap=9)
 
 
 def test_no_context_is_on_both_sides_of_the_split() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from taskloom.core.errors import DataError, ModelFailedError
 from taskloom.core.predictor import Predictor
@@ -25,7 +26,7 @@ from taskloom.plugins.tasks.summarization.rouge import RougeTokenizer
 from taskloom.plugins.tasks.summarization.schema import SummarizationInput, SummarizationParams, TrainConfig
 from taskloom.plugins.tasks.summarization.states import StateFile
 from taskloom.plugins.tasks.summarization.targets import ReferenceJudge
-from taskloom.plugins.tasks.summarization.train import beginning, chosen_rows, read_examples, train
+from taskloom.plugins.tasks.summarization.train import beginning, chosen_rows, first_tokens, read_examples, train
 
 DATA = Path(__file__).parents[2] / "data"
 FAST: dict[str, Any] = {
@@ -180,6 +181,20 @@ def test_a_writer_is_trained_by_the_same_command(writer_checkpoint: Callable[...
     assert found.history[-1]["loss"] < found.history[0]["loss"]
 
 
+def test_a_writer_reads_the_whole_document_whatever_it_was_trained_on(
+    writer_checkpoint: Callable[..., str], tmp_path: Path
+) -> None:
+    checkpoint, document = writer_checkpoint("t5"), "the city buys buses " * 20
+    settings = {"kind": "seq2seq", "backbone": checkpoint, "epochs": 1, "validation_fraction": 0, "training_tokens": 16}
+    model = train(TrainConfig(**settings), [example(document, "city buys")], [], TrainRun(tmp_path, True, False)).model
+    assert model.encode([SummarizationInput(document=document)])["lengths"].item() > 60
+    short = first_tokens(example(document, "city buys"), model, 16).input.document
+    assert document.startswith(short)
+    assert len(model.tokenizer.pieces([short])[0].ids) == 16
+    with pytest.raises(ValidationError, match="is trained whole"):
+        TrainConfig(**settings, adapter={"r": 2})
+
+
 # -- targets --------------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +212,13 @@ def test_chinese_characters_are_judged_one_by_one() -> None:
     row = example("市议会决定。", "市会")
     _, flags = ReferenceJudge(RougeTokenizer()).targets(row, split_sentences(row.input.document))
     assert flags.tolist() == [1, 0, 1, 0, 0, -1]
+
+
+def test_documents_of_one_length_are_not_taken_for_each_other() -> None:
+    judge = ReferenceJudge(RougeTokenizer())
+    rows = [example(f"{first} {second}", "a dog") for first, second in (("A dog.", "A cat."), ("A cat.", "A dog."))]
+    found = [judge.targets(row, split_sentences(row.input.document))[0].argmax().item() for row in rows]
+    assert found == [0, 1]
 
 
 def test_training_reads_the_first_sentences_that_fit(tiny_bert: str) -> None:
