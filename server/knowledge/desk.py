@@ -77,6 +77,10 @@ class _Open:
     users: int = 0
     left_s: float = 0.0
 
+    def leave(self) -> None:
+        self.users -= 1
+        self.left_s = asyncio.get_running_loop().time()
+
 
 def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngine) -> KnowledgeDesk:
     """The knowledge bases of a home, on an engine that serves their models."""
@@ -145,17 +149,22 @@ class KnowledgeDesk:
 
     async def drop(self, tenant: str, base: str) -> None:
         async with self._opened(tenant, base, own=True) as opened:
-            await _finished(self._dropped(opened))
+            folder = opened.place.folder
+            async with opened.writing, self._opening[folder]:
+                if self._open.get(folder) is not opened:
+                    raise _gone(opened.place)
+                await _finished(self._dropped(opened))
 
     async def _dropped(self, opened: _Open) -> None:
         folder = opened.place.folder
-        async with opened.writing, self._opening[folder]:
-            if self._open.get(folder) is not opened:
-                raise _gone(opened.place)
-            del self._open[folder]  # who comes now waits for the lock, and finds no base or another
+        del self._open[folder]  # who comes now waits for the lock, and finds no base or another
+        try:
             aside = await self._changing(self._folders.put_aside, opened.place)
-            await self._changing(opened.base.close)
-            await self._changing(self._folders.discard, aside)
+        except BaseException:
+            self._open[folder] = opened  # it is there still
+            raise
+        await self._changing(opened.base.close)
+        await self._changing(self._folders.discard, aside)
 
     async def stats(self, tenant: str, base: str) -> BaseInfo:
         async with self._view(tenant, base, None) as (opened, view):
@@ -271,14 +280,24 @@ class KnowledgeDesk:
 
     @asynccontextmanager
     async def _opened(self, tenant: str, base: str, *, own: bool = False) -> AsyncIterator[_Open]:
-        """A base, which stays open meanwhile unless somebody drops it."""
-        opened = await self._known(tenant, base, own=own)
-        opened.users += 1
+        """A base, which stays open meanwhile unless somebody drops it. One that is being opened is opened to the end, but who
+        does not wait any longer need not."""
+        taking = asyncio.ensure_future(self._taken(tenant, base, own=own))
+        try:
+            opened = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(_given_back)
+            raise
         try:
             yield opened
         finally:
-            opened.users -= 1
-            opened.left_s = asyncio.get_running_loop().time()
+            opened.leave()
+
+    async def _taken(self, tenant: str, base: str, *, own: bool) -> _Open:
+        """A base with one user more."""
+        opened = await self._known(tenant, base, own=own)
+        opened.users += 1
+        return opened
 
     async def _known(self, tenant: str, base: str, *, own: bool) -> _Open:
         find = self._folders.own if own else self._folders.find
@@ -291,7 +310,10 @@ class KnowledgeDesk:
             known = self._open.get(place.folder)
             if known is None:
                 plugin = self._registry.retrievers.get(place.spec.retriever)
-                known = _Open(place, await _finished(self._changing(plugin.open, place.content)))
+                known = _Open(place, await self._in_thread(plugin.open, place.content))
+                if self._closed:
+                    await asyncio.to_thread(known.base.close)
+                    raise _closing()
                 self._open[place.folder] = known
                 if self._settings.idle_s and self._closing_idle is None:
                     self._closing_idle = asyncio.get_running_loop().create_task(self._close_idle())
@@ -324,7 +346,7 @@ class KnowledgeDesk:
 
     async def _run_in(self, threads: ThreadPoolExecutor, work: Callable[..., T], *given: Any) -> T:
         if self._closed:
-            raise UnavailableError("the knowledge bases are being closed; try again in a few seconds")
+            raise _closing()
         return await asyncio.get_running_loop().run_in_executor(threads, partial(work, *given))
 
     async def close(self) -> None:
@@ -353,6 +375,15 @@ async def _finished(work: Coroutine[Any, Any, T]) -> T:
             if task.cancelled():
                 raise
     return task.result()
+
+
+def _given_back(taking: asyncio.Task[_Open]) -> None:
+    if not taking.cancelled() and taking.exception() is None:
+        taking.result().leave()
+
+
+def _closing() -> UnavailableError:
+    return UnavailableError("the knowledge bases are being closed; try again in a few seconds")
 
 
 def _gone(place: Place) -> NotFoundError:

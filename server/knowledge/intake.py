@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import TypeVar
 
 from taskloom.core.errors import InvalidInputError, UnavailableError
 from taskloom.core.knowledge import Embedded, Passage, Prepared, Refused
 from taskloom.core.knowledge_graph import EntityMention, Extraction, RelationMention
 from taskloom.core.settings import KnowledgeSettings
+from taskloom.server.knowledge.at_once import all_of, each_of
 from taskloom.server.knowledge.models import KnowledgeModels, Placed
-
-T = TypeVar("T")
 
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\Wa-z])|[。！？]+[”’』」）]*|\n\s*\n")
 MOST_PAIRS = 32
 """Of names in one passage whose relation is asked for, the nearest first."""
+
+
+AT_ONCE = 64
+"""Passages of one upsert that are under way: half of what models are asked about at a time, so that a small upsert need not
+wait for a large one."""
 
 
 class Intake:
@@ -48,7 +50,7 @@ class Intake:
         """The places of the passages whose language has an embedding model."""
         languages = self._models.spaces().keys()
         passages = [passage for passage in prepared.passages if self.language(passage.language) in languages]
-        placed = await _all([self._placed(passage) for passage in passages])
+        placed = await each_of(passages, self._placed, AT_ONCE)
         refused = _refused(passages, placed, "a passage can't be embedded")
         vectors = [
             Embedded(passage.passage_id, place.space, place.vector)
@@ -71,7 +73,7 @@ class Intake:
         """What stands in the passages whose language has a model that finds names; those that are `known` are not read."""
         there = self.extractors(prepared.passages)
         passages = [one for one in prepared.passages if one.passage_id not in known and one.language in there]
-        found = await _all([self._extraction(passage) for passage in passages])
+        found = await each_of(passages, self._extraction, AT_ONCE)
         refused = _refused(passages, found, "the names in a passage can't be found")
         kept = _without(prepared, refused)
         extractions = [*known.values(), *(one for one in found if isinstance(one, Extraction))]
@@ -90,7 +92,7 @@ class Intake:
             self._relation(passage.text[start:end], (start, head, tail), entities, language)
             for start, end, head, tail in pairs(passage.text, entities)
         ]
-        answers = await _all(asked)
+        answers = await all_of(asked)
         relater = next((model for _, model in answers if model), self._models.extractor(language, "relations"))
         return Extraction(
             passage_id=passage.passage_id,
@@ -141,16 +143,6 @@ def _sentences(text: str, entities: Sequence[EntityMention]) -> Iterator[tuple[i
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
     cuts = [end for end in ends if not any(one.start < end < one.end for one in entities)]
     yield from pairwise([0, *cuts, len(text)])
-
-
-async def _all(work: Sequence[Awaitable[T]]) -> list[T]:
-    """All of it, or the first failure: then nothing goes on."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _refused(passages: Sequence[Passage], made: Sequence[object], why: str) -> dict[str, Refused]:

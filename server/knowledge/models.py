@@ -30,6 +30,7 @@ from taskloom.core.knowledge_graph import EntityMention
 from taskloom.core.ports import InferenceEngine, PartSink
 from taskloom.core.settings import KnowledgeSettings
 from taskloom.core.types import InferCall, InferResult, ModelRef
+from taskloom.server.knowledge.at_once import all_of
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class KnowledgeModels:
             for passage in passages
         ]
         try:
-            results = await asyncio.gather(*asked)
+            results = await all_of(asked)
         except NotFoundError as error:
             log.warning("questions in %r are answered by FAQ entries alone: %s", language, error)
             return [], ""
@@ -168,7 +169,7 @@ class KnowledgeModels:
         names = ("question", "context") if reads else ("text", "text_pair")
         params: dict[str, Any] = {"no_answer_threshold": 1.0} if reads else {"top_k": None, "threshold": 0.0}
         asked = [self._ask(model, dict(zip(names, (question, one), strict=True)), params, deadline_s) for one in passages]
-        results = await asyncio.gather(*asked)
+        results = await all_of(asked)
         scores = [1.0 - _reading(result).no_answer if reads else _relevance(result) for result in results]
         return scores, f"{results[0].model}@{results[0].version}"
 
@@ -240,7 +241,7 @@ class KnowledgeModels:
             info = self._engine.describe(ModelRef.parse(name)).info
         except NotFoundError as exc:
             raise UnsupportedError(
-                f"the graph of this knowledge base needs {name}, which is not served: {exc.message}. Serve it as well, or name "
+                f"the graph of this knowledge base needs {name}, which is not served. Serve it as well, or name "
                 f"another or none as `{use}` in [knowledge.languages.{language}]"
             ) from exc
         return f"{info.name}@{info.version}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -47,6 +48,7 @@ class Engine:
         self.version = "1"
         self.refuses = ""
         self.ranks_after_s = 0.0
+        self.embeds_after: asyncio.Event | None = None
         self.served = True
         self.missing: set[str] = set()
         self.fails: TaskloomError | None = None
@@ -65,6 +67,8 @@ class Engine:
             await asyncio.sleep(self.ranks_after_s)
             output = _relevance(**call.input)
         elif call.model.name == "words-en":
+            if self.embeds_after is not None:
+                await self.embeds_after.wait()
             output = _vector(call.input["text"])
         else:
             output = _number(**call.input)
@@ -513,6 +517,103 @@ async def test_asking_while_idle_bases_are_closed_never_fails(tmp_path: Path, en
     await asyncio.gather(*(asking() for _ in range(3)))
     await desk.drop("north", "rivers")
     assert not await desk.bases("north")
+    await desk.close()
+
+
+async def test_a_drop_that_waits_and_is_given_up_drops_nothing(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    goes_on = asyncio.Event()
+    engine.embeds_after = goes_on
+    changing = asyncio.ensure_future(desk.upsert("north", "rivers", documents(document("elbe", "The Elbe is a river."))))
+    await asyncio.sleep(0.1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(desk.drop("north", "rivers"), 0.1)
+    goes_on.set()
+    await changing
+    assert (await desk.stats("north", "rivers")).stats.documents == 4
+    await desk.close()
+
+
+async def test_a_drop_that_fails_leaves_the_base_as_it_was(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = await filled(tmp_path, engine)
+
+    def refuse(*_: Any) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(desk._folders, "put_aside", refuse)
+        with pytest.raises(OSError, match="Read-only"):
+            await desk.drop("north", "rivers")
+    assert (await ask(desk, "What length has the river Nile?")).answer == "6650"
+    await desk.drop("north", "rivers")
+    assert not await desk.bases("north")
+    await desk.close()
+
+
+async def test_who_waits_for_a_base_to_be_opened_may_give_up(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await filled(tmp_path, engine)).close()
+    desk = make_desk(tmp_path, engine)
+    opened, whole = threading.Event(), FaissRetriever.open
+
+    def slowly(self: FaissRetriever, folder: Path) -> Any:
+        assert opened.wait(10)
+        return whole(self, folder)
+
+    monkeypatch.setattr(FaissRetriever, "open", slowly)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(ask(desk, "What length has the river Nile?"), 0.1)
+    assert time.monotonic() - began < 5
+    opened.set()
+    assert (await ask(desk, "What length has the river Nile?")).answer == "6650"
+    assert [one.users for one in desk._open.values()] == [0]
+    await desk.close()
+
+
+async def test_a_large_upsert_asks_about_few_passages_at_a_time(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    most, running = 0, 0
+    infer = engine.infer
+
+    async def counted(call: InferCall, send: Any = None) -> InferResult:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        try:
+            return await infer(call, send)
+        finally:
+            running -= 1
+
+    engine.infer = counted  # type: ignore[method-assign]
+    told = await desk.upsert("north", "rivers", documents(*(document(str(n), f"River {n} is long.") for n in range(300))))
+    assert len(told.changed) == 300
+    assert 1 < most <= 64
+    await desk.close()
+
+
+async def test_when_a_reader_fails_nothing_is_read_any_more(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine)
+    infer, ended = engine.infer, 0
+
+    async def second_fails(call: InferCall, send: Any = None) -> InferResult:
+        nonlocal ended
+        if call.model.name == "numbers-en":
+            if "Nile" in call.input["context"]:
+                raise OverloadedError("too much", 1.0)
+            await asyncio.sleep(0.2)
+            ended += 1
+        return await infer(call, send)
+
+    engine.infer = second_fails  # type: ignore[method-assign]
+    with pytest.raises(OverloadedError):
+        await ask(desk, "What length has the river Danube, and the Nile?")
+    await asyncio.sleep(0.4)
+    assert ended == 0
     await desk.close()
 
 
