@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from taskloom.core.errors import ConfigError, DeadlineExceededError, InputTooLargeError, TaskloomError, UnavailableError
+from taskloom.core.wire.limits import MAX_REPLY_BYTES
 from taskloom.core.wire.status import REQUEST_ID_KEY, from_rpc_error
 from taskloom.sdk.retries import RetryPolicy
 
@@ -22,7 +23,6 @@ HEALTH_REQUEST = b""
 _SERVING = b"\x08\x01"
 """Field 1, varint 1: HealthCheckResponse.SERVING. The generated messages come with the server extra only."""
 
-MAX_REPLY_BYTES = 64 * 1024 * 1024
 _MAY_SPEAK_TLS = "; one that speaks TLS needs ca_certificate= (--ca-certificate)"
 """gRPC does not tell a server that hangs up, because it was greeted without TLS, from one that isn't there."""
 

@@ -56,6 +56,10 @@ class IdempotentRuns:
         self._running: dict[Key, _Run] = {}
         self._answers: OrderedDict[Key, _Answer] = OrderedDict()
 
+    def running(self, key: Key) -> bool:
+        """Whether who joins now would wait."""
+        return key in self._running
+
     async def join(self, key: Key, digest: bytes) -> InferResult | None:
         """The answer of another call with this key, waited for if it runs now; None if the caller is to `lead`.
 

@@ -25,7 +25,7 @@ from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelI
 from taskloom.server.admission import Admission, within
 from taskloom.server.auth.limits import RateLimits
 from taskloom.server.auth.policy import PREDICT, ModelAccess
-from taskloom.server.idempotency import IdempotentRuns, content_digest
+from taskloom.server.idempotency import IdempotentRuns, Key, content_digest
 from taskloom.server.ledger import Observer, RequestLedger, as_error
 from taskloom.server.records import NO_FACTS, RequestRecord, SentParts, asked, left
 
@@ -123,10 +123,15 @@ class InferenceService:
         """As `_answer`, but for all calls with one idempotency key together."""
         key = (principal.key_id or principal.name, call.idempotency_key)
         digest = content_digest(call)
+        started = time.perf_counter()
         try:
-            result = await self._runs.join(key, digest)
-        except InvalidInputError as error:
+            result = await self._joined(call, key, digest)
+        except TaskloomError as error:
             await self.record_refusal(principal, error, call.request_id, call.model.name, facts=facts)
+            raise
+        except asyncio.CancelledError:
+            record = RequestRecord(principal, call.request_id, facts, call.model.name)
+            self.ledger.departed(record, call.deadline_s, time.perf_counter() - started)
             raise
         if result is None:
             return await self._runs.lead(key, digest, self._answer(principal, call, facts, send))
@@ -136,6 +141,13 @@ class InferenceService:
         )
         await self.ledger.append(replay.entry("event"))
         return result
+
+    async def _joined(self, call: InferCall, key: Key, digest: bytes) -> InferResult | None:
+        if not self._runs.running(key):
+            return await self._runs.join(key, digest)
+        _, left_s = self.admission.deadline(call.deadline_s)
+        late = "the deadline passed before the call that had this idempotency key first was answered"
+        return await within(left_s, self._runs.join(key, digest), late)
 
     async def _answer(
         self, principal: Principal, call: InferCall, facts: Mapping[str, Any], send: PartSink | None

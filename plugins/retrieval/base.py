@@ -67,7 +67,7 @@ class StoredKnowledgeBase(KnowledgeBase):
             split = self._splitter(document)
             if isinstance(split, Refused):
                 refused.append(split)
-            elif not split[1]:
+            elif not any(passage.text.strip() for passage in split[1]):
                 refused.append(Refused(document_id=name, reason="it has no text"))
             else:
                 given[name] = (split[0], split[1])
@@ -235,7 +235,7 @@ class StoredKnowledgeBase(KnowledgeBase):
             newest, *others = self._store.versions()
             for info in others:
                 if info.name == name:
-                    raise AlreadyExistsError(f"version {info.number} is called {name!r}; forget it, or choose another name")
+                    raise AlreadyExistsError(f"version {info.number} is called {name!r} already; choose another name")
             if newest.name and newest.name != name:
                 raise AlreadyExistsError(f"version {newest.number} is kept already, as {newest.name!r}")
             self._store.name_version(newest.number, name)

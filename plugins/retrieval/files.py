@@ -7,8 +7,8 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +40,28 @@ class IndexFiles:
     def write_dense(self, target: str, index: DenseIndex) -> IndexRecord:
         content = library.serialize_index(index.index).tobytes()
         name = f"dense-{secrets.token_hex(8)}.faiss"
-        aside = self.folder / f".{name}.new"
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(self.folder / name)
+        with self._aside(name) as aside:
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.rename(self.folder / name)
         sync_path(self.folder)
         facts = {"kind": index.kind, "effort": index.effort, "recall": index.recall, "trained": index.trained}
         return IndexRecord(target, name, hashlib.sha256(content).hexdigest(), index.source.rows, facts)
+
+    @contextmanager
+    def _aside(self, name: str) -> Iterator[Path]:
+        """Where a new index is made, to be renamed when it is whole. What could not be made whole takes no room."""
+        aside = self.folder / f".{name}.new"
+        try:
+            yield aside
+        except BaseException:
+            if aside.is_dir():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.unlink(missing_ok=True)
+            raise
 
     def read_dense(self, record: IndexRecord, source: VectorSource, config: KnowledgeConfig) -> DenseIndex:
         """Raises `DamagedIndexError`, before anything is made of the file, if it is not what was written."""
@@ -66,15 +79,15 @@ class IndexFiles:
 
     def write_sparse(self, passages: Iterable[tuple[int, Sequence[str]]], rows: Ints) -> IndexRecord:
         name = f"sparse-{secrets.token_hex(8)}"
-        aside = self.folder / f".{name}.new"
-        aside.mkdir()
-        count, length = write_sparse(aside, passages)
-        for file in _contents(aside):
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        sync_path(aside)
-        digest = _folder_digest(aside)
-        aside.rename(self.folder / name)
+        with self._aside(name) as aside:
+            aside.mkdir()
+            count, length = write_sparse(aside, passages)
+            for file in _contents(aside):
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            sync_path(aside)
+            digest = _folder_digest(aside)
+            aside.rename(self.folder / name)
         sync_path(self.folder)
         return IndexRecord(SPARSE, name, digest, rows[-1:], {"passages": count, "length": length})
 

@@ -13,6 +13,7 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from typing import TypeVar
 
 import psutil
 
+from taskloom.core.digest import sha256_hex
 from taskloom.core.errors import UnavailableError
 from taskloom.core.settings import Settings
 from taskloom.core.store import write_atomically
@@ -69,6 +71,12 @@ class RayCluster:
     @property
     def private(self) -> bool:
         return self._settings.ray.address is None
+
+    @property
+    def owner(self) -> str:
+        """Whose the applications on the cluster are: another gateway's are left alone, and those that this one left behind when
+        it was killed are taken up."""
+        return sha256_hex(f"{socket.gethostname()} {self._settings.home.resolve()}".encode())[:8]
 
     async def start(self) -> None:
         """Raises `UnavailableError` if Ray can't be started or joined."""

@@ -14,6 +14,7 @@ from taskloom.core.errors import ConfigError
 from taskloom.core.preflight import check_exposure
 from taskloom.core.settings import ServerSettings, TlsSettings
 from taskloom.core.wire.gen import inference_pb2_grpc, knowledge_pb2_grpc
+from taskloom.core.wire.limits import MAX_REPLY_BYTES
 from taskloom.server.gateway.inference import SERVICE, InferenceServicer
 from taskloom.server.gateway.interceptors import AccessInterceptor, ErrorInterceptor, KeyAuthenticator
 from taskloom.server.gateway.knowledge import KNOWLEDGE_SERVICE, KnowledgeServicer, NoKnowledge
@@ -140,7 +141,7 @@ class HandlerList:
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", max(settings.max_message_bytes, MAX_REPLY_BYTES)),
         ("grpc.max_concurrent_streams", settings.max_concurrent_requests),
         # A second gateway on the same port is a mistake to report, not a share of the traffic.
         ("grpc.so_reuseport", 0),

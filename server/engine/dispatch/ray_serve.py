@@ -43,7 +43,8 @@ class RayDispatcher:
         self._spec = replace(spec, settings=_with_threads(spec.settings))
         self._cluster = cluster
         self._registry = registry
-        self._app = f"taskloom-{spec.pool}"
+        self._app = f"taskloom-{spec.pool}-{cluster.owner}"
+        self._deployed = False
         self._handle: Any = None
         self._stream_handle: Any = None
         self._replicas = 0
@@ -122,14 +123,16 @@ class RayDispatcher:
         if self._poller is not None:
             self._poller.cancel()
             await asyncio.gather(self._poller, return_exceptions=True)
-        handle, self._handle, self._replicas = self._handle, None, 0
-        if handle is not None and not self._cluster.private:
+        self._handle, self._replicas = None, 0
+        deployed, self._deployed = self._deployed, False
+        if deployed and not self._cluster.private:
             await self._cluster.run(self._delete)
 
     # -- deploying ----------------------------------------------------------------------------------------------------------
 
     async def _deploy(self, spec: ReplicaSpec) -> None:
         environment = _environment(spec, self._registry)
+        self._deployed = True  # from here on there may be something that takes room, whether it starts or not
         await self._cluster.run(lambda: self._send_deployment(spec, environment))
         limit = time.monotonic() + spec.settings.start_timeout_s
         while True:

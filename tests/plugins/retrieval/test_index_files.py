@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import logging
+import os
 import shutil
 import weakref
 from collections.abc import Callable
@@ -83,6 +84,27 @@ def test_left_over_files_are_cleared_away(create: Create, retriever: FaissRetrie
     (folder / "indexes" / "sparse-0").mkdir()
     retriever.open(folder).close()
     assert sorted(path.name for path in (folder / "indexes").iterdir()) == kept
+
+
+@pytest.mark.parametrize("synced", range(6))
+def test_an_index_that_could_not_be_written_takes_no_room(
+    create: Create, folder: Path, monkeypatch: pytest.MonkeyPatch, synced: int
+) -> None:
+    base = create(delta_limit=0)
+    put(base, *numbered(10))
+    room = iter(range(synced))
+
+    def fsync(_: int) -> None:
+        if next(room, None) is None:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match="No space left"):
+            base.compact()
+    assert not [path for path in (folder / "indexes").iterdir() if path.name.startswith(".")]
+    base.compact()
+    assert len(list((folder / "indexes").iterdir())) == 2
 
 
 def test_compaction_starts_by_itself_when_enough_came_in(create: Create, folder: Path) -> None:

@@ -69,13 +69,14 @@ def test_only_what_is_new_or_changed_is_prepared(base: KnowledgeBase) -> None:
         Document(document_id="d0002", text="changed once more"),
         Document(document_id="binary", text="\0"),
         Document(document_id="empty", text=""),
+        Document(document_id="no answer", text=" ", question="When are you open?"),
     ]
     prepared = base.prepare(documents)
     assert [document.document_id for document in prepared.documents] == ["d0002"]
     assert [passage.text for passage in prepared.passages] == ["changed"]
     assert prepared.unchanged == ("d0000", "d0001")
     assert prepared.duplicates == {"twin": "d0000"}
-    assert [refused.document_id for refused in prepared.refused] == ["d0002", "binary", "empty"]
+    assert [refused.document_id for refused in prepared.refused] == ["d0002", "binary", "empty", "no answer"]
     assert base.versions()[0].number == 1, "preparing changes nothing"
 
 

@@ -24,3 +24,8 @@ async def test_a_process_may_serve_one_home_after_another(tmp_path: Path) -> Non
             await cluster.close()
         tokens.add((home / TOKEN_FILE).read_text())
     assert len(tokens) == 2, "each home has a token of its own"
+
+
+async def test_gateways_that_share_a_cluster_do_not_share_names(tmp_path: Path) -> None:
+    names = {RayCluster(Settings(home=tmp_path / home)).owner for home in ("a", "b", "a")}
+    assert len(names) == 2

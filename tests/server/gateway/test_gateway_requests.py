@@ -130,9 +130,9 @@ async def test_a_message_over_the_limit_is_not_read() -> None:
         assert status is Code.RESOURCE_EXHAUSTED
         squeezed = stub.Infer(ask("x" * 5_000_000), metadata=bearer(), compression=grpc.Compression.Gzip)
         assert (await failure(squeezed))[0] is Code.RESOURCE_EXHAUSTED
-        # ... and an answer over it is not sent.
-        status, _ = await failure(stub.Infer(ask("x" * 9_950), metadata=bearer()))
-        assert status is Code.RESOURCE_EXHAUSTED
+        # ... and an answer over it, which is on record, leaves all the same.
+        answer = await stub.Infer(ask("x" * 9_950), metadata=bearer())
+        assert answer.ByteSize() > 9_950
         assert len(small.engine.ran) == 2
 
 
@@ -252,6 +252,21 @@ async def test_when_the_first_caller_goes_away_the_next_one_runs_it(running: Run
     answers = await asyncio.gather(*joined)
     assert len(running.engine.ran) == 2
     assert len({answer.request_id for answer in answers}) == 1
+
+
+async def test_who_waits_for_another_call_with_its_key_waits_no_longer_than_it_has_and_is_on_record(running: Running) -> None:
+    stub = running.stub()
+    first = stub.Infer(ask("slow", idempotency_key="i1", request_id="first"), metadata=bearer())
+    await running.engine.started.wait()
+    status, _ = await failure(stub.Infer(ask("slow", idempotency_key="i1", request_id="late"), metadata=bearer(), timeout=0.3))
+    assert status is Code.DEADLINE_EXCEEDED
+    gone = stub.Infer(ask("slow", idempotency_key="i1", request_id="gone"), metadata=bearer())
+    await asyncio.sleep(0.2)
+    gone.cancel()
+    await until(lambda: running.audit.kinds("late") == running.audit.kinds("gone") == ["failed"])
+    assert sorted(running.audit.codes()) == ["cancelled", "deadline_exceeded"]
+    running.engine.release.set()
+    await first
 
 
 async def test_an_error_is_not_kept(running: Running) -> None:

@@ -15,21 +15,53 @@ def turns(*questions: str) -> list[Turn]:
 
 @pytest.mark.parametrize(
     "question",
-    ["How long is it?", "And in winter?", "What about returns?", "Why?", "Which one is cheaper?", "How much?"],
+    [
+        "How long is it?",
+        "And in winter?",
+        "What about returns?",
+        "Why?",
+        "Which one is cheaper?",
+        "How much?",
+        "How do I get there?",
+        "What does that cost?",
+        "Who is in charge of that?",
+    ],
 )
 def test_a_question_that_goes_on_is_read_behind_the_one_that_it_needs(question: str) -> None:
     asked = understood(question, turns("How long is the Danube?"), "en")
     assert asked == f"How long is the Danube? {question}"
 
 
-@pytest.mark.parametrize("question", ["那保修期呢?", "它多少钱?", "为什么?", "这个怎么安装?", "还有别的颜色吗?"])
+@pytest.mark.parametrize(
+    "question",
+    [
+        "那保修期呢?",
+        "它多少钱?",
+        "为什么?",
+        "这个怎么安装?",
+        "还有别的颜色吗?",
+        "该产品保修多久?",
+        "其价格是多少?",
+        "他是谁的作者?",
+    ],
+)
 def test_the_same_in_chinese(question: str) -> None:
     assert understood(question, turns("X200 路由器支持 WiFi 6 吗?"), "zh") == f"X200 路由器支持 WiFi 6 吗? {question}"
 
 
 @pytest.mark.parametrize(
     ("question", "language"),
-    [("How long is the Rhine?", "en"), ("Who wrote Faust?", "en"), ("X300 路由器的保修期是多久?", "zh")],
+    [
+        ("How long is the Rhine?", "en"),
+        ("Who wrote Faust?", "en"),
+        ("Is there a warranty on the X200?", "en"),
+        ("Which are the routers that reach the garden?", "en"),
+        ("X300 路由器的保修期是多久?", "zh"),
+        ("我应该怎么申请退款?", "zh"),
+        ("有没有其他颜色的路由器?", "zh"),
+        ("吉他课程怎么退款?", "zh"),
+        ("路由器因此损坏怎么办?", "zh"),
+    ],
 )
 def test_a_question_that_stands_alone_is_left_as_it_is(question: str, language: str) -> None:
     assert understood(question, turns("How long is the Danube?"), language) == question
