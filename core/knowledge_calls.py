@@ -4,7 +4,7 @@ Protocol of what stands behind it."""
 from __future__ import annotations
 
 import string
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Annotated, Literal, Protocol
 
 from pydantic import AfterValidator, Field
@@ -236,8 +236,8 @@ class KnowledgeEngine(Protocol):
 
     async def create(self, tenant: str, spec: BaseSpec) -> BaseInfo: ...
 
-    async def bases(self, tenant: str) -> Sequence[BaseInfo]:
-        """Those that the tenant may ask: its own and the shared ones."""
+    async def bases(self, tenant: str, wanted: Callable[[str], bool] = ...) -> Sequence[BaseInfo]:
+        """Those that the tenant may ask, its own and the shared ones, whose names are `wanted` (all if nothing is said)."""
 
     async def names(self, tenant: str) -> Collection[str]:
         """Their names alone, which costs little: none is opened."""

@@ -77,9 +77,10 @@ class _Open:
     users: int = 0
     left_s: float = 0.0
 
-    def leave(self) -> None:
+    def leave(self, *, looked: bool = False) -> None:
         self.users -= 1
-        self.left_s = asyncio.get_running_loop().time()
+        if not looked:
+            self.left_s = asyncio.get_running_loop().time()
 
 
 def open_knowledge(settings: Settings, registry: Registry, engine: InferenceEngine) -> KnowledgeDesk:
@@ -134,10 +135,12 @@ class KnowledgeDesk:
                 opened.place = await _finished(self._changing(self._folders.configure, opened.place, answering))
         return await self.stats(tenant, base)
 
-    async def bases(self, tenant: str) -> Sequence[BaseInfo]:
+    async def bases(self, tenant: str, wanted: Callable[[str], bool] = lambda _: True) -> Sequence[BaseInfo]:
         """What can't be opened is left out, and logged: one damaged base must not hide the others."""
         found = []
         for place in await self._in_thread(self._folders.visible, tenant):
+            if not wanted(place.spec.base):
+                continue
             try:
                 found.append(await self.stats(tenant, place.spec.base))
             except TaskloomError as error:
@@ -167,7 +170,7 @@ class KnowledgeDesk:
         await self._changing(self._folders.discard, aside)
 
     async def stats(self, tenant: str, base: str) -> BaseInfo:
-        async with self._view(tenant, base, None) as (opened, view):
+        async with self._view(tenant, base, None, looks=True) as (opened, view):
             stats = await self._in_thread(view.stats)
         spec = opened.place.spec
         return BaseInfo(base=spec.base, shared=spec.shared, retriever=spec.retriever, answering=spec.answering, stats=stats)
@@ -260,8 +263,10 @@ class KnowledgeDesk:
     # -- opening and closing ----------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _view(self, tenant: str, base: str, version: int | None) -> AsyncIterator[tuple[_Open, View]]:
-        async with self._opened(tenant, base) as opened, self._using(opened):
+    async def _view(
+        self, tenant: str, base: str, version: int | None, *, looks: bool = False
+    ) -> AsyncIterator[tuple[_Open, View]]:
+        async with self._opened(tenant, base, looks=looks) as opened, self._using(opened):
             view = await self._in_thread(opened.base.view, version)
             try:
                 yield opened, view
@@ -279,9 +284,9 @@ class KnowledgeDesk:
             raise _gone(opened.place) from error
 
     @asynccontextmanager
-    async def _opened(self, tenant: str, base: str, *, own: bool = False) -> AsyncIterator[_Open]:
-        """A base, which stays open meanwhile unless somebody drops it. One that is being opened is opened to the end, but who
-        does not wait any longer need not."""
+    async def _opened(self, tenant: str, base: str, *, own: bool = False, looks: bool = False) -> AsyncIterator[_Open]:
+        """A base, which stays open meanwhile unless somebody drops it; afterwards, too, for a while, unless the call only looks
+        at what there is. One that is being opened is opened to the end, but who does not wait any longer need not."""
         taking = asyncio.ensure_future(self._taken(tenant, base, own=own))
         try:
             opened = await asyncio.shield(taking)
@@ -291,7 +296,7 @@ class KnowledgeDesk:
         try:
             yield opened
         finally:
-            opened.leave()
+            opened.leave(looked=looks)
 
     async def _taken(self, tenant: str, base: str, *, own: bool) -> _Open:
         """A base with one user more."""

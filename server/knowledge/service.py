@@ -221,8 +221,11 @@ class KnowledgeService:
     async def bases(self, asker: Asker) -> list[BaseInfo]:
         """Those that the principal may use."""
         left_s = await self._looked(asker, "list")
-        found = await within(left_s, self._engine.bases(asker.principal.tenant), _LATE)
-        return [info for info in found if self._admission.access.allows(asker.principal, model_of(info.base))]
+
+        def allowed(base: str) -> bool:
+            return self._admission.access.allows(asker.principal, model_of(base))
+
+        return list(await within(left_s, self._engine.bases(asker.principal.tenant, allowed), _LATE))
 
     async def stats(self, asker: Asker, base: str) -> BaseInfo:
         left_s = await self._looked(asker, "stats", base)

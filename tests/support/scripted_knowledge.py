@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
 
 from taskloom.core.errors import (
@@ -119,8 +119,8 @@ class MemoryKnowledge:
         self.kept[spec.base] = MemoryBase(tenant, spec)
         return self.kept[spec.base].info()
 
-    async def bases(self, tenant: str) -> Sequence[BaseInfo]:
-        return [base.info() for base in self._seen(tenant)]
+    async def bases(self, tenant: str, wanted: Callable[[str], bool] = lambda _: True) -> Sequence[BaseInfo]:
+        return [base.info() for base in self._seen(tenant) if wanted(base.spec.base)]
 
     async def names(self, tenant: str) -> Collection[str]:
         return [base.spec.base for base in self._seen(tenant)]

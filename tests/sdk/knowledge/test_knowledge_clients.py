@@ -281,7 +281,7 @@ def test_without_a_plugin_the_install_line(tmp_path: Any) -> None:
 class BareKnowledge(MemoryKnowledge):
     """Stands on a library that is not installed."""
 
-    async def bases(self, tenant: str) -> Any:
+    async def bases(self, tenant: str, wanted: Any = None) -> Any:
         raise ModuleNotFoundError("No module named 'faiss'", name="faiss")
 
 

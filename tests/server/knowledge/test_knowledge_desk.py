@@ -506,6 +506,24 @@ async def test_a_base_in_use_is_never_closed_for_being_idle(tmp_path: Path, engi
     await desk.close()
 
 
+async def test_looking_at_bases_opens_only_those_that_are_wanted_and_keeps_none_open(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine, idle_s=0.1)
+    await desk.create("north", BaseSpec(base="secret"))
+    await closed(tmp_path)
+    looking = asyncio.ensure_future(_looking(desk))
+    await closed(tmp_path)
+    looking.cancel()
+    assert [info.base for info in await desk.bases("north", lambda name: name == "rivers")] == ["rivers"]
+    assert [one.place.spec.base for one in desk._open.values()] in ([], ["rivers"])
+    await desk.close()
+
+
+async def _looking(desk: KnowledgeDesk) -> None:
+    while True:
+        await desk.bases("north", lambda name: name == "rivers")
+        await asyncio.sleep(0.05)
+
+
 async def test_asking_while_idle_bases_are_closed_never_fails(tmp_path: Path, engine: Engine) -> None:
     desk = await filled(tmp_path, engine, idle_s=0.001)
 
