@@ -24,7 +24,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 import taskloom.sdk
-from taskloom.core.knowledge import Document, Hit, Mode
+from taskloom.core.knowledge import Document, Hit, Mode, SearchMode
 from taskloom.core.knowledge_calls import MAX_READ
 from taskloom.core.knowledge_figures import Gain, KnownQuestion, ModeFigures
 from taskloom.core.settings import Calibration, KnowledgeSettings
@@ -92,7 +92,7 @@ def main() -> None:
             question for paragraph in others if paragraph.document.document_id not in known for question in paragraph.questions
         ]
         unknown = random.Random(13).sample(unknown, min(asked.unanswerable, len(unknown)))
-    served = [name for name in (models.reader, *(one.embedding for one in languages.values())) if name]
+    served = [name for name in (models.reader, asked.reranker, *(one.embedding for one in languages.values())) if name]
     with taskloom.sdk.local(served, home=asked.home, timeout_s=600) as client:
         if BASE not in [info.base for info in client.knowledge_bases()]:
             client.create_knowledge(BASE, config=parse_params(asked.config, "--config"))
@@ -102,7 +102,7 @@ def main() -> None:
         stats = base.stats().stats
         print(f"{stats.documents} documents, {stats.passages} passages, {len(questions)} questions", flush=True)
 
-        def search(question: str, mode: Mode, limit: int) -> Sequence[Hit]:
+        def search(question: str, mode: SearchMode, limit: int) -> Sequence[Hit]:
             return base.search(question, mode=mode, limit=limit).hits
 
         found = {}
@@ -112,6 +112,12 @@ def main() -> None:
             print(f"{mode}: {_told(figures)}; p50 {1e3 * figures.p50_s:.0f} ms, p99 {1e3 * figures.p99_s:.0f} ms", flush=True)
         for mode in (mode for mode in found if mode != HYBRID and HYBRID in found):
             print(f"hybrid more than {mode}: {_told(gain_of(found[HYBRID], found[mode]))}", flush=True)
+        if asked.reranker:
+            base.configure(reranker=asked.reranker)
+            found["reranked"], took = search_places(search, questions, "reranked")
+            figures = mode_figures(found["reranked"], took)
+            print(f"reranked: {_told(figures)}; p50 {1e3 * figures.p50_s:.0f} ms, p99 {1e3 * figures.p99_s:.0f} ms")
+            print(f"reranked more than hybrid: {_told(gain_of(found['reranked'], found[HYBRID]))}", flush=True)
         answered = [_answered(client, models.reader, search, question) for question in questions]
         unknowable = [_answered(client, models.reader, search, one.model_copy(update={"answers": ()})) for one in unknown]
     domains = {paragraph.document.document_id: paragraph.domain for paragraph in paragraphs}
@@ -257,6 +263,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--distractor-paragraphs", type=int, default=2000)
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--unanswerable", type=int, default=200, help="questions of paragraphs that are left out")
+    parser.add_argument("--reranker", default="", help="a model to order what `hybrid` finds by; the answers are made without")
     parser.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="a setting of the base; repeatable")
     parser.add_argument("--home", type=Path, required=True)
     return parser.parse_args()

@@ -25,7 +25,15 @@ from taskloom.core.knowledge_calls import (
 from taskloom.core.language import language_of_script
 from taskloom.core.ports import PartSink
 from taskloom.core.settings import KnowledgeSettings
-from taskloom.server.knowledge.answering import Asked, answer, candidates, faq_confidence, faq_similarity, near_source
+from taskloom.server.knowledge.answering import (
+    Asked,
+    answer,
+    candidates,
+    faq_confidence,
+    faq_similarity,
+    near_source,
+    relevance,
+)
 from taskloom.server.knowledge.conversation import understood
 from taskloom.server.knowledge.models import KnowledgeModels, Vector
 from taskloom.server.knowledge.writing import evidence_of, prompt_of, written_source
@@ -138,9 +146,13 @@ class Questions:
     async def _reranked(
         self, model: str, question: str, hits: Sequence[Hit], deadline_s: float | None
     ) -> tuple[tuple[Hit, ...], str]:
-        """The hits in the order of what the model scores them, equal ones as they were; and its name and version."""
+        """The hits in the order of what the model makes of them and the search did, equal ones as they were; and the model's
+        name and version."""
         scores, name = await self._models.rerank(model, question, [hit.passage.readable for hit in hits], deadline_s)
-        scored = [hit.model_copy(update={"score": score, "fused": hit.score}) for hit, score in zip(hits, scores, strict=True)]
+        scored = [
+            hit.model_copy(update={"score": relevance(score, place), "fused": hit.score})
+            for place, (hit, score) in enumerate(zip(hits, scores, strict=True), 1)
+        ]
         return tuple(sorted(scored, key=lambda hit: -hit.score)), name
 
     async def _placed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from served_knowledge import local_client
 from tiny_checkpoints import make_checkpoint, make_writer
 
 from taskloom.core.errors import TaskloomError, unknown_name
+from taskloom.core.knowledge import Hit
 from taskloom.core.knowledge_calls import AnswerConfig, KnowledgeAnswer
 from taskloom.core.loader import load_registry
 from taskloom.core.ports import PartSink
@@ -29,6 +30,7 @@ from taskloom.plugins.tasks.summarization.model import SentenceChooser
 from taskloom.plugins.tasks.summarization.plugin import SummarizationTask
 from taskloom.plugins.tasks.summarization.writing import SummaryWriter
 from taskloom.sdk import InvalidInputError, LocalClient, UnsupportedError
+from taskloom.server.knowledge.answering import relevance
 from taskloom.server.knowledge.desk import KnowledgeDesk
 
 CARDS = {
@@ -122,7 +124,12 @@ def cards(client: LocalClient) -> Any:
     return base
 
 
-def relevance(engine: DirectEngine, model: str, question: str, passage: str) -> float:
+def with_the_search(hit: Hit, hits: Sequence[Hit], probability: float) -> float:
+    """What a hit's score is where the model that re-ranks gives it this probability."""
+    return relevance(probability, 1 + sum((one.fused or 0.0) > (hit.fused or 0.0) for one in hits))
+
+
+def judged(engine: DirectEngine, model: str, question: str, passage: str) -> float:
     labels = engine.ask(model, {"threshold": 0.0}, text=question, text_pair=passage).labels
     return next(one.score for one in labels if one.label == "relevant" or len(labels) == 1)
 
@@ -133,8 +140,9 @@ def test_passages_are_in_the_order_of_what_the_model_scores_the_pairs(engine: Di
     fused = cards.search(QUESTION, mode="hybrid").hits
     assert cards.configure(reranker=model).answering == AnswerConfig(reranker=model)
     hits = cards.search(QUESTION, mode="reranked").hits
-    direct = {hit.passage.passage_id: relevance(engine, model, QUESTION, hit.passage.readable) for hit in fused}
-    assert {hit.passage.passage_id: hit.score for hit in hits} == pytest.approx(direct, abs=1e-5)
+    direct = {hit.passage.passage_id: judged(engine, model, QUESTION, hit.passage.readable) for hit in fused}
+    expected = {hit.passage.passage_id: with_the_search(hit, hits, direct[hit.passage.passage_id]) for hit in hits}
+    assert {hit.passage.passage_id: hit.score for hit in hits} == pytest.approx(expected, abs=1e-5)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert {hit.passage.passage_id: hit.fused for hit in hits} == {hit.passage.passage_id: hit.score for hit in fused}
     assert len(set(direct.values())) > 2
@@ -157,10 +165,11 @@ def test_only_the_candidates_are_re_ranked_and_at_least_those_that_are_read(engi
 
 def test_a_reader_ranks_by_what_it_says_of_no_answer(engine: DirectEngine, cards: Any) -> None:
     cards.configure(reranker="reader")
-    for hit in cards.search(QUESTION, mode="reranked").hits:
+    hits = cards.search(QUESTION, mode="reranked").hits
+    for hit in hits:
         given = {"question": QUESTION, "context": hit.passage.readable}
         output = engine.ask("reader", {"no_answer_threshold": 1.0}, **given)
-        assert hit.score == pytest.approx(1 - output.no_answer_score, abs=1e-5)
+        assert hit.score == pytest.approx(with_the_search(hit, hits, 1 - output.no_answer_score), abs=1e-5)
 
 
 def test_no_candidate_and_one(cards: Any) -> None:
@@ -177,7 +186,8 @@ def test_a_passage_beyond_the_window_is_judged_by_its_beginning(engine: DirectEn
     hits = {hit.passage.document_id: hit for hit in cards.search(QUESTION, mode="reranked").hits}
     text = hits["long"].passage.readable
     assert engine.ask("two", text=QUESTION, text_pair=text).truncated
-    assert hits["long"].score == pytest.approx(relevance(engine, "two", QUESTION, text), abs=1e-5)
+    alone = judged(engine, "two", QUESTION, text)
+    assert hits["long"].score == pytest.approx(with_the_search(hits["long"], list(hits.values()), alone), abs=1e-5)
 
 
 @pytest.mark.parametrize(

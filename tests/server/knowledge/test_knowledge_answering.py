@@ -14,6 +14,7 @@ from taskloom.server.knowledge.answering import (
     faq_similarity,
     logistic,
     plain,
+    relevance,
     span_odds,
 )
 from taskloom.server.knowledge.models import Reading
@@ -134,3 +135,11 @@ def test_without_vectors_a_faq_entry_answers_its_own_question_alone() -> None:
 )
 def test_what_makes_no_difference_to_an_answer(one: str, other: str) -> None:
     assert plain(one) == plain(other) != ""
+
+
+def test_the_search_has_a_say_beside_the_model_that_re_ranks() -> None:
+    assert relevance(0.7, 1) == pytest.approx(0.7), "of what the search puts first the model alone decides"
+    assert relevance(0.7, 9) < relevance(0.7, 2) < 0.7
+    assert relevance(0.99, 5) > relevance(0.5, 1), "a model that is sure wins over the search"
+    assert relevance(0.6, 2) < relevance(0.5, 1), "one that is not does not"
+    assert 0 < relevance(0.0, 100) < relevance(1.0, 1) < 1
