@@ -129,8 +129,7 @@ class Query:
 class Hit(Frozen):
     """A passage that was found. `score` orders the hits of one query, best first; `dense` is the cosine and `sparse` the BM25
     score, `graph` how strongly the graph leads there; None where that search did not find it. Where hits were re-ranked,
-    `score` is what the re-ranker and the search make of them together, from 0 to 1, and `fused` what it was before; None where
-    they were not."""
+    `score` is the re-ranker's, from 0 to 1, and `fused` what it was before, None where they were not; the order is by both."""
 
     passage: Passage
     score: float

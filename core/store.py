@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -88,7 +88,8 @@ class ModelStore:
             raise unknown_name("model", ref.name, self.models(), "`taskloom models list` describes them.")
         aliases = self.aliases(ref.name)
         version = aliases.get(ref.version, ref.version)
-        for root in self._order(ref):
+        self._refuse_other_box(ref, version)
+        for root in reversed(self.roots):
             folder = root / ref.name / version
             if version in versions and (folder / MANIFEST).is_file():
                 named = tuple(sorted(alias for alias, target in aliases.items() if target == version))
@@ -101,12 +102,17 @@ class ModelStore:
                 return artifact
         raise unknown_name(f"version of {ref.name}", ref.version, [*versions, *aliases])
 
-    def _order(self, ref: ModelRef) -> Iterable[Path]:
-        """Where to look for a version first: who named it, if it is an alias, and then the user's own. A later box may bring a
-        version of a number that the user has given."""
-        mine = tuple(reversed(self.roots))
-        named = [root for root in mine if ref.version in self._table(root, ref.name).aliases]
-        return dict.fromkeys((*named[:1], *mine))
+    def _refuse_other_box(self, ref: ModelRef, version: str) -> None:
+        """A number means the user's own version, which a later box may have as well. An alias of the box then means one that
+        can't be told by its number: rather none than another."""
+        named = next((root for root in reversed(self.roots) if ref.version in self._table(root, ref.name).aliases), None)
+        own = next((root for root in reversed(self.roots) if (root / ref.name / version / MANIFEST).is_file()), None)
+        if named is None or own in (None, named) or not (named / ref.name / version / MANIFEST).is_file():
+            return
+        raise ArtifactError(
+            f"{ref.version!r} of {ref.name} is version {version} of what came with Taskloom, and a version {version} of your own is "
+            f"there as well; say which version it is to be: taskloom models promote {ref.name} VERSION --alias {ref.version}"
+        )
 
     def artifacts(self) -> Iterator[Artifact]:
         for model in self.models():

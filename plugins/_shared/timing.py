@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
 import torch
 
 TRIES = 5
+ALONE = threading.Lock()
+"""How many threads there are is the whole process's."""
 
 
 def best_seconds(work: Callable[[], object]) -> float:
     """The best of some tries, on one thread: several, which wait for each other, would be timed by what else runs on their
     cores, and two processes that begin at the same time would choose by chance."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return min(_seconds(work) for _ in range(TRIES))
-    finally:
-        torch.set_num_threads(threads)
+    with ALONE:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return min(_seconds(work) for _ in range(TRIES))
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -13,7 +13,6 @@ import math
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -74,9 +73,9 @@ class RayCluster:
 
     @property
     def owner(self) -> str:
-        """Whose the applications on the cluster are: another gateway's are left alone, and those that this one left behind when
-        it was killed are taken up."""
-        return sha256_hex(f"{socket.gethostname()} {self._settings.home.resolve()}".encode())[:8]
+        """Whose the applications on the cluster are: those of another home's gateway are left alone, and those that this one's
+        left behind when it was killed are taken up, on whatever host."""
+        return sha256_hex(_own_token(self._settings.home / TOKEN_FILE).encode())[:8]
 
     async def start(self) -> None:
         """Raises `UnavailableError` if Ray can't be started or joined."""

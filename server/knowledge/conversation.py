@@ -13,19 +13,17 @@ from collections.abc import Sequence
 from taskloom.core.knowledge_calls import Turn
 
 POINTS_BACK_EN = re.compile(
-    r"\b(it|its|they|them|their|theirs|he|him|his|she|her|hers|this|these|those|one|ones|then|former|latter|same"
-    r"|(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bwere )there(?! (is|are|was|were)\b)"  # "is there a warranty" points nowhere
-    r"|that(?= (one|case|way|time|thing)\b)|that(?=\W*$)|(?<=\bis )that|(?<=\bdoes )that|(?<=\bdo )that"
-    r"|(?<=\babout )that|(?<=\bof )that|(?<=\bfor )that|(?<=\bwith )that)\b",  # "a router that reaches far" doesn't, either
+    r"\b(it|its|they|them|their|theirs|he|him|his|she|her|hers|this|that|these|those|one|ones|then|former|latter|same"
+    r"|(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bwere )there(?! (is|are|was|were)\b))\b",  # "is there a warranty" points nowhere
     re.IGNORECASE,
 )
 GOES_ON_EN = re.compile(
     r"^\s*(and|or|but|so|then|also|what about|how about|what else|why not|why|how so|really)\b", re.IGNORECASE
 )
 POINTS_BACK_ZH = re.compile(
-    r"它|她|(?<![吉其])他|其(?![他它余中实])|(?<!应)该|(?<![因彼如])此(?!外)|这|那|前者|后者|同样|上述|刚才|上面"
+    r"(?<!其)它|她|(?<![吉其])他|其(?![他它余中实])|(?<!应)该|(?<![因彼如])此(?!外)|这|那|前者|后者|同样|上述|刚才|上面"
 )
-"""Not in words that point nowhere: 应该, 其他, 其中, 吉他, 因此, 此外."""
+"""Not in words that point nowhere: 应该, 其他, 其它, 其中, 吉他, 因此, 此外."""
 GOES_ON_ZH = re.compile(r"^\s*(那|还有|另外|然后|以及|为什么呢|怎么会|而且)|呢[??]?\s*$")
 CONTENT_WORDS_EN = 1
 """Words beside question words and the like that a question needs to say what it is about."""

@@ -146,14 +146,12 @@ class Questions:
     async def _reranked(
         self, model: str, question: str, hits: Sequence[Hit], deadline_s: float | None
     ) -> tuple[tuple[Hit, ...], str]:
-        """The hits in the order of what the model makes of them and the search did, equal ones as they were; and the model's
-        name and version."""
+        """The hits with the model's scores, in the order of what it and the search make of them, equal ones as they were; and
+        the model's name and version."""
         scores, name = await self._models.rerank(model, question, [hit.passage.readable for hit in hits], deadline_s)
-        scored = [
-            hit.model_copy(update={"score": relevance(score, place), "fused": hit.score})
-            for place, (hit, score) in enumerate(zip(hits, scores, strict=True), 1)
-        ]
-        return tuple(sorted(scored, key=lambda hit: -hit.score)), name
+        scored = [hit.model_copy(update={"score": score, "fused": hit.score}) for hit, score in zip(hits, scores, strict=True)]
+        order = sorted(range(len(hits)), key=lambda i: -relevance(scores[i], i + 1))
+        return tuple(scored[i] for i in order), name
 
     async def _placed(
         self, view: View, query: Query, language: str, call: SearchCall | AskCall

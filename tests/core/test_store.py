@@ -91,9 +91,14 @@ def test_the_users_version_is_not_hidden_by_a_later_box(tmp_path: Path) -> None:
     publish(own, "mine")
     own.set_alias("intent-en", "production", "2")
     publish(ModelStore([tmp_path / "bundled"]), "box 2", aliases=("latest",))
-    content = {name: own.resolve(f"intent-en@{name}").path("model.safetensors").read_text() for name in ("2", "1", "latest")}
-    assert content == {"2": "mine", "1": "box 1", "latest": "box 2"}
-    assert own.resolve("intent-en").path("model.safetensors").read_text() == "mine"
+    content = {
+        name: own.resolve(f"intent-en@{name}").path("model.safetensors").read_text() for name in ("2", "1", "production")
+    }
+    assert content == {"2": "mine", "1": "box 1", "production": "mine"}
+    with pytest.raises(ArtifactError, match="models promote intent-en VERSION --alias latest"):
+        own.resolve("intent-en@latest")  # the box's 2, which no number names any more
+    own.set_alias("intent-en", "latest", "1")
+    assert own.resolve("intent-en@latest").path("model.safetensors").read_text() == "box 1"
 
 
 def test_unknown_models_and_versions_say_what_exists(store: ModelStore) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
@@ -113,7 +113,8 @@ class TrainConfig(EncoderTrainConfig):
 
     max_length: int = Field(default=WINDOW_TOKENS, ge=16)
     overlap: int = Field(default=OVERLAP_TOKENS, ge=0)
-    """Tokens of context that a window has in common with the next: at most a third of it, since a question may take half."""
+    """Tokens of context that a window has in common with the next: at most a third of it, since a question may take half. Left
+    out, it is that."""
     train_length: int = Field(default=96, ge=16)
     """Tokens of the windows to train on, question and special tokens included: one window of a row in each epoch, drawn
     at random from those that share a third with the next. Shorter than `max_length` makes training cheaper; more than that is
@@ -130,6 +131,13 @@ class TrainConfig(EncoderTrainConfig):
     """Before the head."""
     backbone_dropout: float | None = Field(default=None, ge=0, lt=1)
     """Inside the backbone while it is trained; None leaves it as the backbone has it. 0 makes a short training cheaper."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_third_overlaps(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "overlap" not in given and isinstance(length := given.get("max_length"), int):
+            return {**given, "overlap": length // 3}
+        return given
 
     @model_validator(mode="after")
     def _windows_go_forward(self) -> TrainConfig:

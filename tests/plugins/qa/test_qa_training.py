@@ -177,6 +177,7 @@ def test_windows_go_forward_whatever_their_length(tiny_bert: str, tmp_path: Path
     assert model.saved.overlap == 8
     with pytest.raises(ValidationError, match="at most a third of max_length"):
         TrainConfig(max_length=24, overlap=9)
+    assert [TrainConfig(max_length=length).overlap for length in (24, 128, 384)] == [8, 42, 128]
 
 
 def test_no_context_is_on_both_sides_of_the_split() -> None:

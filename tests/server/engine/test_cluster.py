@@ -27,5 +27,7 @@ async def test_a_process_may_serve_one_home_after_another(tmp_path: Path) -> Non
 
 
 async def test_gateways_that_share_a_cluster_do_not_share_names(tmp_path: Path) -> None:
+    for home in ("a", "b"):
+        (tmp_path / home).mkdir()
     names = {RayCluster(Settings(home=tmp_path / home)).owner for home in ("a", "b", "a")}
     assert len(names) == 2

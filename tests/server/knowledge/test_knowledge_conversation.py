@@ -25,6 +25,8 @@ def turns(*questions: str) -> list[Turn]:
         "How do I get there?",
         "What does that cost?",
         "Who is in charge of that?",
+        "Can that be repaired?",
+        "What happens if that breaks?",
     ],
 )
 def test_a_question_that_goes_on_is_read_behind_the_one_that_it_needs(question: str) -> None:
@@ -55,10 +57,10 @@ def test_the_same_in_chinese(question: str) -> None:
         ("How long is the Rhine?", "en"),
         ("Who wrote Faust?", "en"),
         ("Is there a warranty on the X200?", "en"),
-        ("Which are the routers that reach the garden?", "en"),
         ("X300 路由器的保修期是多久?", "zh"),
         ("我应该怎么申请退款?", "zh"),
         ("有没有其他颜色的路由器?", "zh"),
+        ("其它型号有保修吗?", "zh"),
         ("吉他课程怎么退款?", "zh"),
         ("路由器因此损坏怎么办?", "zh"),
     ],

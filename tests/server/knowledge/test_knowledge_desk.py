@@ -224,9 +224,10 @@ async def test_a_re_ranker_decides_what_is_read_and_is_told_with_its_scores(tmp_
     assert [source.document_id for source in told.sources] == ["short"]
     assert (told.kind, told.answer) == ("span", "2850")
     assert told.models == ("words-en@1", "words-rank@1", "numbers-en@1")
-    assert [one.score for one in told.ranking] == sorted((one.score for one in told.ranking), reverse=True)
-    place = 1 + sum(one.fused > told.ranking[0].fused for one in told.ranking)
-    assert told.ranking[0].score == pytest.approx(relevance(1.0, place))
+    places = [1 + sum(other.fused > one.fused for other in told.ranking) for one in told.ranking]
+    worth = [relevance(one.score, place) for one, place in zip(told.ranking, places, strict=True)]
+    assert worth == sorted(worth, reverse=True)
+    assert told.ranking[0].score == 1.0
     fused = {one.passage_id: one.fused for one in told.ranking}
     assert max(fused, key=lambda name: fused[name]) == before.sources[0].passage_id
     assert len({call.input["context"] for call in engine.calls[-1:]}) == 1, "only the best is read"
