@@ -110,8 +110,8 @@ class ModelStore:
         if named is None or own in (None, named) or not (named / ref.name / version / MANIFEST).is_file():
             return
         raise ArtifactError(
-            f"{ref.version!r} of {ref.name} is version {version} of what came with Taskloom, and a version {version} of your own is "
-            f"there as well; say which version it is to be: taskloom models promote {ref.name} VERSION --alias {ref.version}"
+            f"{ref.version!r} of {ref.name} is version {version} of what came with Taskloom, and your own models have a version "
+            f"{version} as well; say which one it is to be: taskloom models promote {ref.name} VERSION --alias {ref.version}"
         )
 
     def artifacts(self) -> Iterator[Artifact]:

@@ -62,8 +62,9 @@ def span_odds(reading: Reading, dense: float | None, agreement: float, calibrati
 
 
 def relevance(probability: float, place: int) -> float:
-    """What orders passages that are re-ranked: how likely one answers the question, by the model that read both (`probability`) and the search that put it in this
-    place, from 1: of the passage that it puts first, the model alone decides. Places mean the same whatever was searched by."""
+    """What orders passages that are re-ranked: how likely one answers the question, by the model that read both
+    (`probability`) and the search that put it in this place, from 1: of what the search puts first, the model alone decides.
+    Places mean the same whatever was searched by."""
     return logistic(log_odds(probability) + PLACE_WEIGHT * (1 / place - 1))
 
 
