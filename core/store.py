@@ -110,7 +110,7 @@ class ModelStore:
         if named is None or own in (None, named) or not (named / ref.name / version / MANIFEST).is_file():
             return
         raise ArtifactError(
-            f"{ref.version!r} of {ref.name} is version {version} of what came with Taskloom, and your own models have a version "
+            f"{ref.version!r} of {ref.name} is version {version} of what came with Taskloom, and your own have a version "
             f"{version} as well; say which one it is to be: taskloom models promote {ref.name} VERSION --alias {ref.version}"
         )
 
