@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 Splitter = Callable[[Document], tuple[Document, Sequence[Passage]] | Refused]
 """Cleans a document and splits it into passages, or says why it can't."""
+COMPACTS_AGAIN_S = 60.0
+"""After a compaction that failed, for want of room say: not with every document that comes in."""
 
 
 class StoredKnowledgeBase(KnowledgeBase):
@@ -43,6 +46,7 @@ class StoredKnowledgeBase(KnowledgeBase):
         self._writing = threading.RLock()
         self._compacting = threading.Lock()
         self._compaction: threading.Thread | None = None
+        self._compacts_from = 0.0
         self._pinning = threading.Lock()
         self._pins: Counter[int] = Counter()
         self._released: deque[int] = deque()
@@ -290,6 +294,7 @@ class StoredKnowledgeBase(KnowledgeBase):
         config = self._store.config
         limit = max(config.delta_limit, int(config.delta_share * len(alive)))
         worth = catalog.unindexed > limit or self._dead_now() - self._dead > limit
+        worth = worth and time.monotonic() >= self._compacts_from
         if worth and (self._compaction is None or not self._compaction.is_alive()):
             self._compaction = threading.Thread(target=self._compact_aside, name="knowledge-compaction", daemon=True)
             self._compaction.start()
@@ -319,6 +324,7 @@ class StoredKnowledgeBase(KnowledgeBase):
         except UnsupportedError:
             logger.info("the knowledge base in %s was closed while it was compacted", self._store.folder.name)
         except Exception:
+            self._compacts_from = time.monotonic() + COMPACTS_AGAIN_S
             logger.exception("the knowledge base in %s could not be compacted", self._store.folder.name)
 
     def _check_open(self) -> None:

@@ -116,6 +116,28 @@ def test_compaction_starts_by_itself_when_enough_came_in(create: Create, folder:
     assert sorted(path.name.split("-")[0] for path in (folder / "indexes").iterdir()) == ["dense", "sparse"]
 
 
+def test_a_compaction_that_failed_is_not_tried_with_every_document(
+    create: Create, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = create(delta_limit=5)
+    built: list[int] = []
+
+    def full(*_: Any) -> None:
+        built.append(1)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(base._builder, "build", full)  # type: ignore[attr-defined]
+        for start in (0, 10, 20, 30):
+            put(base, *numbered(10, start=start))
+            base._compaction.join()  # type: ignore[attr-defined]
+    assert len(built) == 1
+    base._compacts_from = 0.0  # type: ignore[attr-defined]
+    put(base, *numbered(1, start=40))
+    base._compaction.join()  # type: ignore[attr-defined]
+    assert len(list((folder / "indexes").iterdir())) == 2
+
+
 def test_small_updates_do_not_build_again_and_compacting_twice_writes_once(create: Create, folder: Path) -> None:
     base = create(delta_limit=20)
     put(base, *numbered(30))
