@@ -31,6 +31,8 @@ from taskloom.core.settings import Calibration, KnowledgeSettings
 from taskloom.plugins.retrieval.evaluation import (
     MODES,
     RIGHT_F1,
+    Places,
+    Search,
     Tried,
     answer_figures,
     best_scores,
@@ -107,22 +109,26 @@ def main() -> None:
 
         found = {}
         for mode in MODES if models.embedding else (SPARSE,):
-            found[mode], took = search_places(search, questions, mode)
-            figures = mode_figures(found[mode], took)
-            print(f"{mode}: {_told(figures)}; p50 {1e3 * figures.p50_s:.0f} ms, p99 {1e3 * figures.p99_s:.0f} ms", flush=True)
+            found[mode] = _places(search, questions, mode)
         for mode in (mode for mode in found if mode != HYBRID and HYBRID in found):
             print(f"hybrid more than {mode}: {_told(gain_of(found[HYBRID], found[mode]))}", flush=True)
         if asked.reranker:
             base.configure(reranker=asked.reranker)
-            found["reranked"], took = search_places(search, questions, "reranked")
-            figures = mode_figures(found["reranked"], took)
-            print(f"reranked: {_told(figures)}; p50 {1e3 * figures.p50_s:.0f} ms, p99 {1e3 * figures.p99_s:.0f} ms")
-            print(f"reranked more than hybrid: {_told(gain_of(found['reranked'], found[HYBRID]))}", flush=True)
+            reranked = _places(search, questions, "reranked")
+            print(f"reranked more than hybrid: {_told(gain_of(reranked, found[HYBRID]))}", flush=True)
         answered = [_answered(client, models.reader, search, question) for question in questions]
         unknowable = [_answered(client, models.reader, search, one.model_copy(update={"answers": ()})) for one in unknown]
     domains = {paragraph.document.document_id: paragraph.domain for paragraph in paragraphs}
     _report_domains(answered, domains, models.calibration)
     _report(answered, unknowable, models.calibration)
+
+
+def _places(search: Search, questions: Sequence[KnownQuestion], mode: SearchMode) -> Places:
+    """The right passages' places, whose figures are printed."""
+    found, took = search_places(search, questions, mode)
+    figures = mode_figures(found, took)
+    print(f"{mode}: {_told(figures)}; p50 {1e3 * figures.p50_s:.0f} ms, p99 {1e3 * figures.p99_s:.0f} ms", flush=True)
+    return found
 
 
 def _told(figures: ModeFigures | Gain) -> str:

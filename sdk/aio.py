@@ -180,7 +180,10 @@ class AsyncClient(AsyncKnowledgeCalls):
         window: deque[asyncio.Task[ItemResult]] = deque()
 
         async def one(index: int, item: Mapping[str, Any] | str) -> ItemResult:
-            asked: BatchOptions = {**options, "timeout_s": await self._looked_up(model, item, options)}
+            try:
+                asked: BatchOptions = {**options, "timeout_s": await self._looked_up(model, item, options)}
+            except UnsupportedError as error:  # the model takes no bare text, and answers other items
+                return ItemResult(index, error=error)
             try:
                 result = await self.infer(model, item, **asked)
             except TaskloomError as error:

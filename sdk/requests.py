@@ -20,8 +20,7 @@ from taskloom.core.errors import (
 )
 from taskloom.core.types import PRODUCTION, InferCall, ModelDescription, ModelRef, new_request_id
 from taskloom.core.wire.gen import inference_pb2 as pb
-
-LEAST_S = 0.001
+from taskloom.sdk.retries import LEAST_S
 
 
 class BatchOptions(TypedDict, total=False):
@@ -65,7 +64,7 @@ def check_timeout(timeout_s: float) -> None:
 
 
 def left_since(began: float, timeout_s: float) -> float:
-    """What is left of a time that began then (`time.monotonic()`); a moment at least: what comes too late fails for that."""
+    """Seconds that are left of a time that began then (`time.monotonic()`)."""
     return max(timeout_s - (time.monotonic() - began), LEAST_S)
 
 

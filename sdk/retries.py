@@ -18,6 +18,10 @@ GRPC_MAX_ATTEMPTS = 5
 """gRPC allows no more."""
 
 
+LEAST_S = 0.001
+"""What is left of a call's time at least: what comes too late fails for that."""
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How patient a client is. The deadline of a call bounds everything here.
@@ -61,7 +65,7 @@ class Attempts:
 
     def remaining_s(self) -> float:
         """At least a millisecond, so that it is always a deadline."""
-        return max(0.001, self._deadline - time.monotonic())
+        return max(LEAST_S, self._deadline - time.monotonic())
 
     def wait_after(self, error: TaskloomError, *, hopeless: bool = False) -> float:
         """Seconds to wait before the next attempt; raises `error` if there is to be none.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack
 
-from taskloom.core.errors import InvalidInputError, TaskloomError
+from taskloom.core.errors import InvalidInputError, TaskloomError, UnsupportedError
 from taskloom.core.types import InferCall, InferResult, ModelDescription, ModelInfo, ModelRef
 from taskloom.sdk import tasks
 from taskloom.sdk.knowledge import KnowledgeCalls
@@ -200,9 +200,12 @@ class SyncCalls(KnowledgeCalls):
                 time.sleep(attempts.wait_after(error, hopeless=not self._ever_answered))
 
     def _begun(self, index: int, model: str, input: Mapping[str, Any] | str, options: BatchOptions) -> _Item:
-        timeout_s = self._looked_up(model, input, options)
         try:
-            options = {**options, "timeout_s": timeout_s}
+            timeout_s = self._looked_up(model, input, options)
+        except UnsupportedError as error:  # the model takes no bare text, and answers other items
+            return _Item(index, error=error)
+        options = {**options, "timeout_s": timeout_s}
+        try:
             call = self._call(model, input, **options)
         except TaskloomError as error:
             if concerns_every_item(error, self._ever_answered):

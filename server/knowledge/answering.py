@@ -17,8 +17,8 @@ from taskloom.server.knowledge.models import Reading
 LEAST = 1e-6
 """Probabilities are kept this far from 0 and 1, whose log-odds are endless."""
 PLACE_WEIGHT = 4.0
-"""What the place that a search gave a passage weighs beside the log-odds of a model that re-ranks. With the bundled readers as
-such models, recall hardly changes from 2 to 4, and is less with 0 (docs/knowledge.md)."""
+"""What the place that a search gave a passage weighs beside the log-odds of a model that re-ranks. Chosen for the bundled
+readers as such models; docs/knowledge.md has what they are worth with it."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ from taskloom.server.knowledge.models import KnowledgeModels, Placed
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\Wa-z])|[。！？]+[”’』」）]*|\n\s*\n")
 MOST_PAIRS = 32
 """Of names in one passage whose relation is asked for, the nearest first."""
-
-
 AT_ONCE = 64
 """Passages of one upsert that are under way: half of what models are asked about at a time, so that a small upsert need not
 wait for a large one."""

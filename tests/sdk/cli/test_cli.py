@@ -169,6 +169,18 @@ def test_promote_and_rollback_move_the_alias_and_are_audited(home):
     assert log.entries[0].facts["reason"] == "better"
 
 
+def test_an_alias_goes_back_where_a_model_has_no_production_version(home):
+    publish(home, "one")
+    publish(home, "two")
+    table = home / "models" / "toy" / "aliases.json"
+    told = json.loads(table.read_text())
+    del told["aliases"]["production"]
+    table.write_text(json.dumps(told))
+    assert run("models", "rollback", "toy", "--alias", "candidate").stdout == "candidate of toy: 2 -> 1\n"
+    missing = run("models", "rollback", "toi")
+    assert "did you mean 'toy'" in missing.stderr
+
+
 def test_nothing_is_promoted_without_its_record(home):
     publish(home, "one")
     publish(home, "two")

@@ -46,6 +46,15 @@ async def test_what_a_text_is_to_the_model_is_asked_within_the_calls_time(client
         _ = [item async for item in client.infer_many("other", ["hello"] * 50, timeout_s=0.1)]
 
 
+async def test_a_text_for_a_model_that_takes_none_keeps_no_other_item_out(client, gateway):
+    gateway.input_schema = {
+        "properties": {"question": {"type": "string"}, "context": {"type": "string"}},
+        "required": ["question", "context"],
+    }
+    found = [item async for item in client.infer_many("m", ["hello", {"text": "ab"}, "you"])]
+    assert [item.ok for item in found] == [False, True, False]
+
+
 async def test_repetitions_carry_the_same_idempotency_key(client, gateway):
     gateway.behave = fail_times(8, ReplicaLostError("gone"))
     await client.classify("x", model="m")

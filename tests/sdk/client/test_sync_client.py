@@ -67,6 +67,16 @@ def test_what_a_text_is_to_the_model_is_asked_within_the_calls_time(client, gate
     assert time.monotonic() - began < 3, "it was asked for each of fifty texts"
 
 
+def test_a_text_for_a_model_that_takes_none_keeps_no_other_item_out(client, gateway):
+    gateway.input_schema = {
+        "properties": {"question": {"type": "string"}, "context": {"type": "string"}},
+        "required": ["question", "context"],
+    }
+    found = list(client.infer_many("m", ["hello", {"text": "ab"}, "you"]))
+    assert [item.ok for item in found] == [False, True, False]
+    assert isinstance(found[0].error, UnsupportedError)
+
+
 def test_a_string_goes_into_the_text_field(client, gateway):
     assert client.infer("m", "hello").output == {"labels": [{"label": "a", "score": 0.05}], "truncated": False}
     assert gateway.requests[0].classification.text == "hello"
