@@ -6,7 +6,9 @@ import tomllib
 
 import pytest
 from pydantic import ValidationError
+from torch import nn
 
+from taskloom.plugins.backbones.parts import EncoderParts, set_dropout
 from taskloom.plugins.backbones.settings import EncoderTrainConfig, LoraSettings
 
 
@@ -22,3 +24,10 @@ def test_a_recipe_can_say_that_the_backbone_itself_is_trained() -> None:
     assert EncoderTrainConfig.model_validate(whole.model_dump(mode="json")) == whole
     with pytest.raises(ValidationError, match="adapter"):
         config("adapter = true")
+
+
+def test_a_backbones_dropout_leaves_the_adapters_alone(tiny_bert: str) -> None:
+    parts = EncoderParts.build(tiny_bert, adapter=LoraSettings(r=2, dropout=0.25))
+    set_dropout(parts.encoder, 0.5)
+    shares = {("lora" in name, part.p) for name, part in parts.encoder.named_modules() if isinstance(part, nn.Dropout)}
+    assert shares == {(True, 0.25), (False, 0.5)}

@@ -119,6 +119,20 @@ def test_hard_negatives_raise_the_loss_and_are_never_the_users_own() -> None:
     assert torch.allclose(found, best, atol=1e-4)
 
 
+def test_an_item_that_is_chosen_twice_counts_once(world: Any, settings: Callable[..., TrainConfig], tmp_path: Any) -> None:
+    rows = list(read_examples(world.choices))
+    twice = [
+        row.model_copy(update={"input": row.input.model_copy(update={"history": (*row.input.history, row.input.history[0])})})
+        for row in rows
+    ]
+    config = settings(epochs=1, validation_fraction=0)
+    found = [
+        RecommendationTask().train(config, part, [], TrainRun(work_folder=tmp_path / name, show_progress=False)).facts
+        for name, part in (("once", rows), ("twice", twice))
+    ]
+    assert found[0]["interactions"] == found[1]["interactions"]
+
+
 def test_training_lowers_the_loss_and_can_be_interrupted(
     world: Any, settings: Callable[..., TrainConfig], tmp_path: Any
 ) -> None:

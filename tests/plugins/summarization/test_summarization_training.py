@@ -27,6 +27,7 @@ from taskloom.plugins.tasks.summarization.schema import SummarizationInput, Summ
 from taskloom.plugins.tasks.summarization.states import StateFile
 from taskloom.plugins.tasks.summarization.targets import ReferenceJudge
 from taskloom.plugins.tasks.summarization.train import beginning, chosen_rows, first_tokens, read_examples, train
+from taskloom.plugins.tasks.summarization.writing import SummaryWriter
 
 DATA = Path(__file__).parents[2] / "data"
 FAST: dict[str, Any] = {
@@ -182,11 +183,14 @@ def test_a_writer_is_trained_by_the_same_command(writer_checkpoint: Callable[...
 
 
 def test_a_writer_reads_the_whole_document_whatever_it_was_trained_on(
-    writer_checkpoint: Callable[..., str], tmp_path: Path
+    writer_checkpoint: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    learnt, collate = [], SummaryWriter.collate
+    monkeypatch.setattr(SummaryWriter, "collate", lambda self, rows: learnt.append(collate(self, rows)) or learnt[-1])
     checkpoint, document = writer_checkpoint("t5"), "the city buys buses " * 20
     settings = {"kind": "seq2seq", "backbone": checkpoint, "epochs": 1, "validation_fraction": 0, "training_tokens": 16}
     model = train(TrainConfig(**settings), [example(document, "city buys")], [], TrainRun(tmp_path, True, False)).model
+    assert {int(batch["lengths"].max()) for batch in learnt} == {17}, "and the end of the text"
     assert model.encode([SummarizationInput(document=document)])["lengths"].item() > 60
     short = first_tokens(example(document, "city buys"), model, 16).input.document
     assert document.startswith(short)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
+from collections.abc import Awaitable
 from typing import Any
 
 import grpc
 import pytest
 from gateway_fakes import Running, ask, bearer, failure, running_gateway, until
 
-from taskloom.core.errors import ERRORS_BY_CODE, InvalidInputError, error_from_code
+from taskloom.core.errors import ERRORS_BY_CODE, DeadlineExceededError, InvalidInputError, error_from_code
+from taskloom.core.types import InferCall, InferResult, ModelRef, Principal
 from taskloom.core.wire.gen import inference_pb2 as pb
 from taskloom.core.wire.status import STATUS_BY_CODE
 from taskloom.server.gateway import inference as inference_module
@@ -265,6 +268,29 @@ async def test_who_waits_for_another_call_with_its_key_waits_no_longer_than_it_h
     gone.cancel()
     await until(lambda: running.audit.kinds("late") == running.audit.kinds("gone") == ["failed"])
     assert sorted(running.audit.codes()) == ["cancelled", "deadline_exceeded"]
+    running.engine.release.set()
+    await first
+
+
+async def test_who_waits_for_another_call_is_told_that_its_own_time_is_up(running: Running) -> None:
+    """Where no transport ends the call."""
+    principal = Principal(name="all", key_id="k1", roles=frozenset({"predict"}))
+
+    def called(name: str, left_s: float) -> Awaitable[InferResult]:
+        call = InferCall(
+            model=ModelRef(name="intent-en"),
+            input={"text": "slow"},
+            request_id=name,
+            idempotency_key="i1",
+            deadline_s=time.time() + left_s,
+        )
+        return running.service.infer(principal, call)
+
+    first = asyncio.ensure_future(called("first", 20.0))
+    await running.engine.started.wait()
+    with pytest.raises(DeadlineExceededError, match="had this idempotency key first"):
+        await asyncio.wait_for(called("late", 0.2), 5)
+    assert running.audit.kinds("late") == ["failed"]
     running.engine.release.set()
     await first
 

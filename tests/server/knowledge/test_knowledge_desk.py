@@ -512,6 +512,7 @@ async def test_looking_at_bases_opens_only_those_that_are_wanted_and_keeps_none_
     desk = await filled(tmp_path, engine, idle_s=0.1)
     await desk.create("north", BaseSpec(base="secret"))
     await closed(tmp_path)
+    await desk.bases("north", lambda name: name == "rivers")
     looking = asyncio.ensure_future(_looking(desk))
     await closed(tmp_path)
     looking.cancel()
