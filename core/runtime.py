@@ -36,6 +36,8 @@ class ExecutionPlan(Frozen):
     device: str
     precision: str
     threads: int
+    lanes: int = 1
+    """How many batches run side by side at most, each on its share of the threads: small ones are no faster on all of them."""
     packed: bool = False
     """Whether weights are arranged for the processor's kernels, once, as the model is loaded."""
     compiles_shapes: bool = True
@@ -45,7 +47,7 @@ class ExecutionPlan(Frozen):
 
 
 class Executor(Protocol):
-    """A model made ready by a runtime. `run` may be called from one thread at a time."""
+    """A model made ready by a runtime. `run` may be called from as many threads at a time as the plan has lanes."""
 
     plan: ExecutionPlan
 

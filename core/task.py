@@ -99,8 +99,9 @@ class Branch:
 
 
 class TaskModel(ABC, Generic[In, Out, Par]):
-    """A model of a task. `encode` and `decode` are CPU work and may be called from several threads; `forward` is device
-    work: tensors in, tensors out, no Python values in between, so that it can be exported.
+    """A model of a task. `encode` and `decode` are CPU work; `forward` is device work: tensors in, tensors out, no Python
+    values in between, so that it can be exported. All three may be called from several threads at a time, and keep nothing of a
+    batch on the model.
 
     `encode` raises `InvalidInputError` for an input that it cannot take; `Predictor` then fails that input alone.
     `decode` gives one Output per input, in order. The same input gives the same output alone and in a batch.

@@ -49,8 +49,10 @@ def local(
             client.classify("My card has not arrived", model="intent-en").label
     """
     from taskloom.core.loader import load_registry
+    from taskloom.core.openmp import wait_briefly
     from taskloom.core.settings import load_settings
 
+    wait_briefly()
     settings = load_settings(Path(config) if config else None, {"home": str(home)} if home else None)
     client = LocalClient(
         serving(settings, models) if models is not None else settings, load_registry(), timeout_s=timeout_s, retry=retry

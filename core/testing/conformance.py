@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from taskloom.core.errors import InvalidInputError, TaskloomError
 from taskloom.core.predictor import Predictor, validated
 from taskloom.core.runtime import RuntimeConfig, RuntimePlugin
 from taskloom.core.store import ModelStore
-from taskloom.core.task import SharedParts, TaskPlugin
+from taskloom.core.task import Batch, Outputs, SharedParts, TaskPlugin
 
 EDGE_TEXTS: Mapping[str, str] = {
     "empty": "",
@@ -127,6 +129,24 @@ class TaskConformance:
         forth, back = predictor.predict(inputs), predictor.predict(inputs[::-1])
         for one, other in zip(forth, back[::-1], strict=True):
             assert_close(plain(one), plain(other), self.tolerance)
+
+    def test_several_threads_give_the_same_answers(
+        self, task: TaskPlugin[Any, Any, Any], predictor: Predictor[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        inputs = self.inputs(task)
+        expected = predictor.predict(inputs)
+        run, lanes = predictor.executor.run, threading.Semaphore(predictor.executor.plan.lanes)
+
+        def run_in_turn(batch: Batch) -> Outputs:
+            with lanes:
+                return run(batch)
+
+        monkeypatch.setattr(predictor.executor, "run", run_in_turn)
+        with ThreadPoolExecutor(4) as pool:
+            turned = [[*inputs[turn:], *inputs[:turn]] for turn in range(len(inputs))] * 4
+            for asked, answers in zip(turned, pool.map(predictor.predict, turned), strict=True):
+                for item, answer in zip(asked, answers, strict=True):
+                    assert_close(plain(answer), plain(expected[inputs.index(item)]), self.tolerance)
 
     def test_outputs_survive_json(self, task: TaskPlugin[Any, Any, Any], predictor: Predictor[Any, Any, Any]) -> None:
         for answer in predictor.predict(self.inputs(task)):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ConfigError, UnsupportedError
+from taskloom.core.openmp import SPIN
 from taskloom.core.runtime import ExecutionPlan, Executor, RuntimeConfig, RuntimePlugin
 from taskloom.core.task import Batch, Outputs, TaskModel
 from taskloom.plugins.runtimes.machine import bf16_instructions, usable_cores
@@ -23,10 +26,45 @@ REPLICA_ENVIRONMENT: Mapping[str, str] = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
-    # Threads that spin while they wait take the cores from the gateway and the client beside them.
+    # Threads that spin long while they wait take the cores from the gateway and the client beside them.
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "0",
+    "GOMP_SPINCOUNT": SPIN,
 }
+
+
+ENOUGH = 256
+"""Values that are worth a thread, in the largest tensor of a batch: tokens, of text. With fewer, threads wait for each other
+longer than they save where something else is at work on a core (`benchmarks/threads.py`)."""
+
+
+class _Threads:
+    """The processor's threads, shared by the forwards that run at a time: who begins alone gets all of them, who begins beside
+    others gets as many as each would have, and nobody more than its batch has work for. In torch their number belongs to the
+    thread that calls an operator."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+
+    @contextmanager
+    def share(self, of: int, values: int) -> Iterator[None]:
+        import torch
+
+        with self._lock:
+            self._running += 1
+            own = max(1, min(of // self._running, values // ENOUGH))
+        try:
+            if own != torch.get_num_threads():
+                torch.set_num_threads(own)
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+            if own != of:
+                torch.set_num_threads(of)  # threads that torch has not met yet begin with what was set last
+
+
+_THREADS = _Threads()
 
 
 class TorchExecutor:
@@ -50,17 +88,23 @@ class TorchExecutor:
     def run(self, batch: Batch) -> Outputs:
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), self._threads(batch):
             return _returned(self._model.forward(self._moved(batch)))
 
     def run_together(self, parts: Sequence[tuple[Executor, Batch]]) -> list[Outputs]:
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), self._threads(*(batch for _, batch in parts)):
             jobs = [(cast(TorchExecutor, executor)._model, self._moved(batch)) for executor, batch in parts]
             places = [(model.branch, batch) for model, batch in jobs if model.branch is not None]
             hidden = places[0][0].trunk.run([(branch.name, batch) for branch, batch in places])
             return [_returned(model.finish(states, batch)) for (model, batch), states in zip(jobs, hidden, strict=True)]
+
+    def _threads(self, *batches: Batch) -> AbstractContextManager[None]:
+        if self._device.type != "cpu":
+            return nullcontext()
+        values = sum(max((v.numel() for v in batch.values() if hasattr(v, "numel")), default=0) for batch in batches)
+        return _THREADS.share(self.plan.threads, values)
 
     def _moved(self, batch: Batch) -> Batch:
         return {
@@ -98,6 +142,7 @@ class TorchRuntime(RuntimePlugin):
             device=device,
             precision=precision,
             threads=threads,
+            lanes=threads if device == "cpu" else 1,
             packed=packed,
             # In fp32 the CPU's matrix products come from MKL, which has its kernels ready; oneDNN's and CUDA's are built.
             compiles_shapes=packed or (device, precision) != ("cpu", "fp32"),

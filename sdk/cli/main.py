@@ -16,6 +16,7 @@ import click
 
 from taskloom.core.errors import PluginError, TaskloomError
 from taskloom.core.hookspecs import CommandSpec
+from taskloom.core.openmp import wait_briefly
 from taskloom.sdk.cli.context import CliContext
 from taskloom.sdk.cli.failures import ExitCode, report
 from taskloom.sdk.dependencies import missing_dependency
@@ -157,6 +158,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Traceback (most recent call last):
     SystemExit: 0
     """
+    wait_briefly()
     root.main(args, prog_name="taskloom")
 
 

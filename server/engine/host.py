@@ -6,9 +6,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,54 +28,62 @@ from taskloom.server.engine.spec import ReplicaSpec
 log = logging.getLogger(__name__)
 
 
-class _Turn:
-    """The device, which runs one forward at a time, and how long this thread has waited for it. First come, first served:
+class _Device:
+    """The device, which runs some forwards at a time, and how long this thread has waited for it. First come, first served:
     with a plain lock, a thread that asks again as soon as it is done, step after step, would leave the others standing."""
 
     def __init__(self) -> None:
+        self.lanes = 1
+        """How many forwards run at a time. Set before the first."""
+        self._taken = 0
         self._lock = threading.Lock()
-        self._taken = False
-        self._line: deque[threading.Lock] = deque()
+        self._line: deque[tuple[int, threading.Lock]] = deque()
         self._waited = threading.local()
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def turn(self, lanes: int) -> Iterator[None]:
+        """Holds one lane for a forward that leaves room for as many as `lanes`, all of them for one that must be alone."""
+        places = 1 if lanes > 1 else self.lanes
         with self._lock:
-            if not self._taken:
-                self._taken = True
-                return
-            called = threading.Lock()
-            called.acquire()
-            self._line.append(called)
-        asked = time.perf_counter()
-        called.acquire()
-        self._waited.seconds = self.waited_s() + time.perf_counter() - asked
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        with self._lock:
-            if self._line:
-                self._line.popleft().release()
+            called = None if not self._line and self._taken + places <= self.lanes else threading.Lock()
+            if called is None:
+                self._taken += places
             else:
-                self._taken = False
+                called.acquire()
+                self._line.append((places, called))
+        if called is not None:
+            asked = time.perf_counter()
+            called.acquire()
+            self._waited.seconds = self.waited_s() + time.perf_counter() - asked
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken -= places
+                while self._line and self._taken + self._line[0][0] <= self.lanes:
+                    more, following = self._line.popleft()
+                    self._taken += more
+                    following.release()
 
     def waited_s(self) -> float:
         return float(getattr(self._waited, "seconds", 0.0))
 
 
 class _InTurn:
-    """An executor that takes its turn at the device, so that one thread can tokenise while another runs the model."""
+    """An executor that takes its turn at the device, so that one thread can tokenise while others run models."""
 
-    def __init__(self, executor: Executor, turn: _Turn) -> None:
+    def __init__(self, executor: Executor, device: _Device) -> None:
         self.plan = executor.plan
         self._executor = executor
-        self._turn = turn
+        self._device = device
 
     def run(self, batch: Batch) -> Outputs:
-        with self._turn:
+        with self._device.turn(self.plan.lanes):
             return self._executor.run(batch)
 
     def run_together(self, parts: Sequence[tuple[Executor, Batch]]) -> list[Outputs]:
         bare = [(executor._executor if isinstance(executor, _InTurn) else executor, batch) for executor, batch in parts]
-        with self._turn:
+        with self._device.turn(self.plan.lanes):
             if isinstance(self._executor, JoiningExecutor):
                 return self._executor.run_together(bare)
             return [executor.run(batch) for executor, batch in bare]
@@ -110,7 +118,7 @@ class ModelHost:
         self.spec = spec
         self._registry = registry
         self._store = store
-        self._turn = _Turn()
+        self._device = _Device()
         self._held: dict[str, _Held] = {}
 
     @classmethod
@@ -129,10 +137,16 @@ class ModelHost:
                 raise
             except Exception as exc:
                 raise ArtifactError(f"{wanted} does not load ({type(exc).__name__}: {exc})") from exc
+        self._device.lanes = max((held.predictor.executor.plan.lanes for held in self._held.values()), default=1)
+
+    @property
+    def lanes(self) -> int:
+        """How many batches run side by side, at most."""
+        return self._device.lanes
 
     def _load(self, artifact: Artifact, shared: SharedParts) -> _Held:
         loaded = load_predictor(self._registry, artifact, self.spec.settings.runtime, shared)
-        predictor = Predictor(loaded.task, loaded.model, _InTurn(loaded.executor, self._turn))
+        predictor = Predictor(loaded.task, loaded.model, _InTurn(loaded.executor, self._device))
         predictor.warm_up(self.spec.settings.batch.max_cost)
         return _Held(artifact.manifest.version, predictor)
 
@@ -141,7 +155,7 @@ class ModelHost:
 
         An item names its model as `name`, for whatever version is here, or `name@version` for that version alone.
         """
-        started, waited = time.perf_counter(), self._turn.waited_s()
+        started, waited = time.perf_counter(), self._device.waited_s()
         results: list[WorkResult | None] = [None] * len(items)
         groups: dict[str, list[int]] = {}
         for place, item in enumerate(items):
@@ -151,13 +165,13 @@ class ModelHost:
         for part, answers in zip(good, predict_together([part.share() for part in good]), strict=True):
             for place, outcome in zip(part.places, _one_each(part, answers), strict=True):
                 results[place] = _result(part.held.version, outcome)
-        took_s = time.perf_counter() - started - (self._turn.waited_s() - waited)
+        took_s = time.perf_counter() - started - (self._device.waited_s() - waited)
         return BatchResult([result for result in results if result is not None], took_s)
 
     def stream(self, item: WorkItem, send: Callable[[str], None], check: Callable[[], None]) -> BatchResult:
         """As `run` for one item. What its model writes on the way goes to `send`, if it is one that streams: at the device it
         takes a turn for each step. `check` is called before each, and ends the work by raising a `TaskloomError`."""
-        started, waited = time.perf_counter(), self._turn.waited_s()
+        started, waited = time.perf_counter(), self._device.waited_s()
         version, outcome = "", None
         try:
             held = self._find(item.model)
@@ -166,7 +180,7 @@ class ModelHost:
             outcome = held.predictor.stream(given, send, params, check=check)
         except TaskloomError as exc:
             outcome = exc
-        took_s = time.perf_counter() - started - (self._turn.waited_s() - waited)
+        took_s = time.perf_counter() - started - (self._device.waited_s() - waited)
         return BatchResult([_result(version, outcome)], took_s)
 
     def _asked(

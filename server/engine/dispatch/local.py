@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,14 +20,14 @@ T = TypeVar("T")
 
 
 class LocalDispatcher:
-    """One replica: a `ModelHost` and as many threads as batches may be in flight, so that one batch is tokenised while
-    another is in the model. Answers that come in parts have threads of their own, which are started when they are needed."""
+    """One replica: a `ModelHost`, whose lanes each have a batch in the model while others are tokenised, and as many threads as
+    batches may be in flight. Answers that come in parts have threads of their own. Threads are started when they are needed."""
 
     def __init__(self, spec: ReplicaSpec, registry: Registry, store: ModelStore) -> None:
         self._spec = spec
         self._registry = registry
         self._store = store
-        self._lanes = spec.settings.batch.in_flight_per_replica
+        self._per_lane = spec.settings.batch.in_flight_per_replica
         self._stream_lanes = spec.settings.batch.streams_per_replica
         self._host: ModelHost | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -35,16 +36,17 @@ class LocalDispatcher:
         self._changed: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
-        self._pool = ThreadPoolExecutor(self._lanes, thread_name_prefix=f"taskloom-{self._spec.pool}")
+        most = self._per_lane * max(self._spec.settings.runtime.threads, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix=f"taskloom-{self._spec.pool}")
         self._writers = ThreadPoolExecutor(self._stream_lanes, thread_name_prefix=f"taskloom-{self._spec.pool}-stream")
         self._host = await self._in_thread(lambda: self._loaded(self._spec))
         self._changed()
 
     def slots(self) -> int:
-        return self.replicas()
+        return self._host.lanes if self._host is not None else 0
 
     def standby_slots(self) -> int:
-        return self.replicas() * (self._lanes - 1)
+        return self.slots() * (self._per_lane - 1)
 
     def stream_slots(self) -> int:
         return self.replicas() * self._stream_lanes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 import torch
 
 from taskloom.core.errors import ConfigError
+from taskloom.core.openmp import SPIN, wait_briefly
 from taskloom.core.runtime import RuntimeConfig
-from taskloom.core.task import TaskModel
+from taskloom.core.task import Batch, Outputs, TaskModel
 from taskloom.plugins.runtimes import machine
 from taskloom.plugins.runtimes import torch as torch_runtime
 from taskloom.plugins.runtimes.machine import BF16_FLAGS, bf16_instructions, usable_cores
 from taskloom.plugins.runtimes.python import PythonRuntime
-from taskloom.plugins.runtimes.torch import TorchRuntime, choose_precision
+from taskloom.plugins.runtimes.torch import ENOUGH, TorchRuntime, choose_precision
+from taskloom.sdk.cli.main import main
 
 
 class DoublingModel(TaskModel[Any, Any, Any]):
@@ -111,6 +114,63 @@ def test_a_replica_starts_with_a_heap_that_keeps_its_memory_and_threads_that_sle
     assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
     assert environment["OMP_NUM_THREADS"] == "3"
     assert PythonRuntime().environment(RuntimeConfig()) == {}
+
+
+class CountingModel(DoublingModel):
+    """Says on how many threads it ran; with `meeting`, two run at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+        self.meeting: threading.Barrier | None = None
+
+    def forward(self, batch: Batch) -> Outputs:
+        if self.meeting is not None:
+            self.meeting.wait()
+        self.threads.append(torch.get_num_threads())
+        if self.meeting is not None:
+            self.meeting.wait()
+        return batch
+
+
+def test_a_batch_has_as_many_threads_as_it_has_work_for_and_shares_them_with_others() -> None:
+    before = torch.get_num_threads()
+    model = CountingModel()
+    plan = TorchRuntime().plan(RuntimeConfig(device="cpu", precision="fp32", threads=4))
+    assert plan.lanes == 4
+    executor = TorchRuntime().load(model, None, plan)
+    try:
+        for values in (1, 2 * ENOUGH - 1, 2 * ENOUGH, 3 * ENOUGH, 100 * ENOUGH):
+            executor.run({"input_ids": torch.zeros(values), "lengths": torch.tensor([values]), "texts": ["no tensor"]})
+            assert torch.get_num_threads() == 4, "what runs beside it, or after it, is not held back"
+        assert model.threads == [1, 1, 2, 3, 4]
+        model.threads.clear()
+        model.meeting = threading.Barrier(2, timeout=10)
+        large: Batch = {"input_ids": torch.zeros(100 * ENOUGH)}
+        others = [threading.Thread(target=executor.run, args=(large,)) for _ in range(2)]
+        for other in others:
+            other.start()
+        for other in others:
+            other.join()
+        assert sorted(model.threads) == [2, 4], "who began alone, and who began beside it"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_of_our_processes_wait_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two threads on cores where something else is at work are many times slower than one."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert os.environ["GOMP_SPINCOUNT"] == SPIN
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    wait_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    wait_briefly()
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 8)])

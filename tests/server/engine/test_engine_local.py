@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from engine_fakes import EchoModel, publish
+from engine_fakes import EchoModel, PlainRuntime, SlowModel, publish
 from pydantic import Base64Bytes, BaseModel
 
 from taskloom.core.artifact import Artifact, Manifest
@@ -22,6 +24,7 @@ from taskloom.core.errors import (
     UnavailableError,
 )
 from taskloom.core.registry import Registry
+from taskloom.core.runtime import RuntimeConfig
 from taskloom.core.settings import ModelSettings, Settings
 from taskloom.core.store import ModelStore
 from taskloom.core.types import InferCall, InferResult, ModelRef
@@ -110,6 +113,30 @@ async def test_models_and_descriptions_say_what_is_served(engine: Engine) -> Non
     assert "shout" in described.params_schema["properties"]
     assert "pid" in described.output_schema["properties"]
     assert engine.health() == {"": True, "parrot": True, "risky": True, "sloth": True}
+
+
+async def test_as_many_batches_run_at_a_time_as_the_runtime_has_lanes(
+    settings: Settings, registry: Registry, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, "sloth", "slow")
+    plan = PlainRuntime().plan(RuntimeConfig())
+    monkeypatch.setattr(PlainRuntime, "plan", lambda *_: plan.model_copy(update={"lanes": 3}))
+    engine = Engine.from_settings(settings, registry, store=store)
+    await engine.start()
+    meeting = threading.Barrier(3, timeout=5)
+
+    def forward(_: SlowModel, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        meeting.wait()
+        return batch
+
+    monkeypatch.setattr(SlowModel, "forward", forward)
+    calls = []
+    for name in "abc":
+        calls.append(asyncio.create_task(engine.infer(call("sloth", name))))
+        await asyncio.sleep(0.02)
+    results = await asyncio.gather(*calls)
+    assert [result.timings.batch_size for result in results] == [1, 1, 1]
+    await engine.close()
 
 
 async def test_expired_work_does_not_run(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

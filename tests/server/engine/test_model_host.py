@@ -5,11 +5,13 @@ import time
 from typing import Any
 
 import pytest
-from engine_fakes import EchoModel, publish
+from engine_fakes import EchoModel, PlainExecutor, PlainRuntime, SlowModel, publish
 
+from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError, InvalidInputError, ModelFailedError
 from taskloom.core.ports import WorkItem
 from taskloom.core.registry import Registry
+from taskloom.core.runtime import ExecutionPlan, RuntimeConfig
 from taskloom.core.store import ModelStore
 from taskloom.server.engine.host import ModelHost
 from taskloom.server.engine.spec import ModelVersion, ReplicaSpec
@@ -125,6 +127,50 @@ def test_forwards_take_turns_while_encoding_overlaps(host: ModelHost, monkeypatc
         thread.join()
     assert most == 1
     assert max(took) < 0.1, "waiting for another batch's turn is no compute time"
+
+
+def test_forwards_run_side_by_side_in_as_many_lanes_as_the_plan_has(
+    registry: Registry, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, "parrot", "echo")
+    publish(store, "loner", "slow")
+    plan = PlainRuntime().plan(RuntimeConfig())
+
+    def load(self: PlainRuntime, model: EchoModel, artifact: Artifact, _: ExecutionPlan) -> PlainExecutor:
+        return PlainExecutor(model, plan.model_copy(update={"lanes": 1 if artifact.manifest.model == "loner" else 2}))
+
+    monkeypatch.setattr(PlainRuntime, "load", load)
+    spec = ReplicaSpec("default", (ModelVersion("parrot", "1"), ModelVersion("loner", "1")), store.roots)
+    host = ModelHost(spec, registry, store)
+    host.load()
+    assert host.lanes == 2
+
+    running: list[type] = []
+    seen: list[list[type]] = []
+    lock = threading.Lock()
+
+    def forward(self: EchoModel, batch: dict[str, object]) -> dict[str, object]:
+        with lock:
+            running.append(type(self))
+            seen.append(list(running))
+        time.sleep(0.05)
+        with lock:
+            running.remove(type(self))
+        return batch
+
+    monkeypatch.setattr(EchoModel, "forward", forward)
+    monkeypatch.setattr(SlowModel, "forward", forward)
+    names = ["parrot", "parrot", "parrot", "loner", "parrot", "parrot", "loner", "parrot"]
+    threads = [threading.Thread(target=host.run, args=([item(name, "x")],)) for name in names]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.005)
+    for thread in threads:
+        thread.join()
+    assert len(seen) == len(names)
+    assert max(map(len, seen)) == 2
+    assert all(len(together) == 1 for together in seen if SlowModel in together), "its runtime runs one batch at a time"
+    assert [together[-1] is SlowModel for together in seen] == [name == "loner" for name in names], "first come, first served"
 
 
 def test_an_output_that_is_no_json_fails_alone(host: ModelHost, monkeypatch: pytest.MonkeyPatch) -> None:
