@@ -262,10 +262,12 @@ class KnowledgeBase(ABC):
 
     @abstractmethod
     def snapshot(self, name: str) -> VersionInfo:
-        """Keeps the newest version under a name, until `forget`."""
+        """Keeps the newest version under a name, until `drop_snapshot`."""
 
     @abstractmethod
-    def forget(self, name: str) -> None: ...
+    def drop_snapshot(self, name: str) -> VersionInfo:
+        """Takes the name from the version that has it, and returns that version, which from now on is kept as long as others
+        are. Raises `NotFoundError` if none has the name."""
 
     @abstractmethod
     def rollback(self, version: int) -> int:

@@ -267,6 +267,9 @@ class KnowledgeEngine(Protocol):
 
     async def snapshot(self, tenant: str, base: str, name: str) -> VersionInfo: ...
 
+    async def drop_snapshot(self, tenant: str, base: str, name: str) -> VersionInfo:
+        """The version that had the name. Raises `NotFoundError` if none has."""
+
     async def rollback(self, tenant: str, base: str, version: int) -> int: ...
 
     async def close(self) -> None: ...

@@ -71,6 +71,7 @@ class Knowledge:
     versions = _of_base(calls.versions)
     configure = _of_base(calls.configure)
     snapshot = _of_base(calls.snapshot)
+    drop_snapshot = _of_base(calls.drop_snapshot)
     rollback = _of_base(calls.rollback)
 
 
@@ -166,6 +167,7 @@ class AsyncKnowledge:
     versions = _awaited_of_base(calls.versions)
     configure = _awaited_of_base(calls.configure)
     snapshot = _awaited_of_base(calls.snapshot)
+    drop_snapshot = _awaited_of_base(calls.drop_snapshot)
     rollback = _awaited_of_base(calls.rollback)
 
 

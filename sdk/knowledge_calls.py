@@ -170,6 +170,21 @@ def snapshot(base: str, name: str, *, timeout_s: float | None = None, request_id
     )
 
 
+def drop_snapshot(
+    base: str, name: str, *, timeout_s: float | None = None, request_id: str | None = None
+) -> Operation[VersionInfo]:
+    """Takes the name from the version that has it, which from then on is kept as long as others are."""
+    request = pb.DropSnapshotRequest(base=codec.checked_name(base), name=codec.checked_name(name, "name"))
+    return _change(
+        "DropSnapshot",
+        lambda: request,
+        codec.version_from_message,
+        lambda engine: engine.drop_snapshot(TENANT, base, name),
+        timeout_s=timeout_s,
+        request_id=request_id,
+    )
+
+
 def rollback(base: str, version: int, *, timeout_s: float | None = None, request_id: str | None = None) -> Operation[int]:
     """Makes a new version that has what that one had; its number."""
     name = codec.checked_name(base)

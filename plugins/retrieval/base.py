@@ -245,13 +245,17 @@ class StoredKnowledgeBase(KnowledgeBase):
             self._store.name_version(newest.number, name)
             return newest.model_copy(update={"name": name})
 
-    def forget(self, name: str) -> None:
+    def drop_snapshot(self, name: str) -> VersionInfo:
         with self._writing:
             self._check_open()
-            named = {info.name: info.number for info in self._store.versions() if info.name}
+            named = {info.name: info for info in self._store.versions() if info.name}
             if name not in named:
                 raise unknown_name("snapshot", name, named)
-            self._store.name_version(named[name], None)
+            info = named[name].model_copy(update={"name": ""})
+            self._store.name_version(info.number, None)
+            self._dead = 0  # what it alone had may go as well
+            self._compact_if_worth()
+            return info
 
     def rollback(self, version: int) -> int:
         with self._writing:
@@ -291,9 +295,12 @@ class StoredKnowledgeBase(KnowledgeBase):
 
     def _publish(self, version: int, catalog: Catalog, alive: Bools, languages: Mapping[str, int]) -> None:
         self._state = State(version, catalog, alive, self._columns, languages)
+        self._compact_if_worth()
+
+    def _compact_if_worth(self) -> None:
         config = self._store.config
-        limit = max(config.delta_limit, int(config.delta_share * len(alive)))
-        worth = catalog.unindexed > limit or self._dead_now() - self._dead > limit
+        limit = max(config.delta_limit, int(config.delta_share * len(self._state.alive)))
+        worth = self._state.catalog.unindexed > limit or self._dead_now() - self._dead > limit
         worth = worth and time.monotonic() >= self._compacts_from
         if worth and (self._compaction is None or not self._compaction.is_alive()):
             self._compaction = threading.Thread(target=self._compact_aside, name="knowledge-compaction", daemon=True)

@@ -331,12 +331,15 @@ def versions(cli: CliContext, endpoint: Endpoint, *, base: str) -> None:
 @kb.command()
 @click.argument("base")
 @click.argument("name")
+@click.option("--drop", is_flag=True, help="Take the name away instead: the version goes when others of its age go.")
 @asks()
-def snapshot(cli: CliContext, endpoint: Endpoint, *, base: str, name: str) -> None:
+def snapshot(cli: CliContext, endpoint: Endpoint, *, base: str, name: str, drop: bool) -> None:
     """Keep the newest version of BASE under NAME."""
     with endpoint.open() as client:
-        info = client.knowledge(base).snapshot(name)
-    cli.show(info, lambda: f"version {info.number} of {base} is kept as {info.name}")
+        knowledge = client.knowledge(base)
+        info = knowledge.drop_snapshot(name) if drop else knowledge.snapshot(name)
+    kept = f"is not kept as {name} any more" if drop else f"is kept as {name}"
+    cli.show(info, lambda: f"version {info.number} of {base} {kept}")
 
 
 @kb.command()

@@ -50,6 +50,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "/taskloom.v1.Knowledge/Upsert": _ADMIN,
         "/taskloom.v1.Knowledge/Delete": _ADMIN,
         "/taskloom.v1.Knowledge/Snapshot": _ADMIN,
+        "/taskloom.v1.Knowledge/DropSnapshot": _ADMIN,
         "/taskloom.v1.Knowledge/Rollback": _ADMIN,
         "/grpc.health.v1.Health/Check": _OPEN,
         # A watch never ends: without a key, anybody could hold all the places there are.

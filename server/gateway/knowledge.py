@@ -124,6 +124,12 @@ class KnowledgeServicer(pb_grpc.KnowledgeServicer):
         name = await self._valid(asker, "snapshot", request, lambda: codec.checked_name(request.name, "name"))
         return codec.version_to_message(await self._service.snapshot(asker, base, name))
 
+    async def DropSnapshot(self, request: pb.DropSnapshotRequest, context: Context) -> pb.Version:  # noqa: N802
+        asker = self._asker(context)
+        base = await self._base(asker, "drop_snapshot", request)
+        name = await self._valid(asker, "drop_snapshot", request, lambda: codec.checked_name(request.name, "name"))
+        return codec.version_to_message(await self._service.drop_snapshot(asker, base, name))
+
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.ChangeResponse:  # noqa: N802
         asker = self._asker(context)
         base = await self._base(asker, "rollback", request)

@@ -204,6 +204,9 @@ class KnowledgeDesk:
     async def snapshot(self, tenant: str, base: str, name: str) -> VersionInfo:
         return await self._change(tenant, base, lambda own: own.snapshot(name))
 
+    async def drop_snapshot(self, tenant: str, base: str, name: str) -> VersionInfo:
+        return await self._change(tenant, base, lambda own: own.drop_snapshot(name))
+
     async def rollback(self, tenant: str, base: str, version: int) -> int:
         return await self._change(tenant, base, lambda own: own.rollback(version))
 

@@ -202,11 +202,12 @@ class KnowledgeService:
         return await self._recorded(asker, _Job("delete", base, run, Outcome, facts=facts))
 
     async def snapshot(self, asker: Asker, base: str, name: str) -> VersionInfo:
-        def outcome(info: VersionInfo) -> Outcome:
-            return Outcome(info.number, {"documents": info.documents})
-
         run = self._change(lambda: self._engine.snapshot(asker.principal.tenant, base, name))
-        return await self._recorded(asker, _Job("snapshot", base, run, outcome, facts={"snapshot": name}))
+        return await self._recorded(asker, _Job("snapshot", base, run, _version_told, facts={"snapshot": name}))
+
+    async def drop_snapshot(self, asker: Asker, base: str, name: str) -> VersionInfo:
+        run = self._change(lambda: self._engine.drop_snapshot(asker.principal.tenant, base, name))
+        return await self._recorded(asker, _Job("drop_snapshot", base, run, _version_told, facts={"snapshot": name}))
 
     async def rollback(self, asker: Asker, base: str, version: int) -> int:
         run = self._change(lambda: self._engine.rollback(asker.principal.tenant, base, version))
@@ -303,6 +304,10 @@ def _record(asker: Asker, verb: str, base: str, facts: Mapping[str, Any] = NO_FA
 
 def _with(record: RequestRecord, facts: Mapping[str, Any], version: int | None = None) -> RequestRecord:
     return replace(record, facts={**record.facts, **facts}, version=record.version if version is None else str(version))
+
+
+def _version_told(info: VersionInfo) -> Outcome:
+    return Outcome(info.number, {"documents": info.documents})
 
 
 def _answering(config: AnswerConfig) -> dict[str, Any]:

@@ -265,6 +265,14 @@ class MemoryKnowledge:
         kept.names[kept.newest] = name
         return kept.version(kept.newest)
 
+    async def drop_snapshot(self, tenant: str, base: str, name: str) -> VersionInfo:
+        kept = self.base(tenant, base, change=True)
+        numbers = {given: number for number, given in kept.names.items()}
+        if name not in numbers:
+            raise unknown_name("snapshot", name, numbers)
+        del kept.names[numbers[name]]
+        return kept.version(numbers[name])
+
     async def rollback(self, tenant: str, base: str, version: int) -> int:
         kept = self.base(tenant, base, change=True)
         if not 0 < version <= kept.newest:

@@ -484,6 +484,14 @@ class SnapshotRequest(_message.Message):
     name: str
     def __init__(self, base: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
+class DropSnapshotRequest(_message.Message):
+    __slots__ = ("base", "name")
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    base: str
+    name: str
+    def __init__(self, base: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
 class RollbackRequest(_message.Message):
     __slots__ = ("base", "version")
     BASE_FIELD_NUMBER: _ClassVar[int]

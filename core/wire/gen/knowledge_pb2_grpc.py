@@ -99,6 +99,11 @@ class KnowledgeStub(object):
                 request_serializer=taskloom_dot_v1_dot_knowledge__pb2.SnapshotRequest.SerializeToString,
                 response_deserializer=taskloom_dot_v1_dot_knowledge__pb2.Version.FromString,
                 _registered_method=True)
+        self.DropSnapshot = channel.unary_unary(
+                '/taskloom.v1.Knowledge/DropSnapshot',
+                request_serializer=taskloom_dot_v1_dot_knowledge__pb2.DropSnapshotRequest.SerializeToString,
+                response_deserializer=taskloom_dot_v1_dot_knowledge__pb2.Version.FromString,
+                _registered_method=True)
         self.Rollback = channel.unary_unary(
                 '/taskloom.v1.Knowledge/Rollback',
                 request_serializer=taskloom_dot_v1_dot_knowledge__pb2.RollbackRequest.SerializeToString,
@@ -194,6 +199,13 @@ class KnowledgeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DropSnapshot(self, request, context):
+        """Takes that name away. The version goes when others like it go.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Rollback(self, request, context):
         """Makes a new version that has what that one had.
         """
@@ -267,6 +279,11 @@ def add_KnowledgeServicer_to_server(servicer, server):
             'Snapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.Snapshot,
                     request_deserializer=taskloom_dot_v1_dot_knowledge__pb2.SnapshotRequest.FromString,
+                    response_serializer=taskloom_dot_v1_dot_knowledge__pb2.Version.SerializeToString,
+            ),
+            'DropSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropSnapshot,
+                    request_deserializer=taskloom_dot_v1_dot_knowledge__pb2.DropSnapshotRequest.FromString,
                     response_serializer=taskloom_dot_v1_dot_knowledge__pb2.Version.SerializeToString,
             ),
             'Rollback': grpc.unary_unary_rpc_method_handler(
@@ -625,6 +642,33 @@ class Knowledge(object):
             target,
             '/taskloom.v1.Knowledge/Snapshot',
             taskloom_dot_v1_dot_knowledge__pb2.SnapshotRequest.SerializeToString,
+            taskloom_dot_v1_dot_knowledge__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/taskloom.v1.Knowledge/DropSnapshot',
+            taskloom_dot_v1_dot_knowledge__pb2.DropSnapshotRequest.SerializeToString,
             taskloom_dot_v1_dot_knowledge__pb2.Version.FromString,
             options,
             channel_credentials,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -236,8 +237,8 @@ def test_the_last_versions_and_the_named_ones_are_kept(create: Create, retriever
     with pytest.raises(AlreadyExistsError, match="version 1"):
         base.snapshot("first")
     with pytest.raises(NotFoundError, match="'frist'; did you mean 'first'"):
-        base.forget("frist")
-    base.forget("first")
+        base.drop_snapshot("frist")
+    assert base.drop_snapshot("first").number == 1
     assert [info.number for info in base.versions()] == [4, 3]
 
 
@@ -262,6 +263,25 @@ def test_compaction_deletes_what_no_kept_version_has(create: Create, folder: Pat
     }
     connection.close()
     assert counts == {"documents": 3, "lives": 3, "passages": 3, "vectors": 3}
+
+
+def test_what_a_snapshot_alone_had_goes_when_it_is_dropped(create: Create, folder: Path) -> None:
+    base = create(keep_versions=1, delta_limit=10)
+    put(base, *numbered(30))
+    base.snapshot("first")
+    base.remove([document.document_id for document in numbered(29, start=1)])
+    base.compact()
+
+    def passages() -> int:
+        with closing(sqlite3.connect(folder / "knowledge.sqlite")) as connection:
+            return int(connection.execute("select count(*) from passages").fetchone()[0])
+
+    assert passages() == 30
+    base.drop_snapshot("first")
+    base._compaction.join()  # type: ignore[attr-defined]
+    assert passages() == 1
+    with base.view() as view:
+        assert present(view) == {"d0000"}
 
 
 def test_a_change_costs_what_it_changes_not_what_there_is(base: KnowledgeBase) -> None:

@@ -224,6 +224,8 @@ def test_versions_snapshot_rollback_and_remove(handbook: Path) -> None:
     assert as_json("rollback", "handbook", "1") == {"base": "handbook", "version": 3}
     assert [info["number"] for info in as_json("versions", "handbook")["versions"]] == [3, 2, 1]
     assert "before" in run("versions", "handbook").stdout
+    assert "version 1 of handbook is not kept as before any more" in run("snapshot", "handbook", "before", "--drop").stdout
+    assert "before" not in run("versions", "handbook").stdout
     missing = run("remove", "handbook", "wlan", "--json")
     assert missing.exit_code == 1
     assert json.loads(missing.stderr)["error"]["code"] == "not_found"

@@ -29,7 +29,19 @@ from taskloom.sdk import (
     UnsupportedError,
 )
 
-CALLS = ("ask", "search", "graph", "upsert", "delete", "stats", "versions", "configure", "snapshot", "rollback")
+CALLS = (
+    "ask",
+    "search",
+    "graph",
+    "upsert",
+    "delete",
+    "stats",
+    "versions",
+    "configure",
+    "snapshot",
+    "drop_snapshot",
+    "rollback",
+)
 OF_CLIENT = ("knowledge", "knowledge_bases", "create_knowledge", "drop_knowledge")
 
 
@@ -79,6 +91,10 @@ def test_the_life_of_a_base(client: Any) -> None:
     assert (handbook.search("x", version=0).hits, handbook.ask("reset?", version=0).kind) == ((), "none")
     assert handbook.rollback(1) == 3
     assert [(v.number, v.documents, v.name) for v in handbook.versions()] == [(3, 2, ""), (2, 1, ""), (1, 2, "before")]
+    dropped = handbook.drop_snapshot("before")
+    assert (dropped.number, dropped.name, handbook.versions()[2].name) == (1, "", "")
+    with pytest.raises(NotFoundError, match="no snapshot named 'before'"):
+        handbook.drop_snapshot("before")
     assert handbook.stats() == client.knowledge_bases()[0]
     with pytest.raises(AlreadyExistsError):
         client.create_knowledge("handbook")
@@ -101,6 +117,7 @@ def test_the_life_of_a_base(client: Any) -> None:
         (lambda kb: kb.upsert([3]), "documents.0"),
         (lambda kb: kb.delete("wifi"), "document_ids"),
         (lambda kb: kb.snapshot("A b"), "name"),
+        (lambda kb: kb.drop_snapshot("A b"), "name"),
     ],
 )
 def test_what_no_server_could_understand_is_told_by_its_field(client: Any, call: Any, field: str) -> None:
@@ -314,7 +331,7 @@ def test_a_deadline_holds_in_process(tmp_path: Any) -> None:
 def test_gateways_repeat_looks_alone_by_themselves() -> None:
     config = RetryPolicy().service_config()
     assert '"method": "Ask"' in config
-    for method in ("Upsert", "Delete", "Rollback", "CreateBase", "DropBase", "Snapshot"):
+    for method in ("Upsert", "Delete", "Rollback", "CreateBase", "DropBase", "Snapshot", "DropSnapshot"):
         assert method not in config
 
 

@@ -261,6 +261,7 @@ CHANGES = {
     "DropBase": pb.DropBaseRequest(base="handbook"),
     "Delete": pb.DeleteRequest(base="handbook", document_ids=["wifi"]),
     "Snapshot": pb.SnapshotRequest(base="handbook", name="s"),
+    "DropSnapshot": pb.DropSnapshotRequest(base="handbook", name="s"),
     "Rollback": pb.RollbackRequest(base="handbook", version=1),
 }
 
@@ -406,6 +407,8 @@ async def test_every_change_has_its_records(asking: Asking) -> None:
     assert (await asking.call("Rollback", CHANGES["Rollback"])).version == 3
     versions = (await asking.call("ListVersions", pb.ListVersionsRequest(base="handbook"))).versions
     assert [(info.number, info.documents, info.name) for info in versions] == [(3, 1, ""), (2, 0, ""), (1, 1, "before")]
+    dropped = await asking.call("DropSnapshot", pb.DropSnapshotRequest(base="handbook", name="before"))
+    assert (dropped.number, dropped.name) == (1, "")
     await asking.call("DropBase", pb.DropBaseRequest(base="second"))
     done = {e.action: e for e in asking.audit.entries if e.kind == "completed"}
     assert {e.action for e in asking.audit.entries if e.kind == "accepted"} == set(done)
@@ -414,6 +417,7 @@ async def test_every_change_has_its_records(asking: Asking) -> None:
         "snapshot": ("kb:handbook", "1"),
         "delete": ("kb:handbook", "2"),
         "rollback": ("kb:handbook", "3"),
+        "drop_snapshot": ("kb:handbook", "1"),
         "drop": ("kb:second", ""),
     }
     assert done["knowledge.delete"].facts == {"documents": 1, "document_ids": ["wifi"]}
