@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import opencc
 from sklearn.linear_model import LogisticRegression
 
 import taskloom.sdk
@@ -56,6 +57,8 @@ PLACES = (0.0, 1.0, 2.0, 3.0, 4.0)
 THRESHOLDS = (0.1, 0.15, 0.2, 0.3)
 KNOWN = ("reader", "answerable", "dense", "agreement")
 BATCH = 500
+SCRIPTS = {"simplified": "t2s", "traditional": "s2t"}
+"""And what OpenCC calls the way there."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def main() -> None:
     asked = _arguments()
     languages = KnowledgeSettings().languages
     models = languages[asked.language]
-    paragraphs = list(_paragraphs(asked.data, "q", asked.language))
+    paragraphs = list(_paragraphs(asked.data, "q", asked.language, asked.script))
     questions = [question for paragraph in paragraphs for question in paragraph.questions]
     questions = random.Random(13).sample(questions, min(asked.questions, len(questions)))
     documents = [paragraph.document for paragraph in paragraphs]
@@ -241,7 +244,8 @@ def _tried(one: Answered, calibration: Calibration) -> Tried:
     return Tried(confidence=sure, f1=overlap, exact=exact, answerable=True, kind="span", took_s=0.0)
 
 
-def _paragraphs(path: Path, prefix: str, language: str) -> Iterator[Paragraph]:
+def _paragraphs(path: Path, prefix: str, language: str, script: str | None = None) -> Iterator[Paragraph]:
+    written = opencc.OpenCC(SCRIPTS[script]).convert if script else str
     data = json.loads(path.read_text(encoding="utf-8"))["data"]
     number = 0
     for article in data:
@@ -249,12 +253,12 @@ def _paragraphs(path: Path, prefix: str, language: str) -> Iterator[Paragraph]:
             document = Document(document_id=f"{prefix}{number}", text=paragraph["context"], language=language)
             questions = tuple(
                 KnownQuestion(
-                    question=row["question"],
+                    question=written(row["question"]),
                     document_id=document.document_id,
                     answers=tuple(dict.fromkeys(answer["text"] for answer in row["answers"])),
                 )
                 for row in paragraph["qas"]
-                if row["answers"]
+                if row["answers"] and row["question"].strip()
             )
             number += 1
             yield Paragraph(document, questions, article.get("domain", ""))
@@ -265,6 +269,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     readers = sorted(name for name, models in KnowledgeSettings().languages.items() if models.reader)
     parser.add_argument("--language", default="en", choices=readers)
+    parser.add_argument("--script", choices=sorted(SCRIPTS), help="ask in these Chinese characters, whatever the text is in")
     parser.add_argument("--distractors", type=Path, help="more paragraphs, whose questions are not asked")
     parser.add_argument("--distractor-paragraphs", type=int, default=2000)
     parser.add_argument("--questions", type=int, default=1000)

@@ -85,8 +85,12 @@ def _json_rows(path: Path) -> Iterator[KnownQuestion]:
         try:
             yield KnownQuestion.model_validate({name: value for name, value in given.items() if value is not None})
         except ValidationError as exc:
-            first = exc.errors(include_url=False)[0]
-            raise row.error(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from exc
+            raise row.error(_told(exc)) from exc
+
+
+def _told(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def _squad_rows(path: Path) -> Iterator[KnownQuestion]:
@@ -98,7 +102,10 @@ def _squad_rows(path: Path) -> Iterator[KnownQuestion]:
             raise DataError(
                 f"{path}, {asked.place}: `answers` is {raw!r}; expected objects with `text`", path=str(path)
             ) from exc
-        yield KnownQuestion(question=asked.question, context=asked.context if answers else "", answers=answers)
+        try:
+            yield KnownQuestion(question=asked.question, context=asked.context if answers else "", answers=answers)
+        except ValidationError as exc:
+            raise DataError(f"{path}, {asked.place}: {_told(exc)}", path=str(path)) from exc
 
 
 def judge(

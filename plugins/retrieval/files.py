@@ -19,6 +19,7 @@ from taskloom.plugins.retrieval.dense import DenseIndex, VectorSource, library
 from taskloom.plugins.retrieval.filters import Ints
 from taskloom.plugins.retrieval.sparse import SparseIndex, write_sparse
 from taskloom.plugins.retrieval.store import IndexRecord
+from taskloom.plugins.retrieval.tokens import RULES
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +90,12 @@ class IndexFiles:
             digest = _folder_digest(aside)
             aside.rename(self.folder / name)
         sync_path(self.folder)
-        return IndexRecord(SPARSE, name, digest, rows[-1:], {"passages": count, "length": length})
+        return IndexRecord(SPARSE, name, digest, rows[-1:], {"passages": count, "length": length, "rules": RULES})
 
     def read_sparse(self, record: IndexRecord) -> SparseIndex:
         """Raises `DamagedIndexError`, before anything is made of the files, if they are not what was written."""
+        if record.facts.get("rules") != RULES:
+            raise DamagedIndexError(f"{record.path} has tokens that an earlier release made by other rules")
         folder = self.folder / record.path
         try:
             digest = _folder_digest(folder)

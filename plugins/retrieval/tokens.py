@@ -8,8 +8,11 @@ import unicodedata
 import rjieba
 import tantivy
 
+from taskloom.core.language import simplified
 from taskloom.plugins._shared.sentences import WIDE_LETTER
 
+RULES = 2
+"""Which edition of these rules made the tokens of an index; those of another can't be compared with a question's."""
 LONGEST_TOKEN = 64
 """Characters; what is longer is no word that anybody asks for."""
 
@@ -25,7 +28,8 @@ class Tokenizer:
     """Makes tokens, the same of passages and of questions. Thread-safe.
 
     Chinese: the words of jieba's search mode and the bigrams of characters, since words alone miss what is cut another way in
-    the question (Nie, Gao, Zhang and Zhou, "On the use of words and n-grams for Chinese information retrieval", IRAL 2000).
+    the question (Nie, Gao, Zhang and Zhou, "On the use of words and n-grams for Chinese information retrieval", IRAL 2000);
+    both in Simplified characters, so that Traditional questions find Simplified text and the other way about.
     Words of other scripts: lower-cased, and stemmed (Snowball, English) if they are all letters; what holds digits or marks,
     such as `WiFi-6` or `R7000`, is kept whole, and its parts are tokens besides. Wide forms are folded (NFKC).
     """
@@ -36,12 +40,12 @@ class Tokenizer:
 
     def tokens(self, text: str) -> list[str]:
         """
-        >>> Tokenizer().tokens("Resetting the R7000：重置密码")
+        >>> Tokenizer().tokens("Resetting the R7000：重置密碼")
         ['r7000', '重置', '密码', '置密', 'reset', 'the']
         """
         found: list[str] = []
         words: list[str] = []
-        for piece in PIECE.finditer(unicodedata.normalize("NFKC", text).lower()):
+        for piece in PIECE.finditer(simplified(unicodedata.normalize("NFKC", text)).lower()):
             if piece["wide"] is not None:
                 found += self._wide(piece["wide"])
             elif piece["word"].isalpha():

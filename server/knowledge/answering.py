@@ -11,6 +11,7 @@ from functools import partial
 
 from taskloom.core.knowledge import Hit
 from taskloom.core.knowledge_calls import KnowledgeAnswer, Source
+from taskloom.core.language import simplified
 from taskloom.core.settings import Calibration
 from taskloom.server.knowledge.models import Reading
 
@@ -89,8 +90,8 @@ def logistic(value: float) -> float:
 
 
 def plain(answer: str) -> str:
-    """An answer without what makes no difference: case, width, marks at its ends, English articles."""
-    text = unicodedata.normalize("NFKC", answer).casefold()
+    """An answer without what makes no difference: case, width, Chinese script, marks at its ends, English articles."""
+    text = simplified(unicodedata.normalize("NFKC", answer)).casefold()
     bare = re.sub(r"^\W+|\W+$", "", text)
     return re.sub(r"^(the|a|an)\s+", "", bare)
 

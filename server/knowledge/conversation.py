@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from taskloom.core.knowledge_calls import Turn
+from taskloom.core.language import simplified
 
 POINTS_BACK_EN = re.compile(
     r"\b(it|its|they|them|their|theirs|he|him|his|she|her|hers|this|that|these|those|one|ones|then|former|latter|same"
@@ -56,6 +57,7 @@ def understood(question: str, turns: Sequence[Turn], language: str) -> str:
 
 def stands_alone(question: str, language: str) -> bool:
     if language == "zh":
+        question = simplified(question)
         letters = sum(letter.isalnum() for letter in question)
         return letters > SHORT_ZH and not POINTS_BACK_ZH.search(question) and not GOES_ON_ZH.search(question)
     content = [word for word in re.findall(r"\w+", question.lower()) if not EMPTY_EN.fullmatch(word)]

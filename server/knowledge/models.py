@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from taskloom.core.errors import DeadlineExceededError, InvalidInputError, ModelFailedError, NotFoundError, UnsupportedError
 from taskloom.core.knowledge_calls import MAX_QUESTION_CHARACTERS, AnswerConfig
 from taskloom.core.knowledge_graph import EntityMention
+from taskloom.core.language import simplified
 from taskloom.core.ports import InferenceEngine, PartSink
 from taskloom.core.settings import KnowledgeSettings
 from taskloom.core.types import InferCall, InferResult, ModelRef
@@ -124,7 +125,9 @@ class KnowledgeModels:
         return await self._place(text, language, "query", deadline_s, 0)
 
     async def _place(self, text: str, language: str, kind: str, deadline_s: float | None, priority: int) -> Placed:
+        """Chinese lies where it does in Simplified characters."""
         model = self._model(language, "embedding")
+        text = simplified(text) if language == "zh" else text
         result = await self._ask(model, {"text": text, "kind": kind}, {}, deadline_s, priority=priority)
         vector = np.asarray(result.output.get("vector", ()), dtype=np.float32)
         if vector.ndim != 1 or not vector.size:

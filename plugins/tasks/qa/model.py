@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from taskloom.core.anatomy import SoftTarget
 from taskloom.core.artifact import Artifact
 from taskloom.core.errors import ArtifactError
+from taskloom.core.language import in_script_of
 from taskloom.core.task import Batch, Example, Outputs, SharedParts
 from taskloom.plugins.backbones.loading import Backbone
 from taskloom.plugins.backbones.marking import refuse_unmarkable, shared_types
@@ -125,8 +126,9 @@ class QaModel(EncoderTaskModel[QaInput, QaOutput, QaParams]):
         }
 
     def windows(self, inputs: Sequence[QaInput], *, overlap: int, max_length: int | None = None) -> EncodedWindows:
-        """Windows of the contexts, each behind its question."""
-        contexts, questions = [item.context for item in inputs], [item.question for item in inputs]
+        """Windows of the contexts, each behind its question, which is read in the Chinese script of the context."""
+        contexts = [item.context for item in inputs]
+        questions = [in_script_of(item.question, item.context) for item in inputs]
         tokenizer = self.parts.tokenizer
         found = tokenizer.windows(contexts, questions, overlap=overlap, max_length=max_length)
         if not self.saved.mark_shared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -54,6 +54,25 @@ def test_chinese_offsets_count_characters(reader: QaModel) -> None:
     assert answers
     for answer in answers:
         assert context[answer.start : answer.end] == answer.text
+
+
+def test_a_question_is_read_in_the_script_of_its_context(reader: QaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    windows = reader.parts.tokenizer.windows
+
+    def watched(contexts: Sequence[str], questions: Sequence[str], **given: Any) -> Any:
+        seen.extend(questions)
+        return windows(contexts, questions, **given)
+
+    monkeypatch.setattr(reader.parts.tokenizer, "windows", watched)
+    for question, context in (
+        ("银行卡在哪里?", "請問我的銀行卡在哪裡"),
+        ("銀行卡在哪裡?", "请问我的银行卡在哪里"),
+        ("銀行卡在哪裡?", "請問我的銀行卡在哪裡"),
+        ("銀行卡在哪裡?", "where is my card"),
+    ):
+        ask(reader, question, context)
+    assert seen == ["銀行卡在哪裏?", "银行卡在哪里?", "銀行卡在哪裡?", "銀行卡在哪裡?"]
 
 
 def test_a_long_context_is_read_to_its_end_and_probabilities_make_one(reader: QaModel) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from small_knowledge import SPACE, drawn_vector, embedded, ids, numbered, put
 
-from taskloom.core.knowledge import KnowledgeBase, Query
+from taskloom.core.knowledge import Document, KnowledgeBase, Query
 from taskloom.plugins.retrieval.plugin import FaissRetriever
 
 Create = Callable[..., KnowledgeBase]
@@ -72,6 +72,25 @@ def test_index_files_that_are_gone_are_built_anew(
     with caplog.at_level(logging.WARNING):
         retriever.open(folder).close()
     assert not caplog.text, "what was built anew is kept"
+
+
+def test_an_index_of_tokens_that_were_made_by_other_rules_is_built_anew(
+    create: Create, retriever: FaissRetriever, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a question in Traditional characters would miss Traditional text that an earlier release had indexed as it stood."""
+    monkeypatch.setattr("taskloom.plugins.retrieval.files.RULES", 1)
+    monkeypatch.setattr("taskloom.plugins.retrieval.tokens.simplified", str)
+    base = create(delta_limit=0)
+    put(base, Document(document_id="a", text="請重設路由器"), *numbered(10))
+    base.compact()
+    base.close()
+    monkeypatch.undo()
+    with caplog.at_level(logging.WARNING):
+        again = retriever.open(folder)
+    assert caplog.text.count("made by other rules; it is built anew") == 1
+    with again.view() as view:
+        assert view.search(Query("路由器", {}, mode="sparse"))[0].passage.document_id == "a"
+    again.close()
 
 
 def test_left_over_files_are_cleared_away(create: Create, retriever: FaissRetriever, folder: Path) -> None:

@@ -39,6 +39,10 @@ def test_chinese_is_words_and_bigrams_without_marks(tokenizer: Tokenizer) -> Non
     assert not {"，", "。", "桥，"} & set(tokens)
 
 
+def test_both_chinese_scripts_have_the_same_tokens(tokenizer: Tokenizer) -> None:
+    assert tokenizer.tokens("重設路由器的密碼，後台資料庫") == tokenizer.tokens("重设路由器的密码，后台资料库")
+
+
 @given(st.text())
 @settings(max_examples=60, deadline=None)
 def test_any_text_has_tokens_that_can_be_written(tokenizer: Tokenizer, text: str) -> None:

@@ -169,6 +169,9 @@ def test_questions_of_squad_have_their_paragraph_and_those_without_answers_have_
     path.write_text('{"data": [{"paragraphs": [{"context": "x", "qas": [{"question": "a", "answers": ["x"]}]}]}]}')
     with pytest.raises(DataError, match=r"question number 1: `answers` is"):
         list(read_questions(path))
+    path.write_text('{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": "q7", "question": "", "answers": []}]}]}]}')
+    with pytest.raises(DataError, match=r"question q7: question: "):
+        list(read_questions(path))
 
 
 def test_a_passage_is_right_if_it_lies_in_the_paragraph_whatever_cleaning_did() -> None:

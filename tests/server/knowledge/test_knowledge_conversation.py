@@ -45,6 +45,9 @@ def test_a_question_that_goes_on_is_read_behind_the_one_that_it_needs(question: 
         "该产品保修多久?",
         "其价格是多少?",
         "他是谁的作者?",
+        "這個怎麼安裝?",
+        "該產品保固多久?",
+        "為什麼呢?",
     ],
 )
 def test_the_same_in_chinese(question: str) -> None:

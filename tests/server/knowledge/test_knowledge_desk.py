@@ -171,6 +171,16 @@ async def test_an_answer_has_its_source_and_the_version_that_it_was_found_in(tmp
     await desk.close()
 
 
+async def test_chinese_is_embedded_in_simplified_characters_and_kept_as_it_is(tmp_path: Path, engine: Engine) -> None:
+    desk = await filled(tmp_path, engine, languages={"zh": LANGUAGES["en"]})
+    await desk.upsert("north", "rivers", documents(document("reset", "請重設 router 路由器", language="zh-Hant")))
+    found = await desk.search("north", SearchCall(base="rivers", query="怎樣重設 router"))
+    assert engine.embedded()[-1] == "请重设 router 路由器"
+    assert engine.calls[-1].input["text"] == "怎样重设 router"
+    assert [hit.passage.text for hit in found.hits] == ["請重設 router 路由器"]
+    await desk.close()
+
+
 async def test_a_faq_entry_answers_by_its_question(tmp_path: Path, engine: Engine) -> None:
     desk = await filled(tmp_path, engine)
     told = await ask(desk, "When does the office open")
