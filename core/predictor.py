@@ -41,7 +41,7 @@ def validated(schema: type[M], raw: Mapping[str, Any] | BaseModel, where: str) -
 
 
 class Predictor(Generic[In, Out, Par]):
-    """A model, its task and its executor. Thread-safe for one caller at a time."""
+    """A model, its task and its executor. As many threads may call it at a time as the executor's plan has lanes."""
 
     def __init__(self, task: TaskPlugin[In, Out, Par], model: TaskModel[In, Out, Par], executor: Executor) -> None:
         self.task = task

@@ -75,7 +75,8 @@ class BatchSettings(Frozen):
     max_items: int = Field(default=64, ge=1)
     max_queue: int = Field(default=2048, ge=1)
     in_flight_per_replica: int = Field(default=2, ge=1, le=8)
-    """Batches handed to a replica at a time: one runs, others stand by if they are at least half full."""
+    """Batches handed to a replica at a time: one runs, others stand by if they are at least half full. With several
+    cores they may run side by side, each on its share."""
     streams_per_replica: int = Field(default=4, ge=1, le=64)
     """Answers that a replica writes in parts at a time, beside its batches: at the device they take turns, step by step."""
     max_attempts: int = Field(default=5, ge=1)

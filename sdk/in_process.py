@@ -45,6 +45,10 @@ def local(
     `models` are NAME or NAME@VERSION; left out, it is those that the settings name, or all that have a `production`
     version. `home` and `config` are as for the command line. It needs the extra `[local]`, and says so.
 
+    Threads of models wait briefly for each other (`taskloom.core.openmp`), if torch was not imported before; GOMP_SPINCOUNT
+    stays set for this process and those that it starts. A thread that begins to use torch while a small batch runs may find
+    `torch.get_num_threads()` lowered: set your own where it matters.
+
         with taskloom.sdk.local(["intent-en"]) as client:
             client.classify("My card has not arrived", model="intent-en").label
     """

@@ -10,7 +10,7 @@ import torch
 
 TRIES = 5
 ALONE = threading.Lock()
-"""How many threads there are is the whole process's."""
+"""One at a time: two would be timed beside each other."""
 
 
 def best_seconds(work: Callable[[], object]) -> float:

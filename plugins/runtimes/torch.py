@@ -65,6 +65,7 @@ class _Threads:
 
 
 _THREADS = _Threads()
+"""The process's, since its cores are shared by all executors in it."""
 
 
 class TorchExecutor:

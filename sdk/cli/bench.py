@@ -18,6 +18,7 @@ import click
 
 from taskloom.core.errors import TaskloomError
 from taskloom.core.event_loop import loop_factory
+from taskloom.core.openmp import SPIN
 
 if TYPE_CHECKING:
     from taskloom.sdk.cli.main import CliContext
@@ -98,8 +99,8 @@ def _child(
     path: str, seconds: float, model: str, environment: Mapping[str, str], threads: int = 0
 ) -> dict[str, dict[str, Any]]:
     inherited = dict(os.environ)
-    if path != "local":  # how the others wait is none of ours
-        inherited.pop("GOMP_SPINCOUNT", None)
+    if path != "local" and inherited.get("GOMP_SPINCOUNT") == SPIN:  # how the others wait is none of ours
+        del inherited["GOMP_SPINCOUNT"]
     done = subprocess.run(  # noqa: S603 - our own interpreter and arguments
         [sys.executable, "-m", OTHER_PATHS, path, str(seconds), model, str(threads)],
         env={**inherited, **environment},

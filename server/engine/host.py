@@ -42,8 +42,8 @@ class _Device:
 
     @contextmanager
     def turn(self, lanes: int) -> Iterator[None]:
-        """Holds one lane for a forward that leaves room for as many as `lanes`, all of them for one that must be alone."""
-        places = 1 if lanes > 1 else self.lanes
+        """Holds a forward's part of the lanes: no more than `lanes` like it run, and one that must be alone has all of them."""
+        places = -(-self.lanes // lanes)
         with self._lock:
             called = None if not self._line and self._taken + places <= self.lanes else threading.Lock()
             if called is None:

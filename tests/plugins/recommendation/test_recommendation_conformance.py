@@ -32,7 +32,7 @@ class TestRecommender(TaskConformance):
         from taskloom.core.runtime import RuntimeConfig
 
         runtime = TorchRuntime()
-        plan = runtime.plan(RuntimeConfig(precision="fp32", device="cpu", threads=1))
+        plan = runtime.plan(RuntimeConfig(precision="fp32", device="cpu", threads=1)).model_copy(update={"lanes": 4})
         return Predictor(RecommendationTask(), trained.model, runtime.load(trained.model, None, plan))
 
     def inputs(self, task: Any) -> list[RecommendationInput]:

@@ -22,7 +22,7 @@ SMALL = NetworkSettings(stem_width=8, widths=(8, 16), blocks=(1, 1))
 
 def ready(model: VisionModel) -> Predictor[Any, Any, Any]:
     runtime = TorchRuntime()
-    plan = runtime.plan(RuntimeConfig(precision="fp32", device="cpu", threads=1))
+    plan = runtime.plan(RuntimeConfig(precision="fp32", device="cpu", threads=1)).model_copy(update={"lanes": 4})
     return Predictor(VisionTask(), model, runtime.load(model, None, plan))
 
 

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
-from taskloom.core.errors import InvalidInputError, OverloadedError
+import taskloom.sdk
+from taskloom.core.errors import InvalidInputError, OverloadedError, TaskloomError
 from taskloom.core.hookspecs import hookimpl
 from taskloom.core.loader import load_registry
+from taskloom.core.registry import Registry
 from taskloom.core.settings import load_settings
 from taskloom.core.types import InferResult, ModelDescription, ModelInfo
 from taskloom.sdk import DeadlineExceededError, LocalClient, MissingDependencyError
@@ -110,3 +113,12 @@ def test_no_engine_at_all_names_the_install_line(tmp_path):
 def test_asked_models_replace_those_of_the_settings(tmp_path):
     settings = load_settings(overrides={"home": str(tmp_path), "models": {"a": {"version": "3"}, "b": {}}})
     assert {name: m.version for name, m in serving(settings, ["a", "c@2"]).models.items()} == {"a": "3", "c": "2"}
+
+
+def test_threads_wait_briefly_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    called: list[str] = []
+    monkeypatch.setattr("taskloom.core.openmp.wait_briefly", lambda: called.append("waits"))
+    monkeypatch.setattr("taskloom.core.loader.load_registry", lambda: called.append("loads") or Registry())
+    with pytest.raises(TaskloomError):
+        taskloom.sdk.local(["no-such-model"], home=tmp_path)
+    assert called == ["waits", "loads"]

@@ -13,7 +13,7 @@ from taskloom.core.ports import WorkItem
 from taskloom.core.registry import Registry
 from taskloom.core.runtime import ExecutionPlan, RuntimeConfig
 from taskloom.core.store import ModelStore
-from taskloom.server.engine.host import ModelHost
+from taskloom.server.engine.host import ModelHost, _Device
 from taskloom.server.engine.spec import ModelVersion, ReplicaSpec
 
 
@@ -127,6 +127,30 @@ def test_forwards_take_turns_while_encoding_overlaps(host: ModelHost, monkeypatc
         thread.join()
     assert most == 1
     assert max(took) < 0.1, "waiting for another batch's turn is no compute time"
+
+
+@pytest.mark.parametrize(("lanes", "most"), [(1, 1), (2, 2), (3, 2), (4, 4)])
+def test_no_more_forwards_of_a_kind_run_than_its_plan_has_lanes(lanes: int, most: int) -> None:
+    """Beside a model with four; of three lanes' forwards each takes two of the four."""
+    device = _Device()
+    device.lanes = 4
+    running, seen, lock = [0], [0], threading.Lock()
+
+    def forward() -> None:
+        with device.turn(lanes):
+            with lock:
+                running[0] += 1
+                seen[0] = max(seen[0], running[0])
+            time.sleep(0.02)
+            with lock:
+                running[0] -= 1
+
+    threads = [threading.Thread(target=forward) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen[0] <= most
 
 
 def test_forwards_run_side_by_side_in_as_many_lanes_as_the_plan_has(
