@@ -47,7 +47,7 @@ def test_a_question_that_goes_on_is_read_behind_the_one_that_it_needs(question: 
         "他是谁的作者?",
         "這個怎麼安裝?",
         "該產品保固多久?",
-        "為什麼呢?",
+        "還有別的顏色嗎?",
     ],
 )
 def test_the_same_in_chinese(question: str) -> None:
